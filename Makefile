@@ -1,0 +1,59 @@
+# `make study` and `make test` work in a fresh clone with git, make and Python >= 3.11, and nothing else.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+.PHONY: study
+study: $(VENV)/.study ## measure the error against the number of steps on the bundled Klein (about three minutes)
+	$(BIN)/flowsamplers study
+
+.PHONY: test
+test: $(VENV)/.dev ## run all tests
+	$(BIN)/python -m pytest -n 2
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.dev ## pyright, strict
+	$(BIN)/pyright
+
+.PHONY: docs
+docs: $(VENV)/.dev ## build the site, strictly
+	$(BIN)/mkdocs build --strict --quiet
+
+.PHONY: serve
+serve: $(VENV)/.dev ## look at the site while writing it
+	$(BIN)/mkdocs serve
+
+.PHONY: bench
+bench: $(VENV)/.dev ## the scheduler's own time beside stock's
+	$(BIN)/python tools/bench_scheduler.py
+
+.PHONY: clean
+clean: ## remove what was set up and built
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.study: $(INPUTS) | $(BIN)/python
+	$(INSTALL) -e ".[diffusers,cli,study]"
+	@touch $@
+
+$(VENV)/.dev: $(INPUTS) | $(BIN)/python
+	$(INSTALL) -e ".[dev]"
+	@touch $@ $(VENV)/.study

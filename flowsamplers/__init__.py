@@ -1,0 +1,58 @@
+"""Samplers and schedules for flow-matching models, and the tools to measure them.
+
+    >>> import flowsamplers as fs
+    >>> grid = fs.schedules.flux2(steps=4, tokens=4096)
+    >>> [round(s, 4) for s in grid.sigmas]
+    [1.0, 0.9674, 0.9081, 0.7672, 0.0]
+"""
+
+from flowsamplers import flows, reference, schedules
+from flowsamplers.drive import Flow, Run, Stepper, Trace, Velocity, dry_run, nfe, sample, sample_many, trace
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
+from flowsamplers.sampler import (
+    Evaluate,
+    Sampler,
+    SamplerInfo,
+    Step,
+    get_sampler,
+    list_samplers,
+    register,
+    sampler_info,
+    to_config,
+)
+from flowsamplers.schedules import get_schedule, list_schedules
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Evaluate",
+    "Flow",
+    "GeneratorNoise",
+    "KeyedNoise",
+    "Noise",
+    "Run",
+    "Sampler",
+    "SamplerInfo",
+    "SigmaGrid",
+    "Step",
+    "Stepper",
+    "Trace",
+    "Velocity",
+    "__version__",
+    "dry_run",
+    "flows",
+    "get_sampler",
+    "get_schedule",
+    "list_samplers",
+    "list_schedules",
+    "nfe",
+    "reference",
+    "register",
+    "sample",
+    "sample_many",
+    "sampler_info",
+    "schedules",
+    "to_config",
+    "trace",
+]

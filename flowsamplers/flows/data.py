@@ -1,0 +1,54 @@
+"""A finite data set: the flow that a perfectly trained model would have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowsamplers.flows._posterior import VectorFlow, column
+
+
+class DataFlow(VectorFlow):
+    r"""The flow between unit normal noise and the points of a data set.
+
+    The posterior over the points is a softmax, and :math:`E[x_0 \mid x]` the mean under it. The velocity
+    :math:`v = (x - E[x_0]) / \sigma` has no limit at ``sigma = 0`` off the data, where the field is asked for what it never saw;
+    there it is the mean noise that ``floor`` gives, so that it stays finite.
+
+    Args:
+        points: ``(points, dim)``.
+        floor: the sigma below which the field is held; a few times smaller than the distance between points.
+
+    Raises:
+        ValueError: points that are no matrix, or a floor that is not positive.
+
+    Example:
+        >>> flow = DataFlow([[0.0, 0.0], [2.0, 0.0]])
+        >>> flow.velocity(torch.tensor([[1.0, 0.0]]), torch.tensor([1.0]))
+        tensor([[0., 0.]])
+    """
+
+    def __init__(self, points: Sequence[Sequence[float]] | Tensor, *, floor: float = 1e-3) -> None:
+        self.points = torch.as_tensor(points, dtype=torch.float64)
+        if self.points.ndim != 2:
+            raise ValueError(f"points of shape {tuple(self.points.shape)}: give (points, dim)")
+        if floor <= 0:
+            raise ValueError(f"floor={floor}: must be positive")
+        self.dim, self.floor = self.points.shape[1], floor
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        """The velocity, see :class:`flowsamplers.Flow`."""
+        points = self.points.to(x)
+        s = column(sigma.to(x))
+        held = s.clamp(min=self.floor)
+        square = _squares(x, s, points)
+        weights = torch.softmax(-square / (2 * held**2), dim=1)
+        return (x - weights @ points) / held
+
+
+def _squares(x: Tensor, s: Tensor, points: Tensor) -> Tensor:
+    """``|x - (1 - s) p|^2`` for each row and point."""
+    return ((x[:, None, :] - (1 - s)[:, :, None] * points) ** 2).sum(-1)

@@ -1,0 +1,72 @@
+"""Gaussian data: everything in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowsamplers.flows._posterior import VectorFlow, column
+
+
+class GaussianFlow(VectorFlow):
+    r"""The flow between unit normal noise and data :math:`N(m, S)`.
+
+    In the eigenbasis of S, with standard deviation c along an axis, :math:`x_\sigma` has the standard deviation
+    :math:`\rho(\sigma) = \sqrt{(1 - \sigma)^2 c^2 + \sigma^2}` about :math:`(1 - \sigma) m`, and
+
+    .. math:: v = -m + \frac{\rho'}{\rho} (x - (1 - \sigma) m), \qquad
+        x(\sigma') = (1 - \sigma') m + \frac{\rho(\sigma')}{\rho(\sigma)} (x - (1 - \sigma) m).
+
+    Args:
+        mean: m, ``(dim,)``.
+        std: standard deviations along the axes, ``(dim,)`` or one number; or give ``cov``.
+        cov: the covariance S, ``(dim, dim)``, positive semi-definite.
+
+    Raises:
+        ValueError: shapes that do not fit, neither or both of ``std`` and ``cov``.
+
+    Example:
+        >>> flow = GaussianFlow([1.0, -1.0], std=0.5)
+        >>> flow.solution(torch.zeros(1, 2, dtype=torch.float64))
+        tensor([[ 1., -1.]], dtype=torch.float64)
+
+    Reference:
+        Albergo and Vanden-Eijnden, arXiv:2209.15571; the closed form is elementary.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] | Tensor,
+        *,
+        std: float | Sequence[float] | Tensor | None = None,
+        cov: Sequence[Sequence[float]] | Tensor | None = None,
+    ) -> None:
+        self.mean = torch.as_tensor(mean, dtype=torch.float64)
+        self.dim = len(self.mean)
+        if (std is None) == (cov is None):
+            raise ValueError("std, cov: give exactly one of the two")
+        if cov is None:
+            self.std = torch.as_tensor(std, dtype=torch.float64).expand(self.dim)
+            self.basis = torch.eye(self.dim, dtype=torch.float64)
+        else:
+            matrix = torch.as_tensor(cov, dtype=torch.float64)
+            if matrix.shape != (self.dim, self.dim):
+                raise ValueError(f"cov of shape {tuple(matrix.shape)} for a mean of {self.dim} numbers")
+            values, self.basis = torch.linalg.eigh(matrix)
+            self.std = values.clamp(min=0).sqrt()
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        """The velocity, see :class:`flowsamplers.Flow`."""
+        mean, std, basis = (t.to(x) for t in (self.mean, self.std, self.basis))
+        s = column(sigma.to(x))
+        slope = (s - (1 - s) * std**2) / ((1 - s) ** 2 * std**2 + s**2).clamp(min=torch.finfo(x.dtype).tiny)
+        return (((x - (1 - s) * mean) @ basis) * slope) @ basis.T - mean
+
+    def solution(self, x: Tensor, start: float = 1.0, end: float = 0.0) -> Tensor:
+        """The exact solution at ``end`` of the run that passes ``x`` ``(rows, dim)`` at ``start``."""
+        mean, std, basis = (t.to(x) for t in (self.mean, self.std, self.basis))
+        rho = [((1 - s) ** 2 * std**2 + s**2).sqrt() for s in (start, end)]
+        return (((x - (1 - start) * mean) @ basis) * (rho[1] / rho[0])) @ basis.T + (1 - end) * mean

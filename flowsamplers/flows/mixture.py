@@ -1,0 +1,118 @@
+"""Mixtures of Gaussians: a nonlinear field with an analytic velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from flowsamplers.flows._posterior import VectorFlow, column
+
+
+class MixtureFlow(VectorFlow):
+    r"""The flow between unit normal noise and a mixture of Gaussians with diagonal covariances.
+
+    Component k contributes with its posterior weight :math:`r_k(x, \sigma)`, and within it data and noise have the means
+
+    .. math:: E[x_0] = m_k + \frac{(1 - \sigma) c_k^2}{V_k} d_k, \quad E[n] = \frac{\sigma}{V_k} d_k, \qquad
+        d_k = x - (1 - \sigma) m_k,\ V_k = (1 - \sigma)^2 c_k^2 + \sigma^2 .
+
+    The velocity is finite at both ends.
+
+    Args:
+        means: ``(components, dim)``.
+        stds: standard deviations, ``(components,)`` or ``(components, dim)``, positive.
+        weights: ``(components,)``, positive; normalised here. Equal by default.
+
+    Raises:
+        ValueError: shapes that do not fit, or a number that is not positive.
+
+    Example:
+        >>> flow = MixtureFlow.appendix_a()
+        >>> x1 = flow.noise([0, 1])
+        >>> flow.velocity(x1, torch.ones(2, dtype=torch.float64)).shape
+        torch.Size([2, 8])
+    """
+
+    def __init__(
+        self,
+        means: Sequence[Sequence[float]] | Tensor | np.ndarray,
+        stds: Sequence[float] | Tensor | np.ndarray,
+        weights: Sequence[float] | Tensor | np.ndarray | None = None,
+        name: str = "mixture",
+    ) -> None:
+        self.means = torch.as_tensor(means, dtype=torch.float64)
+        if self.means.ndim != 2:
+            raise ValueError(f"means of shape {tuple(self.means.shape)}: give (components, dim)")
+        components, self.dim = self.means.shape
+        stds = torch.as_tensor(stds, dtype=torch.float64)
+        self.stds = (stds[:, None] if stds.ndim == 1 else stds).expand(components, self.dim)
+        weights = torch.ones(components) if weights is None else torch.as_tensor(weights)
+        self.weights = (weights / weights.sum()).double()
+        if self.weights.shape != (components,) or (self.weights <= 0).any() or (self.stds <= 0).any():
+            raise ValueError(f"weights, stds: {components} components need as many positive weights and standard deviations")
+        self.name = name
+
+    @classmethod
+    def appendix_a(cls) -> MixtureFlow:
+        """The test flow of this project: 4 components in 8 dimensions."""
+        means = np.random.default_rng(0).normal(size=(4, 8))
+        return cls(means, [0.35, 0.5, 0.7, 0.45], [0.3, 0.3, 0.2, 0.2], name="mixture:appendix-a")
+
+    @classmethod
+    def random(cls, seed: int, dim: int = 6, components: int = 3) -> MixtureFlow:
+        """A random mixture whose components have a different spread along every axis."""
+        rng = np.random.default_rng(seed)
+        return cls(
+            rng.normal(size=(components, dim)),
+            rng.uniform(0.3, 0.9, size=(components, dim)),
+            rng.uniform(0.5, 1.5, size=components),
+            name=f"mixture:{seed}",
+        )
+
+    @classmethod
+    def load(cls, name: str = "appendix-a", **options: Any) -> MixtureFlow:
+        """Open by name: ``"appendix-a"``, or an integer that seeds :meth:`random`.
+
+        Raises:
+            ValueError: another name, or an option, of which a mixture has none.
+        """
+        given = {k: v for k, v in options.items() if v is not None}
+        if given:
+            raise ValueError(f"{', '.join(given)}: a mixture has no such option")
+        if name in ("", "appendix-a"):
+            return cls.appendix_a()
+        if not name.isdigit():
+            raise ValueError(f"unknown mixture {name!r}: accepted are appendix-a and an integer seed")
+        return cls.random(int(name))
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        """The velocity, see :class:`flowsamplers.Flow`."""
+        means, stds, weights = (t.to(x) for t in (self.means, self.stds, self.weights))
+        s = column(sigma.to(x))[:, :, None]  # (rows, 1, 1) against (rows, components, dim)
+        variance = ((1 - s) * stds) ** 2 + s**2
+        d = x[:, None, :] - (1 - s) * means
+        r = torch.softmax(weights.log() - 0.5 * (variance.log() + d**2 / variance).sum(-1), dim=1)[:, :, None]
+        data = (r * (means + (1 - s) * stds**2 / variance * d)).sum(1)
+        noise = (r * (s / variance) * d).sum(1)
+        return noise - data
+
+    def solution(self, x: Tensor, start: float = 1.0, end: float = 0.0, rtol: float = 1e-13) -> Tensor:
+        """The solution at ``end`` of the run that passes ``x`` ``(rows, dim)`` at ``start``, by scipy's DOP853 in float64."""
+        shape = x.shape
+
+        def field(s: float, flat: np.ndarray) -> np.ndarray:
+            rows = torch.from_numpy(flat).reshape(shape)
+            return self.velocity(rows, rows.new_full((shape[0],), s)).reshape(-1).numpy()
+
+        flat = x.detach().double().cpu().reshape(-1).numpy()
+        run = solve_ivp(field, (start, end), flat, method="DOP853", rtol=rtol, atol=rtol)
+        return torch.from_numpy(run.y[:, -1].copy()).reshape(shape).to(x)
+
+    def describe(self) -> dict[str, Any]:
+        """What a study writes down of its model."""
+        return {"model": self.name, "dim": self.dim, "components": len(self.weights)}

@@ -1,0 +1,171 @@
+"""Where the randomness of a stochastic sampler comes from.
+
+A sampler never draws for itself: it asks its step, ``at.noise(x, draw)``, and the step asks a :class:`Noise`. What comes
+back depends on *which* draw it is, not on when or in which batch it is asked for, so a step can be replayed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """A source of unit normal tensors, one for each (step, draw)."""
+
+    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
+        """A standard normal tensor.
+
+        Args:
+            like: its shape ``(rows, ...)``, dtype and device.
+            step: index of the step in the run.
+            draw: index of the draw within the step.
+
+        Returns:
+            The same values whenever it is asked again for the same key.
+        """
+        ...
+
+
+Seeds: TypeAlias = int | Sequence[int]
+"""One seed for all rows (row i then uses ``fold(seed, i)``), or a seed for each row."""
+
+
+def fold(seed: int, *keys: int) -> int:
+    """A 63-bit seed made from a seed and any integers that name what it is for.
+
+    >>> fold(0, 1, 2) == fold(0, 1, 2), fold(0, 1, 2) == fold(0, 2, 1)
+    (True, False)
+    """
+    digest = hashlib.blake2b(b"".join(struct.pack("<q", k) for k in (_as_int64(seed), *keys)), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def row_seeds(seeds: Seeds, rows: int) -> list[int]:
+    """The seed of each of ``rows`` rows.
+
+    Raises:
+        ValueError: a list of seeds whose length is not ``rows``.
+
+    >>> row_seeds([3, 4], 2)
+    [3, 4]
+    """
+    if isinstance(seeds, int):
+        return [fold(seeds, i) for i in range(rows)]
+    if len(seeds) != rows:
+        raise ValueError(f"seed: {len(seeds)} seeds for {rows} rows; give one for each row, or a single int")
+    return [int(s) for s in seeds]
+
+
+def normal(seed: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Unit normals that depend on the seed and the shape alone: drawn on the CPU in float64, then cast.
+
+    Runs in float32 and in float64, on any device, so share one noise up to rounding.
+
+    >>> torch.equal(normal(7, (2,), torch.float64).float(), normal(7, (2,), torch.float32))
+    True
+    """
+    if torch.device(device).type == "meta":
+        return torch.empty(tuple(shape), dtype=dtype, device="meta")
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(device, dtype)
+
+
+class KeyedNoise:
+    """Noise keyed by (seed of the row, step, draw): replay, batch composition and order do not change it.
+
+    Args:
+        seeds: an int, which gives row i the seed ``fold(seed, i)``; or a list with each row's own seed.
+
+    Example:
+        >>> both = KeyedNoise([5, 6])(torch.zeros(2, 3), step=0, draw=0)
+        >>> alone = KeyedNoise([6])(torch.zeros(1, 3), step=0, draw=0)
+        >>> torch.equal(both[1:], alone)
+        True
+    """
+
+    def __init__(self, seeds: Seeds) -> None:
+        self.seeds = seeds
+
+    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
+        """A unit normal tensor like ``like``; see :class:`Noise`."""
+        rows = [
+            normal(fold(seed, step, draw), like.shape[1:], like.dtype, like.device)
+            for seed in row_seeds(self.seeds, like.shape[0])
+        ]
+        return torch.stack(rows) if rows else torch.empty_like(like)
+
+
+class GeneratorNoise:
+    """The sequential stream of a ``torch.Generator``, as diffusers' schedulers draw from it.
+
+    The draws of the current step are recorded, so that a replay of the step reuses them.
+
+    Args:
+        generator: one generator for the whole batch, a list with one for each row, or None for torch's global stream.
+    """
+
+    def __init__(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> None:
+        self.generator = generator
+        self._step = -1
+        self._drawn: dict[int, Tensor] = {}
+
+    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
+        """A unit normal tensor like ``like``; see :class:`Noise`."""
+        if step != self._step:
+            self._step, self._drawn = step, {}
+        if draw not in self._drawn:
+            self._drawn[draw] = self._next(like)
+        return self._drawn[draw]
+
+    def _next(self, like: Tensor) -> Tensor:
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            return _randn(like.shape, self.generator, like)
+        if len(self.generator) != like.shape[0]:
+            raise ValueError(f"generator: {len(self.generator)} generators for {like.shape[0]} rows; give one for each")
+        return torch.cat([_randn((1, *like.shape[1:]), g, like) for g in self.generator])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A ``torch.Generator`` does not pickle; its device and state do."""
+        generators = self.generator
+        if isinstance(generators, torch.Generator):
+            packed: Any = _pack(generators)
+        else:
+            packed = None if generators is None else [_pack(g) for g in generators]
+        return {"generator": packed, "step": self._step, "drawn": dict(self._drawn)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the generators where they stood."""
+        packed = state["generator"]
+        self.generator = [_unpack(p) for p in packed] if isinstance(packed, list) else packed and _unpack(packed)
+        self._step, self._drawn = state["step"], state["drawn"]
+
+
+def as_noise(seed: Seeds | Noise | None) -> Noise | None:
+    """What the drivers take as ``seed``: seeds make :class:`KeyedNoise`, a noise is itself, None stays None."""
+    return KeyedNoise(seed) if isinstance(seed, int | Sequence) else seed
+
+
+def _as_int64(seed: int) -> int:
+    return (int(seed) + 2**63) % 2**64 - 2**63
+
+
+def _randn(shape: Sequence[int], generator: torch.Generator | None, like: Tensor) -> Tensor:
+    device = like.device if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def _pack(generator: torch.Generator) -> tuple[str, Tensor]:
+    return str(generator.device), generator.get_state()
+
+
+def _unpack(packed: tuple[str, Tensor]) -> torch.Generator:
+    generator = torch.Generator(packed[0])
+    generator.set_state(packed[1])
+    return generator

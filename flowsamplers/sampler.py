@@ -1,0 +1,317 @@
+"""The one idea: a sampler is written once, as a generator for one step.
+
+``step`` yields :class:`Evaluate` requests, is sent the velocities, and returns the new ``x`` and its state. It knows nothing
+of who evaluates the model, when, or in which batch: that is a driver's business (:mod:`flowsamplers.drive`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+
+from torch import Tensor
+
+from flowsamplers._errors import unknown
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import Noise
+
+ENTRY_POINTS = "flowsamplers.samplers"
+"""Entry-point group through which other packages add samplers, found by name like the built-in ones."""
+
+
+class Evaluate(NamedTuple):
+    """A request: please give me the velocity here. Read-only for both sides."""
+
+    x: Tensor
+    sigma: float
+
+
+State: TypeAlias = Any
+"""What a sampler remembers between steps: tensors in tuples, never a live object."""
+
+StepGenerator: TypeAlias = Generator[Evaluate, Tensor, tuple[Tensor, State]]
+"""Yields requests, is sent velocities, returns ``(x, state)``."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a step stands: all that a sampler may know.
+
+    Attributes:
+        s0: sigma at the start.
+        s1: sigma at the end.
+        index: which step of the run, from 0.
+        count: how many steps the run has.
+        grid: the whole schedule, for methods that look ahead.
+    """
+
+    s0: float
+    s1: float
+    index: int
+    count: int
+    grid: SigmaGrid
+    source: Noise | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def h(self) -> float:
+        """The signed step length ``s1 - s0``, negative on the way to data."""
+        return self.s1 - self.s0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first step of the run."""
+        return self.index == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether this is the last step of the run, wherever it ends."""
+        return self.index == self.count - 1
+
+    def noise(self, like: Tensor, draw: int = 0) -> Tensor:
+        """Unit normal noise with the shape, dtype and device of ``like``; ``draw`` numbers the draws of this step.
+
+        Raises:
+            ValueError: the run was started without a seed.
+        """
+        if self.source is None:
+            raise ValueError("seed=None: this sampler draws noise; pass seed=<int>, a list with one int per row, or a Noise")
+        return self.source(like, self.index, draw)
+
+
+def steps_of(grid: SigmaGrid, source: Noise | None = None) -> Iterator[Step]:
+    """The steps of a grid in order."""
+    for i in range(grid.steps):
+        yield Step(grid.sigmas[i], grid.sigmas[i + 1], i, grid.steps, grid, source)
+
+
+class Sampler:
+    r"""Base of all samplers: an immutable value that holds options only.
+
+    Subclass it as a frozen dataclass, say what the method claims in the class attributes, and write :meth:`step`.
+
+    Attributes:
+        order: the order of the global error :math:`O(h^p)` that the method has on rectified flow, as measured here.
+        stochastic: whether it draws noise.
+        adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
+        keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class MyMidpoint(Sampler):
+        ...     order = 2
+        ...     def step(self, x, at, state):
+        ...         k1 = yield Evaluate(x, at.s0)
+        ...         k2 = yield Evaluate(x + at.h / 2 * k1, at.s0 + at.h / 2)
+        ...         return x + at.h * k2, state
+    """
+
+    order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
+    keeps_marginals: ClassVar[bool] = True
+
+    def init(self, x: Tensor) -> State:
+        """The state before the first step, for a run that starts at ``x``."""
+        return None
+
+    def resume(self, velocity: Tensor) -> State:
+        """The state for a run that begins in the middle of a schedule, after an Euler move with ``velocity``.
+
+        By default the method starts afresh.
+        """
+        return self.init(velocity)
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """One step from ``at.s0`` to ``at.s1``.
+
+        Args:
+            x: latents, ``(rows, ...)``, in the carry dtype; never edit it, nor anything yielded or received.
+            at: where the step stands.
+            state: what the previous step returned, or ``init(x)``.
+
+        Returns:
+            A generator that yields requests, is sent velocities, and returns ``(new x, new state)``.
+        """
+        raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as JSON values; a nested sampler is ``{"name": ..., "options": ...}``."""
+        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        values = {f.name: getattr(self, f.name) for f in fields}
+        return {k: to_config(v) if isinstance(v, Sampler) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class SamplerInfo:
+    """What the registry knows of a sampler.
+
+    Attributes:
+        name: the name under which it is found.
+        aliases: other names of the same map.
+        family: the family it belongs to, which is the module it lives in.
+        order: order of the global error.
+        stochastic: whether it draws noise, and so needs a seed.
+        adaptive: whether its evaluations depend on the data.
+        keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
+        reference: where it comes from.
+        factory: the class; called with the options.
+        origin: the package that registered it.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    family: str
+    order: int
+    stochastic: bool
+    adaptive: bool
+    keeps_marginals: bool
+    reference: str
+    factory: type[Sampler]
+    origin: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options it takes, with their defaults."""
+        return self.factory().options
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (self.factory.__doc__ or "").strip().split("\n")[0]
+
+
+SamplerLike: TypeAlias = Sampler | str | Mapping[str, Any]
+"""A sampler, its name, or ``{"name": ..., "options": {...}}``."""
+
+_S = TypeVar("_S", bound=type[Sampler])
+_registry: dict[str, SamplerInfo] = {}
+
+
+def register(name: str, *, aliases: tuple[str, ...] = (), reference: str = "") -> Callable[[_S], _S]:
+    """Class decorator: make a sampler findable by name.
+
+    Args:
+        name: lower case, as users know the method (``"dpmpp_2m"``).
+        aliases: other names of the very same map.
+        reference: paper or code it comes from.
+
+    Raises:
+        ValueError: a name that is taken.
+    """
+
+    def add(cls: _S) -> _S:
+        info = SamplerInfo(
+            name=name,
+            aliases=aliases,
+            family=cls.__module__.rpartition(".")[2],
+            order=cls.order,
+            stochastic=cls.stochastic,
+            adaptive=cls.adaptive,
+            keeps_marginals=cls.keeps_marginals,
+            reference=reference,
+            factory=cls,
+            origin=cls.__module__.partition(".")[0],
+        )
+        taken = _names()
+        for key in (name, *aliases):
+            if key in taken and taken[key].factory is not cls:
+                raise ValueError(f"sampler name {key!r} is taken by {taken[key].factory.__qualname__}")
+        _registry[name] = info
+        return cls
+
+    return add
+
+
+def list_samplers() -> list[SamplerInfo]:
+    """All registered samplers in the order of registration, those of other packages last."""
+    _load()
+    return list(_registry.values())
+
+
+def sampler_info(name: str) -> SamplerInfo:
+    """What is known of the sampler with this name or alias.
+
+    Raises:
+        ValueError: no such sampler; the message suggests the nearest name.
+    """
+    _load()
+    names = _names()
+    if name not in names:
+        raise unknown("sampler", name, names)
+    return names[name]
+
+
+def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
+    """A sampler by name, as a configuration, or as an object.
+
+    Args:
+        sampler: a name or alias, ``{"name": ..., "options": {...}}``, or a sampler.
+        **options: options of the method; they override those of a configuration or object.
+
+    Raises:
+        ValueError: unknown name or option; the message suggests the nearest.
+
+    Example:
+        >>> get_sampler("ab2", last="midpoint")
+        AdamsBashforth2(last='midpoint')
+    """
+    if isinstance(sampler, Sampler):
+        return dataclasses.replace(sampler, **_known(type(sampler), options)) if options else sampler  # type: ignore[type-var]
+    if isinstance(sampler, Mapping):
+        return get_sampler(sampler["name"], **{**sampler.get("options", {}), **options})
+    factory = sampler_info(sampler).factory
+    return factory(**_known(factory, options))
+
+
+def to_config(sampler: Sampler) -> dict[str, Any]:
+    """The sampler as JSON values, ``{"name": ..., "options": {...}}``, which :func:`get_sampler` takes back.
+
+    Raises:
+        ValueError: the sampler's class is not registered.
+
+    Example:
+        >>> to_config(get_sampler("ab2", last="midpoint"))
+        {'name': 'ab2', 'options': {'last': 'midpoint'}}
+    """
+    return {"name": name_of(sampler), "options": sampler.options}
+
+
+def name_of(sampler: Sampler) -> str:
+    """The registered name of a sampler.
+
+    Raises:
+        ValueError: its class is not registered.
+    """
+    _load()
+    for info in _registry.values():
+        if info.factory is type(sampler):
+            return info.name
+    raise ValueError(f"{type(sampler).__qualname__} is not registered; decorate it with @flowsamplers.register(name)")
+
+
+def _names() -> dict[str, SamplerInfo]:
+    return {key: info for info in _registry.values() for key in (info.name, *info.aliases)}
+
+
+def _known(factory: type[Sampler], options: Mapping[str, Any]) -> dict[str, Any]:
+    accepted = [f.name for f in dataclasses.fields(factory)] if dataclasses.is_dataclass(factory) else []
+    for option in options:
+        if option not in accepted:
+            raise unknown(f"option of {factory.__name__}", option, accepted)
+    return dict(options)
+
+
+@cache
+def _load() -> None:
+    """Import the built-in samplers and those of other packages, once."""
+    import flowsamplers.samplers as _builtin  # noqa: F401, PLC0415  (the registry is below its entries)
+
+    for entry in entry_points(group=ENTRY_POINTS):
+        loaded = entry.load()
+        if isinstance(loaded, type) and issubclass(loaded, Sampler) and entry.name not in _names():
+            register(entry.name)(loaded)

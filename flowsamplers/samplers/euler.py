@@ -1,0 +1,36 @@
+"""The baseline: one evaluation, one straight move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register
+
+
+@register(
+    "euler",
+    aliases=("flow_match_euler", "ddim", "dpmpp_1"),
+    reference="L. Euler, Institutionum calculi integralis (1768), art. 650; DDIM for a rectified flow (arXiv:2010.02502)",
+)
+@dataclass(frozen=True)
+class Euler(Sampler):
+    r"""Euler's method: :math:`x' = x + h\,v(x, \sigma)`.
+
+    The map of diffusers' ``FlowMatchEulerDiscreteScheduler``. On a rectified flow DDIM and first-order DPM-Solver++ are
+    this same map.
+
+    Example:
+        >>> import torch, flowsamplers as fs
+        >>> fs.sample(lambda x, sigma: x, torch.ones(1, 1), fs.SigmaGrid([1.0, 0.5, 0.0]), Euler())
+        tensor([[0.2500]])
+    """
+
+    order: ClassVar[int] = 1
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See :meth:`flowsamplers.Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        return x + at.h * v, state

@@ -1,0 +1,479 @@
+"""The drop-in scheduler: any flowsamplers sampler inside any diffusers pipeline made for FlowMatchEuler.
+
+diffusers owns the loop and calls ``scheduler.step`` after every model call, so ``timesteps`` lists one entry for each *model
+call*: a sampler with two evaluations a step has twice as many entries as steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+
+# Not aliased: to reload a saved pipeline, diffusers looks for this very name in the module that defines the scheduler.
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from flowsamplers._errors import unknown
+from flowsamplers.drive import Evaluation, Stepper, dry_run
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
+from flowsamplers.sampler import Sampler, get_sampler, to_config
+from flowsamplers.samplers import Euler, Renoise
+from flowsamplers.schedules import explicit, flow_match_euler
+
+logger = logging.getLogger(__name__)
+
+Carry = Literal["float32", "float64", "model"]
+_NEAR = 2**-8
+"""How far a time may be from its entry, as a share of the whole: bfloat16 rounds by up to 2 in 1000."""
+_CARRIES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64, "model": torch.float32}
+
+
+@dataclass
+class FlowSamplerSchedulerOutput(BaseOutput):
+    """What ``step`` returns unless ``return_dict=False``.
+
+    Attributes:
+        prev_sample: where the model is to be called next, ``(batch, ...)``, in the model output's dtype.
+    """
+
+    prev_sample: Tensor
+
+
+class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
+    r"""Runs a flowsamplers sampler in the place of ``FlowMatchEulerDiscreteScheduler``.
+
+    The schedule is FlowMatchEuler's, bit for bit, with all of its options; the state is kept in float32 inside the scheduler
+    while the pipeline sees its own dtype.
+
+    Args:
+        num_train_timesteps: the model is told ``num_train_timesteps * sigma``.
+        shift: static shift, where ``use_dynamic_shifting`` is off.
+        use_dynamic_shifting: shift by the ``mu`` that the pipeline passes.
+        base_shift: read by FLUX.1 pipelines.
+        max_shift: read by FLUX.1 pipelines.
+        base_image_seq_len: read by FLUX.1 pipelines.
+        max_image_seq_len: read by FLUX.1 pipelines.
+        invert_sigmas: sigmas rise from 0 to 1 (Mochi).
+        shift_terminal: stretch the shifted schedule so that its last node before the end lies here.
+        use_karras_sigmas: re-space by Karras' rule.
+        use_exponential_sigmas: re-space evenly in log sigma.
+        use_beta_sigmas: re-space by beta quantiles.
+        time_shift_type: form of the dynamic shift, ``"exponential"`` or ``"linear"``.
+        stochastic_sampling: FlowMatchEuler's full re-noise; the same as ``sampler="lcm"``.
+        sampler: name of a registered sampler, or a sampler object.
+        sampler_options: its options as one JSON dict, such as ``{"last": "midpoint"}``.
+        carry: dtype of the state between steps. ``"float32"`` or ``"float64"``: a master copy, so that many steps in bfloat16
+            do not pile up rounding; ``"model"``: rounded to the model's dtype on every step, as stock does (for ``euler`` and
+            the full re-noise, bit for bit stock).
+        seed: seed of a stochastic sampler: an int (image i of the batch has a stream of its own), or one int per image. With
+            None it draws from the generator passed to ``step``, or from torch's global one.
+        mu: hold the dynamic shift here, whatever the pipeline passes.
+        final_sigmas: explicit sigmas passed to ``set_timesteps`` are final and not shifted again.
+        check: ``"finite"`` raises at the first model output that is not finite; this waits for the device.
+
+    Raises:
+        ValueError: unknown sampler, option or choice, with the nearest name; an adaptive sampler.
+
+    Example:
+        >>> from diffusers import FlowMatchEulerDiscreteScheduler
+        >>> stock = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        >>> scheduler = FlowSamplerScheduler.from_config(stock.config, sampler="ab2", sampler_options={"last": "midpoint"})
+        >>> scheduler.set_timesteps(sigmas=[1.0, 0.5])
+        >>> [round(t) for t in scheduler.timesteps.tolist()]
+        [1000, 750, 375]
+
+    Reference:
+        https://huggingface.co/docs/diffusers/api/schedulers/flow_match_euler_discrete
+    """
+
+    _compatibles = ["FlowMatchEulerDiscreteScheduler"]  # noqa: RUF012  (diffusers' own form)
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        base_shift: float | None = 0.5,
+        max_shift: float | None = 1.15,
+        base_image_seq_len: int | None = 256,
+        max_image_seq_len: int | None = 4096,
+        invert_sigmas: bool = False,
+        shift_terminal: float | None = None,
+        use_karras_sigmas: bool | None = False,
+        use_exponential_sigmas: bool | None = False,
+        use_beta_sigmas: bool | None = False,
+        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        stochastic_sampling: bool = False,
+        sampler: str = "euler",
+        sampler_options: dict[str, Any] | None = None,
+        carry: Carry = "float32",
+        seed: int | list[int] | None = None,
+        mu: float | None = None,
+        final_sigmas: bool = False,
+        check: Literal["finite"] | None = None,
+    ) -> None:
+        if carry not in _CARRIES:
+            raise unknown("carry", carry, _CARRIES)
+        if check not in (None, "finite"):
+            raise unknown("check", check, ["finite"])
+        self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
+        if isinstance(sampler, Sampler):
+            config = to_config(self._method)
+            self.register_to_config(sampler=config["name"], sampler_options=config["options"])
+        self._shift = shift
+        self._check_respacing()
+        train = torch.arange(num_train_timesteps, 0, -1, dtype=torch.float32) / num_train_timesteps
+        self.sigmas = train if use_dynamic_shifting else shift * train / (1 + (shift - 1) * train)
+        self.timesteps = self.sigmas * num_train_timesteps
+        self.sigma_min, self.sigma_max = self.sigmas[-1].item(), self.sigmas[0].item()
+        self.num_inference_steps: int | None = None
+        self.grid: SigmaGrid | None = None
+        self._begin_index: int | None = None
+        self._announced: tuple[int, int] | None = None
+        self._calls: tuple[Evaluation, ...] = ()
+        self._reset()
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """A scheduler from another one's configuration, with changes.
+
+        Args:
+            config: the configuration, such as ``pipe.scheduler.config``.
+            return_unused_kwargs: see diffusers.
+            **kwargs: options of this class that override the configuration's.
+
+        Raises:
+            ValueError: a keyword that is no option of this class. diffusers drops such keywords in silence, and with them
+                an option of the sampler that was meant for ``sampler_options``.
+        """
+        accepted = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        for name in kwargs:
+            if name not in accepted and not return_unused_kwargs:
+                error = unknown("option", name, accepted)
+                raise ValueError(f"{error}. Options of the sampler go into sampler_options={{{name!r}: ...}}")
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+    # The schedule
+
+    @property
+    def shift(self) -> float:
+        """The static shift."""
+        return self._shift
+
+    def set_shift(self, shift: float) -> None:
+        """Change the static shift from the next ``set_timesteps`` on."""
+        self._shift = shift
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | np.ndarray | Tensor | None = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | np.ndarray | Tensor | None = None,
+    ) -> None:
+        """Make the schedule and start a new run.
+
+        Args:
+            num_inference_steps: number of steps N; a step may take more than one model call.
+            device: where ``sigmas`` and ``timesteps`` live.
+            sigmas: N noise levels before the shift, falling; a terminal 0 is appended unless it is there.
+            mu: the dynamic shift.
+            timesteps: the times that the model is told at the N nodes; between nodes they are interpolated in sigma.
+
+        Raises:
+            ValueError: see :func:`flowsamplers.schedules.flow_match_euler`.
+        """
+        self.grid = self._grid(num_inference_steps, sigmas, mu, timesteps)
+        self.num_inference_steps = self.grid.steps
+        self._calls = dry_run(self._method, self.grid)
+        listed = [call.sigma for call in self._calls]
+        self.sigmas = torch.tensor([*listed, self.grid.end], dtype=torch.float32, device=device)
+        if timesteps is None or self.config.invert_sigmas:
+            self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
+        else:
+            self.timesteps = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32, device=device)
+        self._begin_index = None
+        self._reset()
+        self._announce()
+
+    def _grid(self, steps: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
+        if self.config.final_sigmas and sigmas is not None:
+            return explicit(sigmas)
+        config = self.config
+        return flow_match_euler(
+            steps,
+            sigmas=sigmas,
+            timesteps=timesteps,
+            mu=mu if config.mu is None else config.mu,
+            num_train_timesteps=config.num_train_timesteps,
+            shift=self._shift,
+            use_dynamic_shifting=config.use_dynamic_shifting,
+            invert_sigmas=config.invert_sigmas,
+            shift_terminal=config.shift_terminal,
+            use_karras_sigmas=bool(config.use_karras_sigmas),
+            use_exponential_sigmas=bool(config.use_exponential_sigmas),
+            use_beta_sigmas=bool(config.use_beta_sigmas),
+            time_shift_type=config.time_shift_type,
+            sigma_range=(self.sigma_max, self.sigma_min),
+            arithmetic="stock",
+        )
+
+    def _check_respacing(self) -> None:
+        chosen = [k for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if self.config[k]]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)}: only one re-spacing of the sigmas can be used")
+        if self.config.time_shift_type not in ("exponential", "linear"):
+            raise unknown("time_shift_type", self.config.time_shift_type, ["exponential", "linear"])
+
+    def _announce(self) -> None:
+        """Say once how many model calls the steps take, where it is not one each."""
+        counts = (self.grid.steps if self.grid else 0, len(self._calls))
+        if counts[0] != counts[1] and counts != self._announced:
+            logger.warning("sampler %r: %d steps take %d model calls", self.config.sampler, *counts)
+            self._announced = counts
+
+    # Where a run stands
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the next model call, None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index of the model call to begin with, if a pipeline has set it."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin with this model call: an index into ``timesteps``."""
+        self._begin_index = begin_index
+
+    def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
+        """The index of the nearest entry of ``timesteps``; of equal ones, the first that begins a step.
+
+        Raises:
+            ValueError: nothing near enough; the message names the nearest.
+        """
+        listed = (self.timesteps if schedule_timesteps is None else schedule_timesteps).tolist()
+        wanted = float(timestep)
+        nearest = min(listed, key=lambda t: abs(t - wanted))
+        if abs(nearest - wanted) > _NEAR * self.config.num_train_timesteps:
+            raise ValueError(f"timestep={wanted}: not in the schedule, whose nearest entry is {nearest}")
+        same = [i for i, t in enumerate(listed) if t == nearest]
+        begins = [i for i in same if len(listed) == len(self._calls) and self._calls[i].stage == 0]
+        return (begins or same)[0]
+
+    def _reset(self) -> None:
+        self._step_index: int | None = None
+        self._stepper: Stepper | None = None
+        self._handed_out: Tensor | None = None
+        self._handed_version = math.nan
+
+    # The run
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
+        """The sample itself: flow models take it as it is."""
+        return sample
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = float("inf"),
+        s_noise: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        per_token_timesteps: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> FlowSamplerSchedulerOutput | tuple[Tensor]:
+        """Take the velocity of one model call; say where the next call is to be made.
+
+        Args:
+            model_output: velocity at ``sample``, ``(batch, ...)``.
+            timestep: read only if no begin index was set.
+            sample: what the model was given; it may have been edited since it was handed out.
+            s_churn: only 0 is accepted: stock accepts and ignores it, and its noise is not right for a flow.
+            s_tmin: only 0 is accepted.
+            s_tmax: only infinity is accepted.
+            s_noise: only 1 is accepted.
+            generator: source of noise for a stochastic sampler, in the place of the configuration's seed.
+            per_token_timesteps: ``(batch, tokens)`` times of their own, for ``sampler="euler"`` as in stock.
+            return_dict: return a :class:`FlowSamplerSchedulerOutput` rather than a tuple.
+
+        Returns:
+            The next sample, in the dtype of ``model_output``.
+
+        Raises:
+            ValueError: an integer timestep, an argument that cannot be honoured, or ``set_timesteps`` was not called.
+            IndexError: more calls than the schedule has.
+            FloatingPointError: with ``check="finite"``.
+        """
+        self._check_arguments(timestep, s_churn, s_tmin, s_tmax, s_noise, per_token_timesteps)
+        if self._step_index is None:
+            self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+        if self._step_index >= len(self._calls):
+            raise IndexError(f"step: the schedule has {len(self._calls)} model calls, and all have been made")
+        if self.config.check == "finite" and not bool(torch.isfinite(model_output).all()):
+            call = self._calls[self._step_index]
+            raise FloatingPointError(
+                f"model_output is not finite at step {call.step}, stage {call.stage}, sigma {call.sigma}"
+            )
+        if per_token_timesteps is not None:
+            out = self._per_token(model_output, sample, per_token_timesteps)
+        elif self._is_stock:
+            out = self._stock(model_output, sample, generator)
+        else:
+            out = self._carried(model_output, sample, generator)
+        self._step_index += 1
+        return FlowSamplerSchedulerOutput(prev_sample=out) if return_dict else (out,)
+
+    @property
+    def _is_stock(self) -> bool:
+        """Whether this is one of stock's own two maps, at stock's own precision."""
+        return self.config.carry == "model" and self._method in (Euler(), Renoise(eta=1.0))
+
+    def _stock(self, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
+        """Stock's arithmetic: 0-dim float32 tensors do not promote, so they round to the dtype of ``v`` first."""
+        assert self._step_index is not None
+        i, x = self._step_index, sample.to(torch.float32)
+        s0, s1 = self.sigmas[i], self.sigmas[i + 1]
+        if isinstance(self._method, Euler):
+            return (x + (s1 - s0) * v).to(v.dtype)
+        return ((1.0 - s1) * (x - s0 * v) + s1 * self._noise(generator)(x, i, 0)).to(v.dtype)
+
+    def _per_token(self, v: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """Each token goes to the next sigma below its own; the pipelines that use this pass ``-v``."""
+        own = timesteps / self.config.num_train_timesteps
+        listed = self.sigmas.to(own.dtype)[:, None, None]
+        below = torch.where(listed < own[None] - 1e-6, listed, torch.zeros_like(listed)).amax(dim=0)
+        return sample.to(torch.float32) + (own - below)[..., None] * v
+
+    def _carried(self, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
+        stepper = self._stepper or self._begin(sample, generator)
+        self._accept(stepper, sample)
+        stepper.tell(v.to(_CARRIES[self.config.carry]))
+        self._stepper, self._handed_out = stepper, _cast(stepper.point, v.dtype)
+        self._handed_version = _version(self._handed_out)
+        return self._handed_out
+
+    def _begin(self, sample: Tensor, generator: Any) -> Stepper:
+        assert self.grid is not None
+        assert self._step_index is not None
+        noise = self._noise(generator) if self._method.stochastic else None
+        x = _cast(sample, _CARRIES[self.config.carry])
+        return Stepper(self._method, self.grid, x, noise, begin=self._step_index)
+
+    def _accept(self, stepper: Stepper, sample: Tensor) -> None:
+        """Go on from what the caller made of the sample: untouched elements keep the master's precision."""
+        handed = self._handed_out
+        if handed is None:
+            return
+        if self.config.carry == "model" and stepper.between_steps:
+            stepper.edit(sample.to(torch.float32))
+        elif sample is not handed or _version(sample) != self._handed_version:
+            master = stepper.point
+            stepper.edit(torch.where(sample == master.to(handed.dtype), master, sample.to(master.dtype)))
+
+    def _noise(self, generator: Any) -> Noise:
+        if generator is None and self.config.seed is not None:
+            return KeyedNoise(self.config.seed)
+        return GeneratorNoise(generator)
+
+    def _check_arguments(
+        self, timestep: Any, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float, per_token: Tensor | None
+    ) -> None:
+        if self.grid is None:
+            raise ValueError("step: call set_timesteps first")
+        if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
+            raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps, not an index")
+        for name, value, default in (
+            ("s_churn", s_churn, 0.0),
+            ("s_tmin", s_tmin, 0.0),
+            ("s_tmax", s_tmax, math.inf),
+            ("s_noise", s_noise, 1.0),
+        ):
+            if value != default:
+                raise ValueError(f"{name}={value}: no sampler here honours it (stock ignores it); leave it at {default}")
+        if per_token is not None and not isinstance(self._method, Euler):
+            raise ValueError("per_token_timesteps: only sampler='euler' can give every token a time of its own")
+
+    # Noise on data
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
+        r"""Put data at a noise level: :math:`x_\sigma = (1 - \sigma) x_0 + \sigma n`.
+
+        Args:
+            sample: data, ``(batch, ...)``.
+            timestep: ``(batch,)`` entries of ``timesteps``, read only if no begin index was set.
+            noise: unit normal, like ``sample``.
+
+        Raises:
+            ValueError: no noise.
+        """
+        if noise is None:
+            raise ValueError("noise=None: pass unit normal noise shaped like the sample")
+        times = torch.as_tensor(timestep).reshape(-1)
+        if self._begin_index is None:
+            index = [self.index_for_timestep(t) for t in times]
+        else:
+            index = [self._begin_index if self._step_index is None else self._step_index] * len(times)
+        sigma = self.sigmas.to(device=sample.device, dtype=sample.dtype)[index]
+        sigma = sigma.reshape(-1, *[1] * (sample.ndim - 1))
+        return sigma * noise + (1.0 - sigma) * sample
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The same as :meth:`scale_noise`, under the name and argument order of diffusers' older schedulers."""
+        return self.scale_noise(original_samples, timesteps, noise)
+
+    def __len__(self) -> int:
+        """Number of training timesteps."""
+        return self.config.num_train_timesteps
+
+
+def _method(sampler: Any, options: dict[str, Any], *, stochastic: bool) -> Sampler:
+    method = get_sampler(sampler, **options)
+    if method.adaptive:
+        raise ValueError(
+            f"sampler={sampler!r} is adaptive: it chooses its model calls as it goes, but a diffusers pipeline fixes them before "
+            "the run. Use flowsamplers.sample with KleinFlow, or a sampler with a fixed number of calls"
+        )
+    if not stochastic or method == Renoise(eta=1.0):
+        return method
+    if method != Euler():
+        raise ValueError(f"stochastic_sampling=True is FlowMatchEuler's full re-noise; it excludes sampler={sampler!r}")
+    return Renoise(eta=1.0)
+
+
+def _interpolated(sigmas: list[float], grid: SigmaGrid, timesteps: Any) -> list[float]:
+    """The model times of any sigmas, linear between those given at the nodes; the end of the grid keeps its own."""
+    times = [float(t) for t in timesteps]
+    nodes = grid.sigmas[: len(times)]
+    ends = [*nodes, grid.end] if len(nodes) <= grid.steps else [*nodes]
+    told = [*times, 0.0][: len(ends)]
+    return [float(t) for t in np.interp(sigmas, ends[::-1], told[::-1])]
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy in ``dtype``, never the tensor itself: callers may edit what they hold."""
+    return x.to(dtype, copy=True)
+
+
+def _version(x: Tensor) -> float:
+    """Counts in-place edits; a tensor made in inference mode has no counter, and NaN differs from itself."""
+    return math.nan if x.is_inference() else x._version  # noqa: SLF001

@@ -1,0 +1,66 @@
+"""Small velocity fields and parametrisations that several test files share."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import flowsamplers as fs
+
+ALL = [info.name for info in fs.list_samplers()]
+FIXED = [info.name for info in fs.list_samplers() if not info.adaptive]
+DETERMINISTIC = [info.name for info in fs.list_samplers() if not info.stochastic]
+
+every_sampler = pytest.mark.parametrize("name", ALL)
+every_fixed_sampler = pytest.mark.parametrize("name", FIXED)
+every_deterministic_sampler = pytest.mark.parametrize("name", DETERMINISTIC)
+
+IRREGULAR = fs.SigmaGrid([1.0, 0.93, 0.7, 0.41, 0.4, 0.15, 0.0])
+"""A grid with very unequal steps."""
+
+
+def variants(name: str) -> list[fs.Sampler]:
+    """A registered sampler with its default options and with every other choice of its last step."""
+    plain = fs.get_sampler(name)
+    if "last" not in plain.options:
+        return [plain]
+    return [plain, *(fs.get_sampler(name, last=last) for last in ("euler", "midpoint"))]
+
+
+EVERY_VARIANT = [(name, sampler) for name in FIXED for sampler in variants(name)]
+every_variant = pytest.mark.parametrize(
+    "sampler", [s for _, s in EVERY_VARIANT], ids=[f"{n}-{s.options.get('last', '')}".rstrip("-") for n, s in EVERY_VARIANT]
+)
+
+
+def smooth(x: Tensor, sigma: Tensor) -> Tensor:
+    """A smooth nonlinear field in any dimension."""
+    s = sigma.reshape(-1, *[1] * (x.ndim - 1))
+    return torch.sin(3 * x) + s * x.roll(1, dims=-1) - 0.3
+
+
+class Conditioned:
+    """A flow whose rows are conditioned on a number each; counts its calls and rows."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.rows = 0
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: list[float | None] | None = None) -> Tensor:
+        self.calls += 1
+        self.rows += x.shape[0]
+        shift = x.new_tensor([c or 0.0 for c in condition or [None] * len(x)])
+        return smooth(x, sigma) + shift.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def start(rows: int = 3, dim: int = 5, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """Some unit normal rows."""
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def rounding(steps: int, dtype: torch.dtype, size: float = 1.0) -> float:
+    """How far ``steps`` roundings of numbers of magnitude ``size`` can lead."""
+    return 4 * steps * torch.finfo(dtype).eps * max(1.0, math.ceil(size))

@@ -1,0 +1,264 @@
+"""The drivers agree with each other, and what they own (precision, modes, counts, errors) is as they say."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+import flowsamplers as fs
+from fields import (
+    IRREGULAR,
+    Conditioned,
+    every_fixed_sampler,
+    every_sampler,
+    every_variant,
+    smooth,
+    start,
+)
+from flowsamplers.drive import Stepper
+from flowsamplers.noise import GeneratorNoise, KeyedNoise, as_noise
+
+
+def through_stepper(sampler: fs.Sampler, x: Tensor, grid: fs.SigmaGrid, *, between=lambda s: s, noise=None) -> Tensor:
+    """Drive inside out, feeding each velocity by hand."""
+    stepper = Stepper(sampler, grid, x, noise)
+    for call in fs.dry_run(sampler, grid):
+        stepper = between(stepper)
+        stepper.tell(smooth(stepper.point, torch.full((x.shape[0],), call.sigma, dtype=x.dtype)))
+    assert stepper.done
+    return stepper.point
+
+
+@every_variant
+def test_inside_out_equals_direct_sampling_bit_for_bit(sampler: fs.Sampler) -> None:
+    x1 = start()
+    direct = fs.sample(smooth, x1, IRREGULAR, sampler, seed=7)
+    assert torch.equal(through_stepper(sampler, x1, IRREGULAR, noise=KeyedNoise(7)), direct)
+
+
+@every_variant
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"])
+def test_a_copy_between_any_two_model_calls_changes_nothing(sampler: fs.Sampler, copied) -> None:
+    x1 = start()
+    direct = fs.sample(smooth, x1, IRREGULAR, sampler, seed=7)
+    assert torch.equal(through_stepper(sampler, x1, IRREGULAR, between=copied, noise=KeyedNoise(7)), direct)
+
+
+@every_fixed_sampler
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"])
+def test_a_copy_changes_nothing_with_the_stock_noise_stream(name: str, copied) -> None:
+    x1, sampler = start(), fs.get_sampler(name)
+    direct = fs.sample(smooth, x1, IRREGULAR, sampler, seed=GeneratorNoise(torch.Generator().manual_seed(3)))
+    noise = GeneratorNoise(torch.Generator().manual_seed(3))
+    assert torch.equal(through_stepper(sampler, x1, IRREGULAR, between=copied, noise=noise), direct)
+
+
+@every_variant
+def test_the_dry_run_names_exactly_the_sigmas_that_are_asked_for(sampler: fs.Sampler) -> None:
+    asked: list[float] = []
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == x.shape[:1]
+        asked.append(sigma[0].item())
+        return smooth(x, sigma)
+
+    fs.sample(velocity, start(), IRREGULAR, sampler, seed=0)
+    assert asked == [e.sigma for e in fs.dry_run(sampler, IRREGULAR)]
+    assert fs.nfe(sampler, IRREGULAR) == len(asked)
+
+
+@every_variant
+def test_requested_sigmas_lie_inside_their_step(sampler: fs.Sampler) -> None:
+    for e in fs.dry_run(sampler, IRREGULAR):
+        assert IRREGULAR.sigmas[e.step + 1] <= e.sigma <= IRREGULAR.sigmas[e.step]
+
+
+@pytest.mark.parametrize("max_batch", [1, 5, 64])
+def test_lock_step_equals_direct_sampling_to_rounding(max_batch: int) -> None:
+    samplers = [s.name for s in fs.list_samplers() if not s.adaptive]
+    grids = [IRREGULAR, fs.schedules.linear(4), fs.SigmaGrid([1.0, 0.0])]
+    runs = [
+        fs.Run(start(rows=1 + i % 3, seed=i), grids[i % 3], name, condition=0.1 * i, seeds=i)
+        for i, name in enumerate(samplers * 3)
+    ]
+    flow = Conditioned()
+    outs = fs.sample_many(flow, runs, max_batch=max_batch)
+    for run, out in zip(runs, outs, strict=True):
+        alone = fs.sample(
+            lambda x, s, c=run.condition: Conditioned().velocity(x, s, [c] * len(x)), run.x1, run.grid, run.sampler, seed=run.seeds
+        )
+        assert (out - alone).abs().max() <= 64 * torch.finfo(torch.float64).eps
+    assert flow.rows == sum(r.x1.shape[0] * fs.nfe(r.sampler, r.grid) for r in runs)
+
+
+def test_lock_step_takes_as_many_rounds_as_the_longest_run() -> None:
+    grid = fs.schedules.linear(4)
+    flow = Conditioned()
+    fs.sample_many(flow, [fs.Run(start(), grid, s) for s in ("euler", "heun", "rk4", "ab2")], max_batch=64)
+    assert flow.calls == fs.nfe("rk4", grid) < sum(fs.nfe(s, grid) for s in ("euler", "heun", "rk4", "ab2"))
+
+
+@every_sampler
+def test_a_row_gets_the_same_result_in_any_batch(name: str) -> None:
+    x1 = start(rows=4)
+    seeds = [11, 12, 13, 14]
+    together = fs.sample(smooth, x1, IRREGULAR, name, seed=seeds)
+    order = [2, 0, 3]
+    apart = fs.sample(smooth, x1[order], IRREGULAR, name, seed=[seeds[i] for i in order])
+    assert torch.equal(apart, together[order])
+
+
+@every_sampler
+def test_inputs_modes_and_global_random_state_are_untouched(name: str) -> None:
+    x1 = start().requires_grad_()
+    before, rng = x1.detach().clone(), torch.get_rng_state()
+    handed: list[tuple[Tensor, Tensor]] = []
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        v = smooth(x, sigma)
+        handed.extend([(x, x.clone()), (v, v.clone())])
+        return v
+
+    out = fs.sample(velocity, x1, IRREGULAR, name, seed=0)
+    assert torch.is_grad_enabled()
+    assert not out.requires_grad
+    assert torch.equal(x1.detach(), before)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(now, then) for now, then in handed)
+
+
+@every_sampler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_is_kept_and_the_model_sees_the_dtype_of_the_start(name: str, dtype: torch.dtype) -> None:
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        assert x.dtype == dtype
+        assert sigma.dtype == torch.promote_types(dtype, torch.float32)
+        return smooth(x, sigma).to(dtype)
+
+    assert fs.sample(velocity, start(dtype=dtype), IRREGULAR, name, seed=0).dtype == dtype
+
+
+@every_sampler
+def test_nothing_waits_for_the_device(name: str) -> None:
+    x1 = torch.empty(2, 3, device="meta")
+    assert fs.sample(lambda x, sigma: x * sigma[:, None], x1, IRREGULAR, name, seed=0).device.type == "meta"
+
+
+@every_sampler
+def test_gradients_flow_through_a_whole_run(name: str) -> None:
+    x1 = start(rows=1, dim=2).requires_grad_()
+    grid = fs.SigmaGrid([1.0, 0.6, 0.3])
+    assert torch.autograd.gradcheck(lambda x: fs.sample(smooth, x, grid, name, seed=0, grad=True), (x1,))
+
+
+@every_sampler
+def test_a_trace_is_the_same_run_with_a_record(name: str) -> None:
+    x1 = start()
+    run = fs.trace(smooth, x1, IRREGULAR, name, seed=0)
+    assert torch.equal(run.x0, fs.sample(smooth, x1, IRREGULAR, name, seed=0))
+    assert run.nfe == fs.nfe(name, IRREGULAR)
+    assert len(run.states) == IRREGULAR.steps + 1
+    assert torch.equal(run.states[0], x1)
+    assert torch.equal(run.states[-1], run.x0)
+    assert run.evaluations[0].x_norm == pytest.approx(x1.square().mean().sqrt().item(), rel=1e-14)
+
+
+def test_the_carried_state_does_not_round_to_the_models_dtype() -> None:
+    """Many steps in bfloat16: the error of a float32 state stays near one rounding, a bfloat16 state drifts."""
+    x1 = start(dtype=torch.bfloat16)
+    grid = fs.schedules.linear(256)
+    v = torch.full_like(x1, 0.1)
+    exact = x1.double() - 0.1 * torch.ones_like(x1).double() * v[0, 0].double() / 0.1
+    carried = fs.sample(lambda x, sigma: v, x1, grid)
+    rounded = fs.sample(lambda x, sigma: v, x1, grid, carry=torch.bfloat16)
+    eps = torch.finfo(torch.bfloat16).eps
+    assert ((carried.double() - exact).abs() <= eps * exact.abs() + 1e-6).all()
+    assert (rounded.double() - exact).abs().max() > 4 * eps
+
+
+def test_an_edit_at_a_step_boundary_is_where_the_run_goes_on() -> None:
+    grid = fs.SigmaGrid([1.0, 0.5, 0.0])
+    for name in ("euler", "heun", "rk4", "dpmpp_2m", "ab2"):
+        stepper = Stepper(fs.get_sampler(name), grid, torch.zeros(1, 2, dtype=torch.float64))
+        for call in fs.dry_run(name, grid):
+            if call.step == 1 and call.stage == 0:
+                stepper.edit(stepper.point + 1.0)
+            stepper.tell(torch.zeros(1, 2, dtype=torch.float64))
+        assert torch.equal(stepper.point, torch.ones(1, 2, dtype=torch.float64)), name
+
+
+@every_variant
+def test_a_shift_made_before_any_model_call_appears_in_the_result(sampler: fs.Sampler) -> None:
+    """With a constant velocity the effect of an edit is the edit itself, whatever the stage."""
+    if sampler.stochastic:
+        pytest.skip("replaces part of the state by noise")
+    x1, v = start(), torch.full((3, 5), 0.25, dtype=torch.float64)
+    plain = fs.sample(lambda x, s: v, x1, IRREGULAR, sampler)
+    calls = fs.dry_run(sampler, IRREGULAR)
+    for edited in range(len(calls)):
+        stepper = Stepper(sampler, IRREGULAR, x1)
+        for i, _ in enumerate(calls):
+            if i == edited:
+                stepper.edit(stepper.point + 2.0)
+            stepper = pickle.loads(pickle.dumps(stepper))
+            stepper.tell(v)
+        shift = stepper.point - plain
+        # A method with memory sees the edit as a change of its data prediction, and may carry that on; the others may not.
+        if "last" not in sampler.options or calls[edited].step == IRREGULAR.steps - 1:
+            assert torch.allclose(shift, torch.full_like(shift, 2.0), atol=1e-13, rtol=0)
+        assert shift.abs().min() > 1.0
+
+
+@every_variant
+def test_a_run_begun_inside_a_step_moves_to_its_end_and_finishes(sampler: fs.Sampler) -> None:
+    calls = fs.dry_run(sampler, IRREGULAR)
+    v = torch.full((1, 2), 0.5, dtype=torch.float64)
+    for begin in range(len(calls)):
+        stepper = Stepper(sampler, IRREGULAR, torch.zeros(1, 2, dtype=torch.float64), as_noise(0), begin=begin)
+        for _ in calls[begin:]:
+            stepper.tell(v)
+        assert stepper.done
+        if not sampler.stochastic:
+            assert torch.allclose(stepper.point, -calls[begin].sigma * v, atol=1e-14)
+
+
+def test_telling_a_finished_run_is_an_error() -> None:
+    stepper = Stepper(fs.get_sampler("euler"), fs.SigmaGrid([1.0, 0.0]), torch.zeros(1))
+    stepper.tell(torch.zeros(1))
+    with pytest.raises(IndexError, match="finished"):
+        stepper.tell(torch.zeros(1))
+
+
+def test_bad_input_is_named() -> None:
+    x1, grid = start(), fs.schedules.linear(2)
+    with pytest.raises(ValueError, match=r"seed=None: Renoise draws noise; pass seed=<int>"):
+        fs.sample(smooth, x1, grid, "lcm")
+    with pytest.raises(ValueError, match=r"unknown sampler 'huen': did you mean 'heun'\?"):
+        fs.sample(smooth, x1, grid, "huen")
+    with pytest.raises(ValueError, match=r"unknown option of AdamsBashforth2 'lst': did you mean 'last'\?"):
+        fs.get_sampler("ab2", lst="euler")
+    with pytest.raises(ValueError, match=r"last='ab2': the last step needs a sampler without memory"):
+        fs.get_sampler("ab2", last="ab2")
+    with pytest.raises(ValueError, match=r"velocity returned shape \(3, 1\) for x of shape \(3, 5\)"):
+        fs.sample(lambda x, s: x[:, :1], x1, grid)
+    with pytest.raises(ValueError, match="3 rows; give one for each row"):
+        fs.sample(smooth, x1, grid, "lcm", seed=[1, 2])
+    with pytest.raises(ValueError, match="max_batch=0"):
+        fs.sample_many(Conditioned(), [fs.Run(x1, grid)], max_batch=0)
+    with pytest.raises(ValueError, match="share one shape"):
+        fs.sample_many(Conditioned(), [fs.Run(x1, grid), fs.Run(start(dim=2), grid)])
+    with pytest.raises(ValueError, match="floating"):
+        fs.sample(smooth, torch.zeros(2, 2, dtype=torch.long), grid)
+
+
+def test_a_velocity_that_is_not_finite_is_named_with_its_step_and_sigma() -> None:
+    def breaks(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.where(sigma[:, None] < 0.3, torch.nan, 0.0) * x
+
+    with pytest.raises(FloatingPointError, match=r"step 3, stage 0, sigma 0.25"):
+        fs.sample(breaks, start(), fs.schedules.linear(4), "euler", check="finite")
