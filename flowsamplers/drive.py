@@ -289,9 +289,7 @@ class Stepper:
         0.390625
     """
 
-    def __init__(
-        self, sampler: Sampler, grid: SigmaGrid, x: Tensor, noise: Noise | None = None, *, begin: int = 0
-    ) -> None:
+    def __init__(self, sampler: Sampler, grid: SigmaGrid, x: Tensor, noise: Noise | None = None, *, begin: int = 0) -> None:
         self.sampler = sampler
         self.steps = tuple(steps_of(grid, noise))
         self._index, self._moves = _beginning(sampler, grid, begin)

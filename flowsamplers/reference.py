@@ -19,7 +19,6 @@ from flowsamplers.drive import Flow, Run, sample_many
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.samplers.runge_kutta import ButcherTableau, RungeKutta
 
-
 BEST = 1e-12
 """No error smaller than this is claimed: rounding over a whole run, and what independent solvers agree to, in float64."""
 
@@ -146,5 +145,3 @@ class _Cast:
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
         return self.flow.velocity(x.to(self.dtype), sigma.to(torch.promote_types(self.dtype, torch.float32)), condition).to(x)
-
-

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
@@ -309,7 +310,7 @@ def _known(factory: type[Sampler], options: Mapping[str, Any]) -> dict[str, Any]
 @cache
 def _load() -> None:
     """Import the built-in samplers and those of other packages, once."""
-    import flowsamplers.samplers as _builtin  # noqa: F401, PLC0415  (the registry is below its entries)
+    import_module("flowsamplers.samplers")  # the registry is below its entries
 
     for entry in entry_points(group=ENTRY_POINTS):
         loaded = entry.load()

@@ -206,7 +206,7 @@ def beta_spacing(sigma_max: float, sigma_min: float, steps: int, *, alpha: float
     """
     from scipy import stats  # noqa: PLC0415  (half a second, and only this schedule needs it)
 
-    quantiles: Array = stats.beta.ppf(1 - np.linspace(0, 1, steps), alpha, beta)  # pyright: ignore
+    quantiles: Array = stats.beta.ppf(1 - np.linspace(0, 1, steps), alpha, beta)  # pyright: ignore[reportAttributeAccessIssue]
     return sigma_min + quantiles * (sigma_max - sigma_min)
 
 
@@ -425,9 +425,7 @@ def flux1(
 
 
 @register_schedule("flux2")
-def flux2(
-    steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic: Arithmetic = "float64"
-) -> SigmaGrid:
+def flux2(steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """FLUX.2: exponential time shift with the empirical mu of tokens and steps.
 
     Args:
@@ -462,10 +460,8 @@ def exponential(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "flo
 
 @register_schedule("beta")
 def beta(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
-    """FlowMatchEuler's ``use_beta_sigmas``: beta(0.6, 0.6) quantiles between the ends of a shifted grid."""
-    return flow_match_euler(
-        sigmas=pipeline_sigmas(steps, arithmetic), shift=shift, use_beta_sigmas=True, arithmetic=arithmetic
-    )
+    """FlowMatchEuler's ``use_beta_sigmas``: quantiles of a beta distribution, 0.6 and 0.6, between the ends of a shifted grid."""
+    return flow_match_euler(sigmas=pipeline_sigmas(steps, arithmetic), shift=shift, use_beta_sigmas=True, arithmetic=arithmetic)
 
 
 def pipeline_sigmas(steps: int, arithmetic: Arithmetic = "float64") -> Array:

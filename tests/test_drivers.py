@@ -89,7 +89,11 @@ def test_lock_step_equals_direct_sampling_to_rounding(max_batch: int) -> None:
     outs = fs.sample_many(flow, runs, max_batch=max_batch)
     for run, out in zip(runs, outs, strict=True):
         alone = fs.sample(
-            lambda x, s, c=run.condition: Conditioned().velocity(x, s, [c] * len(x)), run.x1, run.grid, run.sampler, seed=run.seeds
+            lambda x, s, c=run.condition: Conditioned().velocity(x, s, [c] * len(x)),
+            run.x1,
+            run.grid,
+            run.sampler,
+            seed=run.seeds,
         )
         assert (out - alone).abs().max() <= 64 * torch.finfo(torch.float64).eps
     assert flow.rows == sum(r.x1.shape[0] * fs.nfe(r.sampler, r.grid) for r in runs)

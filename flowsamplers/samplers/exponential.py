@@ -44,9 +44,10 @@ class DPMSolverPP2M(Multistep):
     .. math:: x' = \frac{\sigma'}{\sigma} x + \Bigl(1 - \frac{\sigma'}{\sigma}\Bigr)
         \Bigl[D + \frac{1}{2r}(D - D_1)\Bigr], \qquad r = \frac{\lambda - \lambda_1}{\lambda' - \lambda}
 
-    One evaluation a step. The first-order part is Euler's step, :math:`x + (\sigma' - \sigma) v`, and is computed as such. Where a step has infinite length in :math:`\lambda` the line through two predictions says nothing,
-    and the correction is dropped: after a step from ``sigma = 1`` (a limit of the formula: r is infinite), and on a step to
-    ``sigma = 0``, which is Euler's.
+    One evaluation a step. The first-order part is Euler's step, :math:`x + (\sigma' - \sigma) v`, and is computed as such.
+    Where a step has infinite length in :math:`\lambda` the line through two predictions says nothing, and the correction is
+    dropped: after a step from ``sigma = 1`` (a limit of the formula: r is infinite), and on a step to ``sigma = 0``, which is
+    Euler's.
 
     Args:
         last: policy of the last step, see :class:`Multistep`.

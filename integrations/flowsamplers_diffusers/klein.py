@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import diffusers
 import torch
 import transformers
-from diffusers import Flux2KleinPipeline
+from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
 from diffusers.utils import deprecation_utils
 from torch import Tensor
 
@@ -323,7 +323,7 @@ class KleinFlow:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """No progress bars for a load that takes a tenth of a second."""
     loggers = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
     for m in loggers:
@@ -338,7 +338,7 @@ def _quiet() -> Iterator[None]:
 def _resolve(name: str) -> tuple[str, bool]:
     """Where a model is, and whether it is bundled; nothing is asked of the network for what looks like a path."""
     if name in BUNDLED:
-        return str(files(__package__).joinpath(BUNDLED[name])), True
+        return str(files("flowsamplers_diffusers").joinpath(BUNDLED[name])), True
     path = Path(name).expanduser()
     if path.is_dir():
         index = path / "model_index.json"

@@ -19,7 +19,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 
 # Not aliased: to reload a saved pipeline, diffusers looks for this very name in the module that defines the scheduler.
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from flowsamplers._errors import unknown
@@ -145,6 +145,11 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         self._announced: tuple[int, int] | None = None
         self._calls: tuple[Evaluation, ...] = ()
         self._reset()
+
+    @property
+    def config(self) -> Any:
+        """The options, as diffusers keeps them."""
+        return super().config
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -331,9 +336,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             raise IndexError(f"step: the schedule has {len(self._calls)} model calls, and all have been made")
         if self.config.check == "finite" and not bool(torch.isfinite(model_output).all()):
             call = self._calls[self._step_index]
-            raise FloatingPointError(
-                f"model_output is not finite at step {call.step}, stage {call.stage}, sigma {call.sigma}"
-            )
+            raise FloatingPointError(f"model_output is not finite at step {call.step}, stage {call.stage}, sigma {call.sigma}")
         if per_token_timesteps is not None:
             out = self._per_token(model_output, sample, per_token_timesteps)
         elif self._is_stock:
@@ -476,4 +479,4 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _version(x: Tensor) -> float:
     """Counts in-place edits; a tensor made in inference mode has no counter, and NaN differs from itself."""
-    return math.nan if x.is_inference() else x._version  # noqa: SLF001
+    return math.nan if x.is_inference() else x._version

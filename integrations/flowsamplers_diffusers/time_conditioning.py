@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def full_precision_time(transformer: nn.Module) -> Iterator[None]:
+def full_precision_time(transformer: nn.Module) -> Generator[None]:
     r"""Within this context a FLUX.2 transformer is conditioned on the time as it was given, not rounded to its own dtype.
 
     In bfloat16 the numbers between 512 and 1024 are 4 apart, so the network cannot tell sigma = 0.767 from 0.764, and its
@@ -31,7 +31,9 @@ def full_precision_time(transformer: nn.Module) -> Iterator[None]:
     embed = getattr(transformer, "time_guidance_embed", None)
     projection = getattr(embed, "time_proj", None)
     if not isinstance(projection, nn.Module):
-        raise ValueError(f"transformer={type(transformer).__name__}: only FLUX.2 transformers have a time_guidance_embed.time_proj")
+        raise ValueError(
+            f"transformer={type(transformer).__name__}: only FLUX.2 transformers have a time_guidance_embed.time_proj"
+        )
     exact: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

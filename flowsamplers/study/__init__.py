@@ -1,0 +1,8 @@
+"""The instrument: integration error against the number of model calls, with the reference's own error beside it."""
+
+from flowsamplers.study.orders import OrderVerdict, order, pairwise_slopes
+from flowsamplers.study.plan import Planned, Study
+from flowsamplers.study.rows import Row
+from flowsamplers.study.run import Results, load
+
+__all__ = ["OrderVerdict", "Planned", "Results", "Row", "Study", "load", "order", "pairwise_slopes"]

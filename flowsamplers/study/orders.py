@@ -1,0 +1,93 @@
+"""An order is a claim with a window: where the error falls like a power of the number of steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+Verdict: TypeAlias = Literal["confirmed", "reduced", "higher", "pre-asymptotic", "floor-limited", "unstable"]
+
+AGREE = 0.25
+"""Neighbouring slopes that differ by less belong to one window; so far may an order be from the declared one."""
+
+
+@dataclass(frozen=True)
+class OrderVerdict:
+    """What errors at several numbers of steps say of an order.
+
+    Attributes:
+        verdict: ``confirmed``; ``reduced`` or ``higher`` than declared; ``pre-asymptotic``: the slopes do not settle;
+            ``floor-limited``: too few errors stand clear of the floor; ``unstable``: errors that grow or are not finite.
+        order: the slope in the window, None without one.
+        window: first and last number of steps of the window.
+    """
+
+    verdict: Verdict
+    order: float | None = None
+    window: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        """In words, for a table."""
+        return self.verdict if self.order is None else f"{self.order:.2f} {self.verdict}"
+
+
+def pairwise_slopes(n: Sequence[float], error: Sequence[float]) -> list[float]:
+    """``log(e_i / e_{i+1}) / log(n_{i+1} / n_i)`` for each pair of neighbours, on any grid of n.
+
+    >>> [round(s, 6) for s in pairwise_slopes([1, 2, 8], [1.0, 0.25, 0.25 / 16])]
+    [2.0, 2.0]
+    """
+    pairs = zip(n, n[1:], error, error[1:], strict=False)
+    return [math.log(e0 / e1) / math.log(n1 / n0) for n0, n1, e0, e1 in pairs]
+
+
+def order(n: Sequence[float], error: Sequence[float], *, declared: float, floor: float = 0.0) -> OrderVerdict:
+    """Judge a declared order.
+
+    Errors below ten times the floor are left out. The window is the finest run of at least three points whose neighbouring
+    slopes agree within :data:`AGREE`; the order is the least-squares slope there.
+
+    Args:
+        n: numbers of steps, rising.
+        error: positive errors at these.
+        declared: the order that the method claims.
+        floor: error of the reference, or of the evaluation.
+
+    Example:
+        >>> order([4, 8, 16, 32], [1.6e-1, 4e-2, 1e-2, 2.5e-3], declared=2).verdict
+        'confirmed'
+    """
+    if not all(math.isfinite(e) for e in error):
+        return OrderVerdict("unstable")
+    clear = [(m, e) for m, e in zip(n, error, strict=True) if e > max(10 * floor, 0.0)]
+    if len(clear) < 3:
+        return OrderVerdict("floor-limited" if len(clear) < len(error) else "pre-asymptotic")
+    ns, es = [m for m, _ in clear], [e for _, e in clear]
+    slopes = pairwise_slopes(ns, es)
+    if slopes[-1] < 0 and len(clear) == len(error):
+        return OrderVerdict("unstable")
+    window = _window(slopes)
+    if window is None:
+        return OrderVerdict("pre-asymptotic")
+    lo, hi = window
+    slope = -float(np.polyfit(np.log(ns[lo : hi + 1]), np.log(es[lo : hi + 1]), 1)[0])
+    if abs(slope - declared) <= AGREE:
+        verdict: Verdict = "confirmed"
+    else:
+        verdict = "reduced" if slope < declared else "higher"
+    return OrderVerdict(verdict, slope, (ns[lo], ns[hi]))
+
+
+def _window(slopes: Sequence[float]) -> tuple[int, int] | None:
+    """First and last point of the finest run of at least two agreeing slopes."""
+    for last in range(len(slopes) - 1, 0, -1):
+        if abs(slopes[last] - slopes[last - 1]) <= AGREE:
+            first = last - 1
+            while first > 0 and abs(slopes[first - 1] - slopes[last]) <= AGREE:
+                first -= 1
+            return first, last + 1
+    return None

@@ -1,0 +1,152 @@
+"""What a study will do, before it does it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flowsamplers.drive import nfe
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, to_config
+from flowsamplers.schedules import empirical_mu, get_schedule
+
+if TYPE_CHECKING:
+    from flowsamplers.study.run import Progress, Results
+
+PIPELINE_STEPS = 50
+"""FLUX.2 pipelines' default number of steps, at which studies hold mu."""
+
+DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = (
+    "euler",
+    "heun",
+    "midpoint",
+    "ab2",
+    {"name": "ab2", "options": {"last": "midpoint"}},
+    "fireflow",
+    "dpmpp_2m",
+)
+DEFAULT_PROMPTS = ("a handwritten 3", "the digit seven", "eight")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A sampler on a grid, to be run from every noise.
+
+    Attributes:
+        sampler: the method.
+        grid: its schedule.
+        nfe: model calls.
+        schedule_options: options of the schedule, for the rows.
+    """
+
+    sampler: Sampler
+    grid: SigmaGrid
+    nfe: int
+    schedule_options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The error of samplers against the number of model calls, on one model.
+
+    Args:
+        model: see :func:`flowsamplers.flows.load_flow`.
+        prompts: conditions; one None for a model without.
+        seeds: of the noises; every prompt is run from every noise.
+        samplers: names, configurations or objects; none of them stochastic or adaptive.
+        nfe: budgets of model calls; each sampler takes as many steps as fit in each.
+        schedule: name of a schedule.
+        schedule_options: its options; ``tokens`` is filled in from the model.
+        mu: for ``flux2``: a number, or ``"fixed"`` to hold the empirical mu of 50 steps, so that grids of one family are
+            compared, or ``"follow"`` to let it follow the number of steps as the pipeline does.
+        flow_options: given to the model's loader: height, width, guidance_scale, dtype, device, offload, full_time.
+        max_batch: rows in one model call.
+        reference_evaluations: budget of the reference, in model calls.
+
+    Raises:
+        ValueError: budgets below 1, nothing to do, a sampler that has no place here.
+
+    Example:
+        >>> study = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8))
+        >>> [(p.grid.steps, p.nfe) for p in study.plan(tokens=8)]
+        [(4, 4), (8, 8), (2, 4), (4, 8)]
+    """
+
+    model: str = "klein-digits"
+    prompts: Sequence[str | None] = DEFAULT_PROMPTS
+    seeds: Sequence[int] = (0, 1, 2)
+    samplers: Sequence[SamplerLike] = DEFAULT_SAMPLERS
+    nfe: Sequence[int] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    schedule: str = "flux2"
+    schedule_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    mu: float | Literal["fixed", "follow"] = "fixed"
+    flow_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    max_batch: int = 64
+    reference_evaluations: int = 3200
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked before a model is loaded."""
+        for name in ("prompts", "seeds", "samplers", "nfe"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}=[]: a study needs at least one")
+        for budget in self.nfe:
+            if budget < 1:
+                raise ValueError(f"nfe={budget}: a budget is at least 1 model call")
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch={self.max_batch}: a model call needs at least 1 row")
+        for sampler in map(get_sampler, self.samplers):
+            if sampler.stochastic or sampler.adaptive:
+                kind = "stochastic" if sampler.stochastic else "adaptive"
+                raise ValueError(
+                    f"sampler {to_config(sampler)['name']!r} is {kind}: it has no error against the number of steps"
+                )
+        if isinstance(self.mu, str) and self.mu not in ("fixed", "follow"):
+            raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
+
+    def grid(self, steps: int, tokens: int) -> tuple[SigmaGrid, dict[str, Any]]:
+        """The schedule of N steps for a model of this many tokens, and its options."""
+        options = dict(self.schedule_options)
+        if self.schedule in ("flux1", "flux2"):
+            options.setdefault("tokens", tokens)
+        if self.schedule == "flux2" and "mu" not in options and self.mu != "follow":
+            fixed = empirical_mu(tokens=options["tokens"], steps=PIPELINE_STEPS)
+            options["mu"] = fixed if self.mu == "fixed" else self.mu
+        return get_schedule(self.schedule, steps, **options), options
+
+    def plan(self, tokens: int) -> list[Planned]:
+        """The runs: for each sampler and budget the largest number of steps that fits, each number once."""
+        planned: list[Planned] = []
+        for sampler in map(get_sampler, self.samplers):
+            done: set[int] = set()
+            for budget in sorted(self.nfe):
+                steps = largest_steps(sampler, budget, lambda n: self.grid(n, tokens)[0])
+                if steps and steps not in done:
+                    done.add(steps)
+                    grid, options = self.grid(steps, tokens)
+                    planned.append(Planned(sampler, grid, nfe(sampler, grid), options))
+        return planned
+
+    def settings(self) -> dict[str, Any]:
+        """What defines the study, as JSON values."""
+        values = asdict(self)
+        values["samplers"] = [to_config(get_sampler(s)) for s in self.samplers]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def run(self, folder: str | Path, *, progress: Progress | None = None) -> Results:
+        """Run it, and write rows, figures and the image grid into a folder; see :func:`flowsamplers.study.run.run`."""
+        from flowsamplers.study.run import run  # noqa: PLC0415  (a plan needs no runner)
+
+        return run(self, Path(folder), progress=progress)
+
+
+def largest_steps(sampler: Sampler, budget: int, grid_of: Any) -> int:
+    """The largest number of steps whose dry run needs at most ``budget`` model calls; 0 if not even one fits.
+
+    >>> from flowsamplers.schedules import linear
+    >>> largest_steps(get_sampler("heun"), 9, linear), largest_steps(get_sampler("rk4"), 3, linear)
+    (4, 0)
+    """
+    return bisect_right(range(1, budget + 1), budget, key=lambda steps: nfe(sampler, grid_of(steps)))

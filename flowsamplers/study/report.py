@@ -1,0 +1,95 @@
+"""A study in words: the table, the best at each budget, the orders, the sentence to take away."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from flowsamplers.study.run import Results
+
+WIDTH = 80
+_SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def terminal(results: Results) -> str:
+    """Everything, in at most 80 columns."""
+    parts = [table(results), best_lines(results), order_lines(results), takeaway(results)]
+    if results.settings.get("flow", {}).get("is_distilled"):
+        parts.append(
+            "This model is distilled for a few steps: its ODE has no limit that means quality. Read these\n"
+            "figures as the distance from its own fine solution, not as how good the pictures are."
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(results: Results) -> str:
+    """Rows samplers, columns model calls: the geometric mean of the relative error."""
+    nfes = sorted({row.nfe for row in results.rows})
+    name_width = max(len(name) for name in results.labels)
+    room = (WIDTH - name_width) // 9
+    columns = ([n for n in _SHOWN if n in nfes] or nfes)[:room]
+    head = f"{'model calls':<{name_width}}" + "".join(f"{n:>9}" for n in columns)
+    lines = ["Relative error of the final latents (geometric mean over prompts and seeds)", head]
+    for name in results.labels:
+        nfe, errors = results.curve(name)
+        at = dict(zip(nfe, errors, strict=True))
+        cells = "".join(f"{at[n]:>9.1e}" if n in at else f"{_within(results, name, n):>9}" for n in columns)
+        lines.append(f"{name:<{name_width}}{cells}")
+    lines.append(f"{'reference':<{name_width}}  its own relative error is at most {results.reference_error:.1e}")
+    failed = sum(row.status != "ok" for row in results.rows)
+    if failed:
+        lines.append(f"{failed} of {len(results.rows)} runs failed; rows.jsonl says why")
+    return "\n".join(lines)
+
+
+def _within(results: Results, name: str, budget: int) -> str:
+    """The error with fewer calls than the budget, in brackets, where the sampler cannot spend it exactly."""
+    nfes, _ = results.curve(name)
+    fewer = [n for n in nfes if n < budget]
+    error = results.error(name, budget)
+    return f"({error:.0e})" if error is not None and fewer and fewer[-1] >= budget / 2 else "-"
+
+
+def best_lines(results: Results) -> str:
+    """The best sampler at each budget."""
+    lines = ["Best at each budget of model calls"]
+    for n in _SHOWN:
+        best = results.best(n)
+        if best and n in {row.nfe for row in results.rows}:
+            lines.append(f"{n:>5}  {best[0]:<24}{best[1]:.1e}")
+    return "\n".join(lines)
+
+
+def order_lines(results: Results) -> str:
+    """What the errors say of each declared order."""
+    width = max(len(name) for name in results.labels)
+    lines = ["Order, from the errors against the number of steps"]
+    for name, verdict in results.orders().items():
+        window = f"  on {verdict.window[0]:g} to {verdict.window[1]:g} steps" if verdict.window else ""
+        lines.append(f"{name:<{width}}  {verdict}{window}")
+    return "\n".join(lines)
+
+
+def takeaway(results: Results, budget: int = 8) -> str:
+    """One sentence, computed from the rows: the best at a budget, against Euler's method."""
+    nfes = sorted({row.nfe for row in results.rows})
+    budget = budget if budget in nfes else nfes[len(nfes) // 2]
+    best = results.best(budget)
+    euler = results.error("euler", budget)
+    if best is None:
+        return ""
+    name, error = best
+    start = f"With {budget} model calls {name} has the smallest error, {error:.1e}"
+    if euler is None or name == "euler":
+        return start + "."
+    needed = _calls_for("euler", error, results, nfes)
+    more = f"euler needs {needed} calls for that" if needed else f"euler does not get there in {nfes[-1]}"
+    return _wrapped(f"{start}: {euler / error:.1f} times less than euler ({euler:.1e}); {more}.")
+
+
+def _calls_for(name: str, error: float, results: Results, nfes: Sequence[int]) -> int | None:
+    return next((n for n in nfes if (e := results.error(name, n)) is not None and e <= error), None)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH)
