@@ -136,7 +136,7 @@ class KleinFlow:
         self.text_encoder_out_layers = text_encoder_out_layers
         self.full_time = full_time
         self.batched_guidance = batched_guidance
-        self.name = name or str(self.pipe.config._name_or_path or type(pipe).__name__)
+        self.name = name or str(self.pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.forward_passes = 0
         self._embeddings: dict[str, tuple[Tensor, Tensor]] = {}
 

@@ -131,8 +131,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             raise unknown("check", check, ["finite"])
         self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
         if isinstance(sampler, Sampler):
-            config = to_config(self._method)
-            self.register_to_config(sampler=config["name"], sampler_options=config["options"])
+            self._register_object(self._method)
         self._shift = shift
         self._check_respacing()
         train = torch.arange(num_train_timesteps, 0, -1, dtype=torch.float32) / num_train_timesteps
@@ -235,6 +234,14 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             time_shift_type=config.time_shift_type,
             sigma_range=(self.sigma_max, self.sigma_min),
             arithmetic="stock",
+        )
+
+    def _register_object(self, method: Sampler) -> None:
+        """Put a sampler object into the configuration as a name and JSON options, and no longer as defaults."""
+        config = to_config(method)
+        defaults = [k for k in self.config.get("_use_default_values", []) if k not in ("sampler", "sampler_options")]
+        self.register_to_config(
+            sampler=config["name"], sampler_options=config["options"], _use_default_values=defaults
         )
 
     def _check_respacing(self) -> None:

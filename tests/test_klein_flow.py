@@ -1,0 +1,143 @@
+"""The velocity field of a Klein pipeline is the pipeline's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+import flowsamplers as fs  # noqa: E402
+from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, full_precision_time, load_klein  # noqa: E402
+from klein import PROMPT, latents, pipeline  # noqa: E402
+
+MODELS = pytest.mark.parametrize(("distilled", "guidance"), [(False, 4.0), (True, 1.0)], ids=["base", "distilled"])
+
+
+def flow_of(pipe, **options) -> KleinFlow:
+    return KleinFlow(pipe, PROMPT, height=16, width=16, **options)
+
+
+@MODELS
+def test_euler_in_float32_equals_the_stock_pipeline_bit_for_bit(distilled, guidance) -> None:
+    pipe = pipeline(distilled=distilled)
+    flow = flow_of(pipe, guidance_scale=guidance)
+    run = fs.trace(flow.velocity, flow.noise([0]), fs.schedules.flux2(6, tokens=16, arithmetic="stock"), "euler")
+    stock = latents(pipe, steps=6, guidance=guidance)
+    assert all(torch.equal(a, b) for a, b in zip(run.states[1:], stock, strict=True))
+
+
+@MODELS
+def test_euler_in_bfloat16_with_stocks_rounding_equals_the_stock_pipeline_bit_for_bit(distilled, guidance) -> None:
+    pipe = pipeline(torch.bfloat16, distilled=distilled)
+    flow = flow_of(pipe, guidance_scale=guidance)
+    scheduler = FlowSamplerScheduler.from_config(pipe.scheduler.config, carry="model")
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 6, 6), mu=fs.schedules.empirical_mu(tokens=16, steps=6))
+    x = flow.noise([0])
+    for i, t in enumerate(scheduler.timesteps):
+        x = scheduler.step(flow.velocity(x, scheduler.sigmas[i].expand(1)), t, x, return_dict=False)[0]
+    assert torch.equal(x, latents(pipe, steps=6, guidance=guidance)[-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoded_images_are_the_pipelines_pixel_for_pixel(dtype) -> None:
+    pipe = pipeline(dtype)
+    flow = flow_of(pipe)
+    final = latents(pipe, steps=3)[-1]
+    call = {"prompt": PROMPT, "height": 16, "width": 16, "num_inference_steps": 3, "max_sequence_length": 32}
+    image = pipe(**call, generator=torch.Generator().manual_seed(0)).images[0]
+    assert np.array_equal(np.asarray(flow.decode(final)[0]), np.asarray(image))
+
+
+def test_noise_of_each_row_is_what_the_pipeline_draws_for_its_seed() -> None:
+    pipe = pipeline()
+    both = flow_of(pipe).noise([4, 9])
+    for row, seed in zip(both, (4, 9), strict=True):
+        latent, _ = pipe.prepare_latents(1, 4, 16, 16, torch.float32, "cpu", torch.Generator().manual_seed(seed))
+        assert torch.equal(row, latent[0])
+
+
+def test_rows_of_a_batch_have_prompts_of_their_own() -> None:
+    flow = flow_of(pipeline())
+    x, sigma = flow.noise([0, 1, 2]), torch.tensor([1.0, 0.7, 0.2])
+    prompts = ["three", "the digit seven", None]
+    together = flow.velocity(x, sigma, prompts)
+    for i, prompt in enumerate(prompts):
+        alone = flow.velocity(x[i : i + 1], sigma[i : i + 1], [prompt])
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-4)
+    assert not torch.allclose(together[:1], flow.velocity(x[:1], sigma[:1], ["eight"]), atol=1e-2)
+
+
+def test_guidance_in_one_batch_equals_two_passes() -> None:
+    pipe = pipeline()
+    two, one = flow_of(pipe), flow_of(pipe, batched_guidance=True)
+    x, sigma = two.noise([0, 1]), torch.tensor([0.9, 0.4])
+    assert torch.allclose(two.velocity(x, sigma), one.velocity(x, sigma), atol=1e-4)
+    assert two.forward_passes == one.forward_passes == 4
+
+
+def test_forward_passes_are_counted() -> None:
+    base, plain = flow_of(pipeline()), flow_of(pipeline(), guidance_scale=1.0)
+    grid = fs.schedules.flux2(3, tokens=16)
+    for flow, passes in ((base, 2), (plain, 1)):
+        fs.sample(flow.velocity, flow.noise([0, 1]), grid, "heun")
+        assert flow.passes_per_evaluation == passes
+        assert flow.forward_passes == 2 * fs.nfe("heun", grid) * passes
+
+
+def test_a_distilled_model_ignores_guidance_and_says_so(caplog) -> None:
+    flow = flow_of(pipeline(distilled=True), guidance_scale=3.0)
+    assert flow.passes_per_evaluation == 1
+    assert "ignored: the model is distilled" in caplog.text
+
+
+def test_full_precision_time_tells_times_apart_that_bfloat16_does_not() -> None:
+    pipe = pipeline(torch.bfloat16)
+    rounded, exact = flow_of(pipe, guidance_scale=1.0), flow_of(pipe, guidance_scale=1.0, full_time=True)
+    x = rounded.noise([0])
+    a, b = torch.tensor([0.7672]), torch.tensor([0.7664])  # 767.2 and 766.4 are both 768 in bfloat16
+    assert torch.equal(rounded.velocity(x, a), rounded.velocity(x, b))
+    assert not torch.equal(exact.velocity(x, a), exact.velocity(x, b))
+
+
+def test_full_precision_time_changes_nothing_in_float32_and_leaves_no_hooks() -> None:
+    pipe = pipeline()
+    plain, exact = flow_of(pipe), flow_of(pipe, full_time=True)
+    x, sigma = plain.noise([0]), torch.tensor([0.5])  # 500 and 0.5 are exact, so no rounding differs
+    assert torch.equal(plain.velocity(x, sigma), exact.velocity(x, sigma))
+    assert not pipe.transformer._forward_pre_hooks
+    assert not pipe.transformer.time_guidance_embed.time_proj._forward_pre_hooks
+    with pytest.raises(ValueError, match="only FLUX.2 transformers"), full_precision_time(torch.nn.Linear(1, 1)):
+        pass
+
+
+def test_offload_works_where_there_is_only_a_cpu_or_says_why_not() -> None:
+    try:
+        pipe = load_klein("klein-digits", offload="model", device="cpu")
+    except (RuntimeError, ValueError) as error:
+        assert "accelerator" in str(error).lower()
+        return
+    flow = flow_of(pipe)
+    assert flow.velocity(flow.noise([0]), torch.ones(1)).shape == (1, 16, 16)
+
+
+def test_bad_input_is_named(tmp_path) -> None:
+    flow = flow_of(pipeline())
+    with pytest.raises(ValueError, match=r"x of shape \(1, 4, 16\): this flow has rows of shape \(16, 16\)"):
+        flow.velocity(torch.zeros(1, 4, 16), torch.ones(1))
+    with pytest.raises(ValueError, match="condition: 1 prompts for 2 rows"):
+        flow.velocity(torch.zeros(2, 16, 16), torch.ones(2), ["a"])
+    with pytest.raises(ValueError, match="height=18: this model draws sizes that are multiples of 4"):
+        KleinFlow(pipeline(), height=18)
+    with pytest.raises(ValueError, match="guidance_scale=-1"):
+        KleinFlow(pipeline(), guidance_scale=-1)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load_klein(tmp_path / "missing" / "model")
+    with pytest.raises(FileNotFoundError, match="no model_index.json"):
+        load_klein(tmp_path)
+    with pytest.raises(ValueError, match="unknown model 'klein-digit': did you mean 'klein-digits'"):
+        load_klein("klein-digit")
+    with pytest.raises(ValueError, match="unknown dtype 'float23': did you mean 'float"):
+        load_klein(dtype="float23")
+    with pytest.raises(ValueError, match="unknown offload"):
+        load_klein(offload="modell")

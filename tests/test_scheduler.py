@@ -1,0 +1,388 @@
+"""The drop-in scheduler in the stock FLUX.2 Klein pipeline."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: E402
+
+import flowsamplers as fs  # noqa: E402
+from fields import every_fixed_sampler, every_variant  # noqa: E402
+from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow  # noqa: E402
+from klein import PROMPT, latents, pipeline  # noqa: E402
+
+BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+BOTH_MODELS = pytest.mark.parametrize(("distilled", "guidance"), [(False, 4.0), (True, 1.0)], ids=["base", "distilled"])
+
+
+def swapped(pipe, **options):
+    """The three words: the same pipeline with our scheduler."""
+    pipe.scheduler = FlowSamplerScheduler.from_config(pipe.scheduler.config, **options)
+    return pipe
+
+
+def options_of(sampler: fs.Sampler) -> dict:
+    config = fs.to_config(sampler)
+    return {"sampler": config["name"], "sampler_options": config["options"]}
+
+
+# Parity with stock
+
+
+@BOTH_DTYPES
+@BOTH_MODELS
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_euler_at_stocks_precision_is_stock_bit_for_bit(dtype, distilled, guidance, steps) -> None:
+    stock = latents(pipeline(dtype, distilled=distilled), steps=steps, guidance=guidance)
+    ours = latents(swapped(pipeline(dtype, distilled=distilled), carry="model"), steps=steps, guidance=guidance)
+    assert len(stock) == len(ours) == steps
+    assert all(torch.equal(a, b) for a, b in zip(stock, ours, strict=True))
+
+
+@BOTH_DTYPES
+def test_stochastic_sampling_at_stocks_precision_is_stock_bit_for_bit(dtype) -> None:
+    """The pipeline passes no generator to the scheduler, so both draw from torch's global one."""
+    runs = []
+    for scheduler in (FlowMatchEulerDiscreteScheduler, FlowSamplerScheduler):
+        pipe = pipeline(dtype)
+        extra = {"carry": "model"} if scheduler is FlowSamplerScheduler else {}
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config, stochastic_sampling=True, **extra)
+        torch.manual_seed(5)
+        runs.append(latents(pipe, steps=5))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_step_with_a_generator_is_stock_bit_for_bit(dtype, stochastic) -> None:
+    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    results = []
+    for scheduler in (
+        FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=stochastic),
+        FlowSamplerScheduler(shift=3.0, stochastic_sampling=stochastic, carry="model"),
+    ):
+        scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.55, 0.3, 0.1])
+        generator, sample, seen = torch.Generator().manual_seed(1), x, []
+        for t in scheduler.timesteps:
+            v = torch.sin(3 * sample)
+            sample = scheduler.step(v, t, sample, generator=generator, return_dict=False)[0]
+            seen.append(sample)
+        results.append(seen)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_per_token_timesteps_are_stock() -> None:
+    x, v = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    times = torch.tensor([[1000.0, 800.0, 300.0, 300.0], [550.0, 800.0, 100.0, 40.0]])
+    outs = []
+    for scheduler in (FlowMatchEulerDiscreteScheduler(), FlowSamplerScheduler(carry="model")):
+        scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.55, 0.3, 0.1])
+        outs.append(scheduler.step(v, scheduler.timesteps[0], x, per_token_timesteps=times).prev_sample)
+    assert torch.equal(*outs)
+
+
+def test_scale_noise_is_stock() -> None:
+    x, n = torch.randn(2, 4), torch.randn(2, 4)
+    for begin in (None, 2):
+        outs = []
+        for scheduler in (FlowMatchEulerDiscreteScheduler(shift=2.0), FlowSamplerScheduler(shift=2.0)):
+            scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.55, 0.3])
+            if begin is not None:
+                scheduler.set_begin_index(begin)
+            outs.append(scheduler.scale_noise(x, scheduler.timesteps[1:3], n))
+        assert torch.equal(*outs)
+
+
+def test_the_training_schedule_before_set_timesteps_is_stock() -> None:
+    for config in ({}, {"shift": 3.0}, {"use_dynamic_shifting": True, "shift": 3.0}):
+        stock, ours = FlowMatchEulerDiscreteScheduler(**config), FlowSamplerScheduler(**config)
+        assert torch.equal(stock.sigmas, ours.sigmas)
+        assert torch.equal(stock.timesteps, ours.timesteps)
+        assert (stock.sigma_min, stock.sigma_max, len(stock)) == (ours.sigma_min, ours.sigma_max, len(ours))
+
+
+def test_set_shift_is_stock() -> None:
+    for call in ({"num_inference_steps": 5}, {"sigmas": [1.0, 0.6, 0.3]}):
+        outs = []
+        for scheduler in (FlowMatchEulerDiscreteScheduler(shift=3.0), FlowSamplerScheduler(shift=3.0)):
+            scheduler.set_shift(1.7)
+            scheduler.set_timesteps(**call)
+            outs.append((scheduler.sigmas, scheduler.timesteps, scheduler.shift))
+        assert torch.equal(outs[0][0], outs[1][0])
+        assert torch.equal(outs[0][1], outs[1][1])
+        assert outs[0][2] == outs[1][2]
+
+
+def test_custom_timesteps_are_told_to_the_model_as_given() -> None:
+    given = [1000.0, 700.0, 200.0]
+    scheduler = FlowSamplerScheduler(shift=3.0)
+    scheduler.set_timesteps(timesteps=given)
+    assert scheduler.timesteps.tolist() == given
+    between = FlowSamplerScheduler(sampler="midpoint")
+    between.set_timesteps(sigmas=[1.0, 0.5], timesteps=[900.0, 300.0])
+    assert between.timesteps.tolist() == [900.0, 600.0, 300.0, 150.0]
+
+
+# Every sampler
+
+
+@BOTH_DTYPES
+@BOTH_MODELS
+@every_fixed_sampler
+def test_every_sampler_runs_up_to_the_image(name, dtype, distilled, guidance) -> None:
+    pipe = swapped(pipeline(dtype, distilled=distilled), sampler=name, seed=0)
+    calls = []
+    image = pipe(
+        prompt=PROMPT,
+        height=16,
+        width=16,
+        num_inference_steps=3,
+        guidance_scale=guidance,
+        max_sequence_length=32,
+        generator=torch.Generator().manual_seed(0),
+        callback_on_step_end=lambda p, i, t, k: calls.append((k["latents"].dtype, bool(k["latents"].isfinite().all()))) or {},
+    ).images[0]
+    assert image.size == (16, 16)
+    assert np.asarray(image).std() > 0
+    assert calls == [(dtype, True)] * fs.nfe(name, pipe.scheduler.grid)
+
+
+@every_variant
+def test_the_pipeline_equals_direct_sampling_bit_for_bit(sampler) -> None:
+    pipe = swapped(pipeline(), **options_of(sampler), seed=3)
+    last = latents(pipe, steps=5)[-1]
+    flow = KleinFlow(pipe, PROMPT, height=16, width=16)
+    direct = fs.sample(flow.velocity, flow.noise([0]), pipe.scheduler.grid, sampler, seed=3)
+    assert torch.equal(last, direct)
+
+
+@every_variant
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"])
+@BOTH_DTYPES
+def test_a_copy_between_any_two_model_calls_changes_nothing(sampler, copied, dtype) -> None:
+    def exchange(pipe, i, t, values):
+        pipe.scheduler = copied(pipe.scheduler)
+        return {}
+
+    options = {**options_of(sampler), "seed": 3}
+    plain = latents(swapped(pipeline(dtype), **options))
+    exchanged = latents(swapped(pipeline(dtype), **options), callback=exchange)
+    assert all(torch.equal(a, b) for a, b in zip(plain, exchanged, strict=True))
+
+
+@every_fixed_sampler
+def test_the_same_seed_gives_the_same_image_in_any_batch(name) -> None:
+    """The latents of one image do not depend on its neighbours, up to the rounding of batched matrix products."""
+
+    def run(seeds: list[int], own: list[int]) -> torch.Tensor:
+        pipe = swapped(pipeline(), sampler=name, seed=own)
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        return latents(pipe, prompt=[PROMPT] * len(seeds), generator=generators)[-1]
+
+    together, alone = run([1, 2, 3], [7, 8, 9]), run([2], [8])
+    assert torch.allclose(together[1:2], alone, atol=2e-4, rtol=0)
+
+
+@every_fixed_sampler
+def test_timesteps_are_those_of_the_dry_run(name) -> None:
+    scheduler = FlowSamplerScheduler(sampler=name, shift=3.0)
+    scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.3])
+    assert scheduler.timesteps.dtype == torch.float32
+    expected = torch.tensor([e.sigma for e in fs.dry_run(name, scheduler.grid)]) * 1000
+    assert torch.equal(scheduler.timesteps, expected)
+    assert len(scheduler.sigmas) == len(scheduler.timesteps) + 1
+
+
+@every_fixed_sampler
+def test_an_edit_in_any_callback_appears_in_the_result(name) -> None:
+    """With a constant velocity the effect of a shift is the shift itself; fresh noise replaces a part of it."""
+    sampler = fs.get_sampler(name)
+    v = torch.full((1, 3), 0.25)
+    for inplace in (False, True):
+        scheduler = FlowSamplerScheduler(sampler=name, seed=0)
+        scheduler.set_timesteps(sigmas=[1.0, 0.7, 0.3])
+        calls = len(scheduler.timesteps)
+        ends = []
+        for edited in range(-1, calls):
+            run = copy.deepcopy(scheduler)
+            sample = torch.zeros(1, 3)
+            for i, t in enumerate(run.timesteps):
+                sample = run.step(v, t, sample, return_dict=False)[0]
+                if i == edited:
+                    sample = sample.add_(torch.tensor([0.0, 8.0, 0.0])) if inplace else sample + torch.tensor([0.0, 8.0, 0.0])
+            ends.append(sample)
+        for i, end in enumerate(ends[1:]):
+            assert torch.equal(end[:, [0, 2]], ends[0][:, [0, 2]])  # what was not edited stays as it was, bit for bit
+            if not sampler.stochastic:
+                assert (end[:, 1] - ends[0][:, 1]).item() > 4, i
+            if not sampler.stochastic and "last" not in sampler.options:
+                assert (end[:, 1] - ends[0][:, 1]).item() == pytest.approx(8.0, abs=1e-5)
+
+
+@every_fixed_sampler
+@pytest.mark.parametrize("strength", [0.05, 0.35, 0.6, 0.99])
+def test_a_run_begun_anywhere_ends_at_zero(name, strength) -> None:
+    """What inpainting does: slice the list of timesteps, begin there, with data at that noise level."""
+    scheduler = FlowSamplerScheduler(sampler=name, seed=0)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0.1, 10))
+    begin = int((1 - strength) * len(scheduler.timesteps))
+    scheduler.set_begin_index(begin)
+    data, noise = torch.full((1, 4), 2.0), torch.randn(1, 4)
+    sample = scheduler.scale_noise(data, scheduler.timesteps[begin : begin + 1], noise)
+    for t in scheduler.timesteps[begin:]:
+        sigma = (t / 1000).item()
+        v = (sample - data) / sigma if sigma > 0 else noise - data  # the flow of a single data point: straight to it
+        sample = scheduler.step(v, t, sample, return_dict=False)[0]
+    assert torch.allclose(sample, data, atol=1e-5)
+
+
+# Precision
+
+
+def test_stock_does_not_apply_minus_one_in_bfloat16_and_we_do() -> None:
+    """The dt that reach the sample, probed with a constant velocity of one, at 4,096 tokens."""
+    one, applied = torch.ones(1, 1, dtype=torch.bfloat16), {}
+    for steps in (4, 8, 28, 50):
+        mu = fs.schedules.empirical_mu(tokens=4096, steps=steps)
+        for kind, scheduler in (
+            ("stock", FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)),
+            ("ours", FlowSamplerScheduler(use_dynamic_shifting=True)),
+        ):
+            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), mu=mu)
+            total = 0.0
+            for i, t in enumerate(scheduler.timesteps):
+                # The state is zero at each step of stock, so that what it adds is seen before the state is rounded.
+                if kind == "stock":
+                    scheduler.set_begin_index(i)
+                    scheduler._step_index = None
+                    total += scheduler.step(one, t, torch.zeros(1, 1), return_dict=False)[0].double().item()
+                else:
+                    sample = torch.zeros(1, 1, dtype=torch.bfloat16) if i == 0 else sample
+                    sample = scheduler.step(one, t, sample, return_dict=False)[0]
+                    total = scheduler._stepper.point.item()
+            applied[kind, steps] = total
+    assert [round(applied["stock", n], 5) for n in (4, 8, 28, 50)] == [-0.99829, -0.99872, -0.99948, -1.00023]
+    assert all(abs(applied["ours", n] + 1) <= n * 2**-23 for n in (4, 8, 28, 50))
+
+
+def test_the_error_keeps_falling_where_stocks_rises() -> None:
+    """Euler in a bfloat16 pipeline, against a fine float32 solution of the same bfloat16 network."""
+    flow = KleinFlow(pipeline(torch.bfloat16), PROMPT, height=16, width=16, guidance_scale=1.0)
+    truth = fs.sample(flow.velocity, flow.noise([0]).float(), fs.schedules.shift(1024, shift=3.0), "euler").double()
+    curves = {"stock": [], "ours": []}
+    for steps in (8, 64, 512):
+        sigmas = fs.schedules.pipeline_sigmas(steps)
+        for kind, cls in (("stock", FlowMatchEulerDiscreteScheduler), ("ours", FlowSamplerScheduler)):
+            scheduler = cls(shift=3.0)
+            scheduler.set_timesteps(sigmas=sigmas)
+            scheduler.set_begin_index(0)
+            x = flow.noise([0])
+            for t in scheduler.timesteps:
+                x = scheduler.step(flow.velocity(x, t.expand(1) / 1000), t, x, return_dict=False)[0]
+            curves[kind].append(((x.double() - truth).norm() / truth.norm()).item())
+    print(curves)
+    assert curves["ours"][0] > curves["ours"][1] > curves["ours"][2]
+    assert curves["stock"][2] > curves["stock"][1]
+    assert curves["ours"][2] < curves["stock"][2] / 3
+
+
+def test_the_models_dtype_is_returned_and_a_float32_master_kept() -> None:
+    for carry, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        scheduler = FlowSamplerScheduler(carry=carry)
+        scheduler.set_timesteps(sigmas=[1.0, 0.5])
+        x = torch.randn(1, 3).bfloat16()
+        out = scheduler.step(x, scheduler.timesteps[0], x, return_dict=False)[0]
+        assert out.dtype == torch.bfloat16
+        assert scheduler._stepper.point.dtype == dtype
+
+
+# Configuration
+
+
+def test_options_travel_as_json(tmp_path) -> None:
+    for name in ("ab2", "dpmpp_2m"):
+        for last in ("midpoint", {"name": "heun", "options": {}}):
+            scheduler = FlowSamplerScheduler(sampler=name, sampler_options={"last": last}, carry="float64", seed=[1, 2])
+            scheduler.save_pretrained(tmp_path)
+            again = FlowSamplerScheduler.from_pretrained(tmp_path)
+            assert again._method == scheduler._method
+            options = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+            assert {k: v for k, v in again.config.items() if not k.startswith("_")} == options
+
+
+@every_variant
+def test_every_sampler_object_becomes_configuration_and_comes_back(sampler) -> None:
+    scheduler = FlowSamplerScheduler(sampler=sampler)
+    assert isinstance(scheduler.config.sampler, str)
+    again = FlowSamplerScheduler.from_config(scheduler.config)
+    assert again._method == sampler
+
+
+def test_a_note_names_the_real_number_of_model_calls(caplog) -> None:
+    with caplog.at_level(logging.WARNING, logger="flowsamplers_diffusers"):
+        for name in ("euler", "heun"):
+            scheduler = FlowSamplerScheduler(sampler=name)
+            scheduler.set_timesteps(sigmas=[1.0, 0.5])
+            scheduler.set_timesteps(sigmas=[1.0, 0.5])
+    assert [r.getMessage() for r in caplog.records] == ["sampler 'heun': 2 steps take 4 model calls"]
+
+
+def test_mu_can_be_held_and_sigmas_be_final() -> None:
+    held = FlowSamplerScheduler(use_dynamic_shifting=True, mu=0.0)
+    held.set_timesteps(sigmas=[1.0, 0.5], mu=2.3)
+    assert held.sigmas.tolist() == [1.0, 0.5, 0.0]
+    final = FlowSamplerScheduler(use_dynamic_shifting=True, final_sigmas=True)
+    final.set_timesteps(sigmas=[1.0, 0.4, 0.0], mu=2.3)
+    assert final.sigmas.tolist() == pytest.approx([1.0, 0.4, 0.0])
+
+
+def test_an_adaptive_sampler_is_refused() -> None:
+    class Adaptive(fs.Sampler):
+        adaptive = True
+
+    with pytest.raises(ValueError, match="adaptive: it chooses its model calls as it goes"):
+        FlowSamplerScheduler(sampler=Adaptive())
+
+
+def test_bad_input_is_named() -> None:
+    scheduler = FlowSamplerScheduler()
+    x = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="call set_timesteps first"):
+        scheduler.step(x, torch.tensor(1000.0), x)
+    with pytest.raises(ValueError, match="unknown sampler 'huen': did you mean 'heun'"):
+        FlowSamplerScheduler(sampler="huen")
+    with pytest.raises(ValueError, match="unknown option of AdamsBashforth2 'lst'"):
+        FlowSamplerScheduler(sampler="ab2", sampler_options={"lst": "euler"})
+    with pytest.raises(ValueError, match=r"unknown option 'last'.*sampler_options=\{'last': \.\.\.\}"):
+        FlowSamplerScheduler.from_config(scheduler.config, sampler="ab2", last="midpoint")
+    with pytest.raises(ValueError, match="unknown carry 'bfloat16'"):
+        FlowSamplerScheduler(carry="bfloat16")
+    with pytest.raises(ValueError, match="only one re-spacing"):
+        FlowSamplerScheduler(use_karras_sigmas=True, use_beta_sigmas=True)
+    with pytest.raises(ValueError, match="excludes sampler='heun'"):
+        FlowSamplerScheduler(sampler="heun", stochastic_sampling=True)
+    with pytest.raises(ValueError, match="mu=None"):
+        FlowSamplerScheduler(use_dynamic_shifting=True).set_timesteps(4)
+    with pytest.raises(ValueError, match="steps=0: a schedule needs at least 1 step"):
+        scheduler.set_timesteps(0)
+    scheduler.set_timesteps(sigmas=[1.0])
+    with pytest.raises(ValueError, match="timestep=3: pass an entry of scheduler.timesteps"):
+        scheduler.step(x, 3, x)
+    with pytest.raises(ValueError, match="s_churn=0.5: no sampler here honours it"):
+        scheduler.step(x, scheduler.timesteps[0], x, s_churn=0.5)
+    with pytest.raises(ValueError, match=r"timestep=500.0: not in the schedule, whose nearest entry is 1000.0"):
+        scheduler.step(x, torch.tensor(500.0), x)
+    scheduler.step(x, scheduler.timesteps[0], x)
+    with pytest.raises(IndexError, match="the schedule has 1 model calls, and all have been made"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    checked = FlowSamplerScheduler(check="finite")
+    checked.set_timesteps(sigmas=[1.0, 0.5])
+    with pytest.raises(FloatingPointError, match="step 0, stage 0, sigma 1.0"):
+        checked.step(x * torch.nan, checked.timesteps[0], x)
