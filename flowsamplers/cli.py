@@ -438,3 +438,7 @@ def progress(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
     finally:
         for bar in bars.values():
             bar.close()
+
+
+if __name__ == "__main__":
+    main()

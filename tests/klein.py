@@ -20,7 +20,7 @@ def _loaded(dtype: torch.dtype) -> Any:
 
 def pipeline(dtype: torch.dtype = torch.float32, *, distilled: bool = False, scheduler: Any = None) -> Any:
     """klein-digits with a scheduler of its own; the networks are shared."""
-    from diffusers import Flux2KleinPipeline, FlowMatchEulerDiscreteScheduler
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
 
     loaded = _loaded(dtype)
     stock = FlowMatchEulerDiscreteScheduler.from_config(loaded.scheduler.config)
@@ -29,7 +29,9 @@ def pipeline(dtype: torch.dtype = torch.float32, *, distilled: bool = False, sch
     return pipe
 
 
-def latents(pipe: Any, *, steps: int = 4, guidance: float = 4.0, seed: int = 0, callback: Any = None, **call: Any) -> list[Tensor]:
+def latents(
+    pipe: Any, *, steps: int = 4, guidance: float = 4.0, seed: int = 0, callback: Any = None, **call: Any
+) -> list[Tensor]:
     """The packed latents after every model call of a pipeline run."""
     seen: list[Tensor] = []
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-import flowsamplers as fs  # noqa: E402
-from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, full_precision_time, load_klein  # noqa: E402
-from klein import PROMPT, latents, pipeline  # noqa: E402
+import flowsamplers as fs
+from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, full_precision_time, load_klein
+from klein import PROMPT, latents, pipeline
 
 MODELS = pytest.mark.parametrize(("distilled", "guidance"), [(False, 4.0), (True, 1.0)], ids=["base", "distilled"])
 

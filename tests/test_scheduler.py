@@ -11,12 +11,12 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: E402
+from diffusers import FlowMatchEulerDiscreteScheduler
 
-import flowsamplers as fs  # noqa: E402
-from fields import every_fixed_sampler, every_variant  # noqa: E402
-from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow  # noqa: E402
-from klein import PROMPT, latents, pipeline  # noqa: E402
+import flowsamplers as fs
+from fields import every_fixed_sampler, every_variant
+from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow
+from klein import PROMPT, latents, pipeline
 
 BOTH_DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 BOTH_MODELS = pytest.mark.parametrize(("distilled", "guidance"), [(False, 4.0), (True, 1.0)], ids=["base", "distilled"])

@@ -47,7 +47,8 @@ class DPMSolverPP2M(Multistep):
     One evaluation a step. The first-order part is Euler's step, :math:`x + (\sigma' - \sigma) v`, and is computed as such.
     Where a step has infinite length in :math:`\lambda` the line through two predictions says nothing, and the correction is
     dropped: after a step from ``sigma = 1`` (a limit of the formula: r is infinite), and on a step to ``sigma = 0``, which is
-    Euler's.
+    Euler's. On grids that run to 0 the observed slope therefore creeps up to 2: 1.7 to 1.85 at 1,024 steps on this project's
+    mixture; between sigmas strictly inside (0, 1) it is 2.
 
     Args:
         last: policy of the last step, see :class:`Multistep`.

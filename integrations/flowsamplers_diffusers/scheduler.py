@@ -240,9 +240,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         """Put a sampler object into the configuration as a name and JSON options, and no longer as defaults."""
         config = to_config(method)
         defaults = [k for k in self.config.get("_use_default_values", []) if k not in ("sampler", "sampler_options")]
-        self.register_to_config(
-            sampler=config["name"], sampler_options=config["options"], _use_default_values=defaults
-        )
+        self.register_to_config(sampler=config["name"], sampler_options=config["options"], _use_default_values=defaults)
 
     def _check_respacing(self) -> None:
         chosen = [k for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if self.config[k]]

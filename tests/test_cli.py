@@ -1,0 +1,151 @@
+"""The command line: numbers, files, and errors that say what would be accepted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("diffusers")
+from click.testing import CliRunner
+
+from flowsamplers.cli import main, parse_sampler
+
+QUICK = ["study", "--model", "mixture", "--quiet", "--seed", "0", "--nfe", "4", "--nfe", "8"]
+
+
+def run(*args: str, code: int = 0) -> str:
+    result = CliRunner().invoke(main, list(args))
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result.output
+
+
+def test_the_schedule_of_the_experiment() -> None:
+    text = run("schedule", "--steps", "4", "--size", "1024x1024")
+    for number in ("2.291179894115571", "0.9673840", "908.1439", "-0.7671999", "-1.0000000", "tokens 4096"):
+        assert number in text
+    table = json.loads(run("schedule", "--steps", "4", "--json"))
+    assert table["sum"] == -1.0
+    assert len(table["sigmas"]) == 5
+
+
+def test_any_schedule_and_explicit_sigmas() -> None:
+    assert "sum of dt    -1.0000000" in run("schedule", "--schedule", "beta", "--steps", "8")
+    assert json.loads(run("schedule", "--sigmas", "1,0.5", "--json"))["dt"] == [-0.5, -0.5]
+
+
+def test_the_lists() -> None:
+    assert "rf_solver" in run("list")
+    assert "flux2" in run("list", "--schedules")
+    infos = json.loads(run("list", "--json"))
+    assert {"name": "fireflow", "nfe_at_8_steps": 9}.items() <= next(i for i in infos if i["name"] == "fireflow").items()
+    assert "2412.07517" in run("cite", "fireflow")
+
+
+def test_a_study_prints_a_table_and_writes_its_files(tmp_path) -> None:
+    text = run(*QUICK, "--sampler", "euler", "--sampler", "ab2:last=midpoint", "--out", str(tmp_path / "s"))
+    assert "ab2 last=midpoint" in text
+    assert max(map(len, text.splitlines()[:-1])) <= 80
+    assert {p.name for p in (tmp_path / "s").iterdir()} == {"error-vs-nfe.png", "rows.csv", "rows.jsonl", "study.json"}
+    rows = [json.loads(line) for line in run(*QUICK, "--json", "--out", str(tmp_path / "t")).splitlines()]
+    assert {r["status"] for r in rows} == {"ok"}
+
+
+def test_a_study_of_the_bundled_klein(tmp_path) -> None:
+    """The main job, small: one prompt, one seed, two samplers."""
+    options = ["--prompt", "three", "--seed", "0", "--nfe", "2", "--nfe", "4", "--sampler", "euler", "--sampler", "heun"]
+    text = run("study", "--quiet", *options, "--out", str(tmp_path / "s"))
+    assert "its own relative error" in text
+    assert (tmp_path / "s" / "images.png").is_file()
+    settings = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert settings["flow"]["guidance_scale"] == 4.0
+    assert settings["flow"]["dtype"] == "float32"
+
+
+def test_the_preset_of_the_experiment(tmp_path) -> None:
+    text = run("study", "--preset", "klein-steps", "--quiet", "--out", str(tmp_path))
+    for steps in (1, 2, 3, 4, 6, 10):
+        assert f"steps {steps}   tokens 16" in text
+    assert {p.name for p in tmp_path.iterdir()} == {"klein-steps.png", "klein-steps.txt"}
+
+
+def test_a_trace_prints_the_parts_and_every_model_call() -> None:
+    text = run("trace", "--sampler", "midpoint", "--steps", "2")
+    for part in ("Flux2Transformer2DModel", "AutoencoderKLFlux2", "Qwen3ForCausalLM", "is_distilled=False"):
+        assert part in text
+    assert "4 model calls, 8 forward passes" in text
+    rows = json.loads(run("trace", "--model", "mixture", "--steps", "3", "--json"))["evaluations"]
+    assert [r["step"] for r in rows] == [0, 1, 2]
+
+
+def test_generate_draws_an_image_or_a_grid(tmp_path) -> None:
+    one, grid = tmp_path / "one.png", tmp_path / "grid.png"
+    run("generate", "--steps", "2", "--out", str(one))
+    run("generate", "--steps", "1", "--steps", "2", "--sampler", "euler", "--sampler", "lcm", "--out", str(grid))
+    assert one.read_bytes().startswith(b"\x89PNG")
+    assert grid.stat().st_size > one.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["schedule", "--steps", "0"], "steps=0: a schedule needs at least 1 step"),
+        (["schedule", "--steps", "-2"], "steps=-2"),
+        (["schedule", "--size", "1024"], "give the size as WIDTHxHEIGHT"),
+        (["schedule", "--size", "8x8"], "width=8: an image side has at least 16 pixels"),
+        (["schedule", "--schedule", "flux"], "unknown schedule 'flux': did you mean"),
+        (["schedule", "--sigmas", "0,0.5,1"], "sigmas must fall strictly"),
+        (["schedule", "--sigmas", "1,nan,0"], "every sigma must be finite"),
+        (["schedule", "--sigmas", "1,x"], "'x' is no number"),
+        (["schedule", "--mu", "nan"], "mu=nan"),
+        ([*QUICK, "--sampler", "huen"], "unknown sampler 'huen': did you mean 'heun'?"),
+        ([*QUICK, "--sampler", "ab2:lst=euler"], "unknown option of AdamsBashforth2 'lst': did you mean 'last'?"),
+        ([*QUICK, "--sampler", "ab2:last"], "give options as name=value"),
+        ([*QUICK, "--sampler", "lcm"], "sampler 'lcm' is stochastic"),
+        ([*QUICK, "--nfe", "0"], "nfe=0: a budget is at least 1 model call"),
+        ([*QUICK, "--max-batch", "0"], "max_batch=0"),
+        ([*QUICK, "--mu", "hold"], "accepted are a number, 'fixed' and 'follow'"),
+        ([*QUICK, "--device", "cuda"], "device: a mixture has no such option"),
+        ([*QUICK, "--out", "/proc/nowhere/study"], "/proc/nowhere"),
+        (["study", "--model", "/no/such/folder"], "model '/no/such/folder': no such folder"),
+        (["study", "--model", "klein-digit"], "did you mean 'klein-digits'"),
+        (["trace", "--model", "mixture:nope"], "unknown mixture 'nope'"),
+        (["generate", "--size", "18x16"], "width=18: this model draws sizes that are multiples of 4"),
+        (["generate", "--steps", "0"], "steps=0"),
+        (["generate", "--model", "mixture"], "makes vectors, not images"),
+        (["cite", "huen"], "did you mean 'heun'"),
+    ],
+)
+def test_bad_input_is_named_and_exits_with_2(args: list[str], message: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = run(*args, code=2)
+    assert message in " ".join(text.split())
+    assert "Traceback" not in text
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_full_disk_is_a_message(tmp_path) -> None:
+    if not os.path.exists("/dev/full"):  # noqa: PTH110
+        pytest.skip("no /dev/full here")
+    text = run("generate", "--steps", "1", "--out", "/dev/full/image.png", code=2)
+    assert "Not a directory: " in text or "File exists" in text
+
+
+@pytest.mark.parametrize("command", ["study", "schedule", "list", "trace", "generate", "cite"])
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    assert f"flowsamplers {command}" in run(command, "--help").split("Options:")[0].split("\n", 1)[1]
+
+
+def test_the_script_is_installed() -> None:
+    out = subprocess.run([sys.executable, "-m", "flowsamplers.cli", "--version"], capture_output=True, text=True, check=False)
+    assert out.returncode == 0
+    assert "0.1.0" in out.stdout
+
+
+def test_samplers_are_parsed_with_their_options() -> None:
+    assert parse_sampler("lcm:eta=0.5").options == {"eta": 0.5}
+    assert parse_sampler("dpmpp_2m:last=euler,variable=neg_log_sigma").options == {"last": "euler", "variable": "neg_log_sigma"}

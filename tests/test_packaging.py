@@ -1,0 +1,112 @@
+"""What a user gets: a light import, typed packages, and arrows between modules that point one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+from importlib.resources import files
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+import pytest
+
+import flowsamplers as fs
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "flowsamplers"
+
+
+def test_the_import_works_and_loads_neither_diffusers_nor_transformers() -> None:
+    heavy = ["diffusers", "transformers", "click", "matplotlib", "hypothesis", "pytest", "flowsamplers_diffusers"]
+    code = f"import sys, flowsamplers; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_version_is_that_of_the_metadata() -> None:
+    assert fs.__version__ == version("flowsamplers")
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in fs.__all__:
+        value = getattr(fs, name)
+        assert not isinstance(value, type | FunctionType | ModuleType) or value.__doc__, name
+
+
+def test_packages_are_marked_as_typed() -> None:
+    for package in ("flowsamplers", "flowsamplers_diffusers"):
+        assert files(package).joinpath("py.typed").is_file()
+
+
+def test_models_are_found_by_name() -> None:
+    assert {e.name for e in entry_points(group="flowsamplers.flows")} >= {"klein", "mixture"}
+
+
+def test_the_bundled_model_is_small_and_says_where_it_comes_from() -> None:
+    folder = ROOT / "integrations" / "flowsamplers_diffusers" / "klein_digits"
+    content = [p for p in folder.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in content) <= 4_000_000
+    card = (folder / "README.md").read_text()
+    assert "Alpaydin" in card
+    assert "CC BY 4.0" in card
+    for path in content:
+        if path.suffix in (".json", ".md", ".jinja"):
+            assert "/tmp" not in path.read_text()
+            assert "_name_or_path" not in path.read_text()
+
+
+# The arrows of the house: a module may import only what stands before it.
+LEVELS = [
+    {"_errors"},
+    {"grid"},
+    {"noise"},
+    {"sampler"},
+    {"schedules", "samplers", "drive"},
+    {"flows", "reference"},
+    {"study", "testing"},
+    {"cli"},
+]
+WITHIN = {"samplers": {"drive"}, "schedules": set(), "drive": {"schedules", "samplers"}}
+
+
+def rooms() -> list[tuple[str, Path]]:
+    return [
+        (p.relative_to(PACKAGE).parts[0].removesuffix(".py"), p)
+        for p in PACKAGE.rglob("*.py")
+        if p.name != "__init__.py" or p.parent != PACKAGE
+    ]
+
+
+def imported(path: Path) -> list[tuple[str, bool]]:
+    """Modules that a file imports, and whether it does so when it is itself imported."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for node in ast.walk(node)}
+    found: list[tuple[str, bool]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, id(node) not in top))
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, id(node) not in top) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize(("room", "path"), rooms(), ids=lambda v: v.name if isinstance(v, Path) else v)
+def test_arrows_point_one_way(room: str, path: Path) -> None:
+    level = next(i for i, names in enumerate(LEVELS) if room in names)
+    for module, eager in imported(path):
+        parts = module.split(".")
+        assert parts[0] != "flowsamplers_diffusers"
+        assert not (eager and parts[0] in {"diffusers", "transformers", "matplotlib"}), f"{path}: {module}"
+        assert not (eager and parts[0] in {"click", "tqdm"} and room != "cli"), f"{path}: {module}"
+        if parts[0] == "flowsamplers" and len(parts) > 1 and parts[1] != room:
+            other = next(i for i, names in enumerate(LEVELS) if parts[1] in names)
+            allowed = other < level or (other == level and parts[1] in {"samplers", "schedules", "drive", "flows"})
+            assert allowed, f"{path.name} imports {module}"
+
+
+def test_nothing_names_a_file_that_outgrew_its_room() -> None:
+    """Two rooms, not one: no module of the library is longer than 600 lines."""
+    for _, path in rooms():
+        assert len(path.read_text().splitlines()) <= 600, path
