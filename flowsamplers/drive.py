@@ -318,12 +318,19 @@ class Stepper:
         """Whether no velocity of the current step has been received yet."""
         return not self._received
 
+    @property
+    def rests(self) -> bool:
+        """Whether the point is ``x`` itself, so that a host may even edit it in place."""
+        request = self._resume()
+        return request is None or (request.x is self._x and not self._received)
+
     def edit(self, point: Tensor) -> None:
         """The host goes on from ``point`` instead of :attr:`point`."""
-        request = self._resume()
-        if request is None or (request.x is self._x and not self._received):
+        if self.rests:
             self._x, self._work = point, None
         else:
+            request = self._request
+            assert request is not None
             before = torch.zeros_like(point) if self._offset is None else self._offset
             self._offset = torch.where(point == request.x + before, before, point - request.x)
 

@@ -132,12 +132,12 @@ def time_shift(sigmas: Values, mu: float, kind: Literal["exponential", "linear"]
         raise ValueError(f"mu={mu}: the time shift needs a finite number")
     t = _array(sigmas)
     strength = math.exp(mu) if kind == "exponential" else mu
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return strength / (strength + (1 / t - 1))
 
 
 def shift_sigmas(sigmas: Values, shift: float) -> Array:
-    r"""The static shift: :math:`\sigma \mapsto k\sigma / (1 + (k - 1)\sigma)`.
+    r"""The static shift: :math:`\sigma \mapsto k\sigma / (1 + (k - 1)\sigma)`, exact at 0 and 1.
 
     Example:
         >>> shift_sigmas([1.0, 0.5, 0.0], 3.0).tolist()
@@ -146,10 +146,9 @@ def shift_sigmas(sigmas: Values, shift: float) -> Array:
     Reference:
         arXiv:2403.03206, equation 23.
     """
-    if not (math.isfinite(shift) and shift > 0):
-        raise ValueError(f"shift={shift}: the static shift is a positive number; 1 changes nothing")
+    _check_shift(shift)
     s = _array(sigmas)
-    return shift * s / (1 + (shift - 1) * s)
+    return shift * s / (shift * s + (1 - s))
 
 
 def stretch_terminal(sigmas: Values, terminal: float) -> Array:
@@ -372,12 +371,13 @@ def flow_match_euler(
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)}: only one re-spacing of the sigmas can be used")
 
+    static = _shift_as_diffusers if arithmetic == "stock" else shift_sigmas
     given = np.float32 if arithmetic == "stock" else np.float64
     s = _base(steps, sigmas, timesteps, num_train_timesteps, given)
     if s is None:
         high, low = sigma_range or _training_ends(num_train_timesteps, 1.0 if use_dynamic_shifting else shift)
         s = np.linspace(high * num_train_timesteps, low * num_train_timesteps, steps or 0) / num_train_timesteps
-    s = time_shift(s, mu, time_shift_type) if use_dynamic_shifting and mu is not None else shift_sigmas(s, shift)
+    s = time_shift(s, mu, time_shift_type) if use_dynamic_shifting and mu is not None else static(s, shift)
     if shift_terminal:
         s = stretch_terminal(s, shift_terminal)
     for spacing in chosen.values():
@@ -508,9 +508,20 @@ def _base(
     return None if timesteps is None else _array(timesteps).astype(dtype) / train
 
 
+def _shift_as_diffusers(s: Array, shift: float) -> Array:
+    """The static shift in diffusers' order of operations, whose sum cancels near 1 where the shift is small."""
+    _check_shift(shift)
+    return shift * s / (1 + (shift - 1) * s)
+
+
+def _check_shift(shift: float) -> None:
+    if not (math.isfinite(shift) and shift > 0):
+        raise ValueError(f"shift={shift}: the static shift is a positive number; 1 changes nothing")
+
+
 def _training_ends(train: int, shift: float) -> tuple[float, float]:
     """First and last sigma of the training schedule, shifted, in float32 as diffusers computes them."""
-    ends = shift_sigmas(np.array([train, 1], dtype=np.float32) / train, shift)
+    ends = _shift_as_diffusers(np.array([train, 1], dtype=np.float32) / train, shift)
     return ends[0].item(), ends[1].item()
 
 

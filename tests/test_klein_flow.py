@@ -107,18 +107,15 @@ def test_full_precision_time_changes_nothing_in_float32_and_leaves_no_hooks() ->
     assert torch.equal(plain.velocity(x, sigma), exact.velocity(x, sigma))
     assert not pipe.transformer._forward_pre_hooks
     assert not pipe.transformer.time_guidance_embed.time_proj._forward_pre_hooks
-    with pytest.raises(ValueError, match="only FLUX.2 transformers"), full_precision_time(torch.nn.Linear(1, 1)):
+    with pytest.raises(ValueError, match=r"only FLUX\.2 transformers"), full_precision_time(torch.nn.Linear(1, 1)):
         pass
 
 
-def test_offload_works_where_there_is_only_a_cpu_or_says_why_not() -> None:
-    try:
-        pipe = load_klein("klein-digits", offload="model", device="cpu")
-    except (RuntimeError, ValueError) as error:
-        assert "accelerator" in str(error).lower()
-        return
-    flow = flow_of(pipe)
-    assert flow.velocity(flow.noise([0]), torch.ones(1)).shape == (1, 16, 16)
+def test_offloading_changes_nothing() -> None:
+    flow, plain = flow_of(load_klein("klein-digits", offload="model", device="cpu")), flow_of(pipeline())
+    x, sigma = plain.noise([0]), torch.ones(1)
+    assert torch.equal(flow.velocity(x, sigma), plain.velocity(x, sigma))
+    assert flow.decode(x)[0].size == (16, 16)
 
 
 def test_bad_input_is_named(tmp_path) -> None:
@@ -133,7 +130,7 @@ def test_bad_input_is_named(tmp_path) -> None:
         KleinFlow(pipeline(), guidance_scale=-1)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         load_klein(tmp_path / "missing" / "model")
-    with pytest.raises(FileNotFoundError, match="no model_index.json"):
+    with pytest.raises(FileNotFoundError, match=r"no model_index\.json"):
         load_klein(tmp_path)
     with pytest.raises(ValueError, match="unknown model 'klein-digit': did you mean 'klein-digits'"):
         load_klein("klein-digit")

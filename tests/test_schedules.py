@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_a_schedule_is_strictly_monotone_and_its_dt_sum_to_end_minus_start(
         grid = fs.get_schedule(name, steps, **options, arithmetic=arithmetic)
     except ValueError as error:
         # In float32 the nodes of many steps under a strong shift can coincide; that is said, not hidden.
-        assert "must fall strictly" in str(error) or "must rise strictly" in str(error)
+        assert re.search("must (fall|rise) strictly", str(error))  # noqa: PT017  (only some draws raise)
         assert arithmetic == "stock" or name in ("karras", "exponential", "beta", "flow_match_euler")
         assert steps > 1
         return
@@ -129,7 +130,7 @@ def test_refining_keeps_the_nodes() -> None:
         (lambda: schedules.flow_match_euler(4, use_karras_sigmas=True, use_beta_sigmas=True), "only one re-spacing"),
         (lambda: schedules.flow_match_euler(3, sigmas=[1.0, 0.5]), "sigmas has 2 entries, but steps=3"),
         (lambda: schedules.flow_match_euler(sigmas=[]), r"sigmas=\[\]: a schedule needs at least 1 step"),
-        (lambda: schedules.flow_match_euler(), "steps=None: give steps, sigmas or timesteps"),
+        (schedules.flow_match_euler, "steps=None: give steps, sigmas or timesteps"),
         (lambda: schedules.flow_match_euler(sigmas=[1.0, math.inf]), "every entry must be finite"),
         (lambda: schedules.flow_match_euler(sigmas=[1.0, 0.0], use_exponential_sigmas=True), "has no logarithm"),
         (lambda: schedules.flow_match_euler(4, shift=-1.0), "shift=-1.0: the static shift is a positive number"),

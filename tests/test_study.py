@@ -72,7 +72,7 @@ def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> N
 
 
 def test_a_corrupt_folder_is_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="no study here, study.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"no study here, study\.json is missing"):
         load(tmp_path)
     SMALL.run(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"sampler": "euler"}\n')

@@ -33,6 +33,8 @@ from flowsamplers.schedules import explicit, flow_match_euler
 logger = logging.getLogger(__name__)
 
 Carry = Literal["float32", "float64", "model"]
+_UNUSED = (0.0, 0.0, math.inf, 1.0)
+"""Stock's defaults of s_churn, s_tmin, s_tmax and s_noise, which it accepts and never uses."""
 _NEAR = 2**-8
 """How far a time may be from its entry, as a share of the whole: bfloat16 rounds by up to 2 in 1000."""
 _CARRIES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64, "model": torch.float32}
@@ -132,6 +134,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
         if isinstance(sampler, Sampler):
             self._register_object(self._method)
+        self._dtype, self._rounds, self._checks = _CARRIES[carry], carry == "model", check == "finite"
+        self._is_stock = self._rounds and self._method in (Euler(), Renoise(eta=1.0))
         self._shift = shift
         self._check_respacing()
         train = torch.arange(num_train_timesteps, 0, -1, dtype=torch.float32) / num_train_timesteps
@@ -339,7 +343,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
         if self._step_index >= len(self._calls):
             raise IndexError(f"step: the schedule has {len(self._calls)} model calls, and all have been made")
-        if self.config.check == "finite" and not bool(torch.isfinite(model_output).all()):
+        if self._checks and not bool(torch.isfinite(model_output).all()):
             call = self._calls[self._step_index]
             raise FloatingPointError(f"model_output is not finite at step {call.step}, stage {call.stage}, sigma {call.sigma}")
         if per_token_timesteps is not None:
@@ -350,11 +354,6 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             out = self._carried(model_output, sample, generator)
         self._step_index += 1
         return FlowSamplerSchedulerOutput(prev_sample=out) if return_dict else (out,)
-
-    @property
-    def _is_stock(self) -> bool:
-        """Whether this is one of stock's own two maps, at stock's own precision."""
-        return self.config.carry == "model" and self._method in (Euler(), Renoise(eta=1.0))
 
     def _stock(self, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
         """Stock's arithmetic: 0-dim float32 tensors do not promote, so they round to the dtype of ``v`` first."""
@@ -375,8 +374,9 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     def _carried(self, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
         stepper = self._stepper or self._begin(sample, generator)
         self._accept(stepper, sample)
-        stepper.tell(v.to(_CARRIES[self.config.carry]))
-        self._stepper, self._handed_out = stepper, _cast(stepper.point, v.dtype)
+        stepper.tell(v.to(self._dtype))
+        point = stepper.point
+        self._stepper, self._handed_out = stepper, point.to(v.dtype) if stepper.rests else _cast(point, v.dtype)
         self._handed_version = _version(self._handed_out)
         return self._handed_out
 
@@ -384,7 +384,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         assert self.grid is not None
         assert self._step_index is not None
         noise = self._noise(generator) if self._method.stochastic else None
-        x = _cast(sample, _CARRIES[self.config.carry])
+        x = _cast(sample, self._dtype)
         return Stepper(self._method, self.grid, x, noise, begin=self._step_index)
 
     def _accept(self, stepper: Stepper, sample: Tensor) -> None:
@@ -392,8 +392,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         handed = self._handed_out
         if handed is None:
             return
-        if self.config.carry == "model" and stepper.between_steps:
-            stepper.edit(sample.to(torch.float32))
+        if self._rounds and stepper.between_steps:
+            stepper.edit(sample.to(self._dtype))
         elif sample is not handed or _version(sample) != self._handed_version:
             master = stepper.point
             stepper.edit(torch.where(sample == master.to(handed.dtype), master, sample.to(master.dtype)))
@@ -410,14 +410,10 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("step: call set_timesteps first")
         if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
             raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps, not an index")
-        for name, value, default in (
-            ("s_churn", s_churn, 0.0),
-            ("s_tmin", s_tmin, 0.0),
-            ("s_tmax", s_tmax, math.inf),
-            ("s_noise", s_noise, 1.0),
-        ):
-            if value != default:
-                raise ValueError(f"{name}={value}: no sampler here honours it (stock ignores it); leave it at {default}")
+        if (s_churn, s_tmin, s_tmax, s_noise) != _UNUSED:
+            given = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
+            name, value, default = next((k, v, d) for (k, v), d in zip(given.items(), _UNUSED, strict=True) if v != d)
+            raise ValueError(f"{name}={value}: no sampler here honours it (stock ignores it); leave it at {default}")
         if per_token is not None and not isinstance(self._method, Euler):
             raise ValueError("per_token_timesteps: only sampler='euler' can give every token a time of its own")
 
