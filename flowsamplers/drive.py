@@ -1,7 +1,7 @@
 """The drivers: who asks the sampler, evaluates the model, counts, and owns precision and modes.
 
-One sampler text, five ways to run it: :func:`sample` (direct), :func:`trace` (direct, with a record), :func:`sample_many`
-(many runs in lock-step), :func:`dry_run` (no model at all) and :class:`Stepper` (inside out, for hosts that own the loop).
+One sampler text, five ways to run it: `sample` (direct), `trace` (direct, with a record), `sample_many`
+(many runs in lock-step), `dry_run` (no model at all) and `Stepper` (inside out, for hosts that own the loop).
 
 Precision is decided here alone. The state is carried in ``carry``, by default float32 or what the input has above that; the
 model is given a cast to the input's dtype; its velocity is cast up before the sampler sees it.
@@ -91,7 +91,7 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run of a batch for :func:`sample_many`.
+    """One run of a batch for `sample_many`.
 
     Attributes:
         x1: start, ``(rows, ...)``.
@@ -119,14 +119,14 @@ def sample(
     check: Check = None,
     grad: bool = False,
 ) -> Tensor:
-    r"""Integrate :math:`dx/d\sigma = v(x, \sigma)` over a grid.
+    r"""Integrate $dx/d\sigma = v(x, \sigma)$ over a grid.
 
     Args:
         velocity: ``velocity(x, sigma)`` with x like ``x1`` and sigma ``(rows,)``; returns v shaped like x.
         x1: start, ``(rows, ...)``, any floating dtype, on any device; pure noise for a grid that starts at 1.
         grid: the schedule.
         sampler: a name, a configuration, or a sampler.
-        seed: for a stochastic sampler: an int, a list with one int per row, or a :class:`~flowsamplers.noise.Noise`.
+        seed: for a stochastic sampler: an int, a list with one int per row, or a `noise.Noise`.
         carry: dtype of the state; by default float32, or float64 if ``x1`` is.
         check: ``"finite"`` raises at the first velocity that is not finite.
         grad: record the run for autograd.
@@ -138,7 +138,7 @@ def sample(
         ValueError: unknown sampler, a stochastic one without a seed, a velocity of the wrong shape.
         FloatingPointError: with ``check="finite"``, a velocity that is not finite; names step, stage and sigma.
 
-    Example:
+    Examples:
         >>> x1 = torch.ones(2, 3)
         >>> sample(lambda x, sigma: x, x1, SigmaGrid([1.0, 0.5, 0.0]), "euler")[0]
         tensor([0.2500, 0.2500, 0.2500])
@@ -157,21 +157,21 @@ def trace(
     carry: torch.dtype | None = None,
     on_evaluation: Callable[[TracedEvaluation], None] | None = None,
 ) -> Trace:
-    """Like :func:`sample`, with a record of every model call and of the state at every node.
+    """Like `sample`, with a record of every model call and of the state at every node.
 
     Args:
-        velocity: see :func:`sample`.
-        x1: see :func:`sample`.
-        grid: see :func:`sample`.
-        sampler: see :func:`sample`.
-        seed: see :func:`sample`.
-        carry: see :func:`sample`.
+        velocity: see `sample`.
+        x1: see `sample`.
+        grid: see `sample`.
+        sampler: see `sample`.
+        seed: see `sample`.
+        carry: see `sample`.
         on_evaluation: called after every model call, for progress.
 
     Returns:
-        The :class:`Trace`; the norms wait for the device.
+        The `Trace`; the norms wait for the device.
 
-    Example:
+    Examples:
         >>> run = trace(lambda x, sigma: x, torch.ones(1, 2), SigmaGrid([1.0, 0.5, 0.0]), "heun")
         >>> run.nfe, [e.sigma for e in run.evaluations]
         (4, [1.0, 0.5, 0.5, 0.0])
@@ -193,7 +193,7 @@ def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:
     Raises:
         ValueError: the sampler is adaptive, so its calls depend on the data.
 
-    Example:
+    Examples:
         >>> [e.sigma for e in dry_run("midpoint", SigmaGrid([1.0, 0.5, 0.0]))]
         [1.0, 0.75, 0.5, 0.25]
     """
@@ -203,7 +203,7 @@ def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:
 def nfe(sampler: SamplerLike, grid: SigmaGrid) -> int:
     """How many model calls a run makes, from the dry run.
 
-    Example:
+    Examples:
         >>> nfe("rk4", SigmaGrid([1.0, 0.5, 0.0]))
         8
     """
@@ -226,7 +226,7 @@ def sample_many(
         flow: its ``velocity(x, sigma, condition)`` gets a list with the condition of each row.
         runs: what to run.
         max_batch: the largest number of rows in one model call.
-        carry: dtype of the state, see :func:`sample`.
+        carry: dtype of the state, see `sample`.
         on_call: told the number of rows after every model call, for progress.
 
     Returns:
@@ -235,7 +235,7 @@ def sample_many(
     Raises:
         ValueError: ``max_batch`` below 1, runs whose rows differ in shape, dtype or device, a stochastic run without seeds.
 
-    Example:
+    Examples:
         >>> class Decay:
         ...     def velocity(self, x, sigma, condition=None):
         ...         return x
@@ -266,11 +266,11 @@ def sample_many(
 class Stepper:
     """The inside-out driver, for a host that owns the loop and calls the model itself.
 
-    Ask for :attr:`point`, call the model there (or at an edited point), :meth:`tell` its velocity, and so on until
-    :attr:`done`. Between any two calls it can be deep-copied or pickled: what it holds is ``x`` at the start of the step,
+    Ask for `point`, call the model there (or at an edited point), `tell` its velocity, and so on until
+    `done`. Between any two calls it can be deep-copied or pickled: what it holds is ``x`` at the start of the step,
     the state, the velocities received in this step and an offset; the generator is made again by replay.
 
-    If the host edits the point, :meth:`edit` says so: at the start of a step the edited point becomes ``x``; between stages
+    If the host edits the point, `edit` says so: at the start of a step the edited point becomes ``x``; between stages
     the velocity counts as that of the edited point, and the edit is carried into the result of the step.
 
     Args:
@@ -281,7 +281,7 @@ class Stepper:
         begin: index of the model call to begin with. Inside a step, the calls left in it become Euler moves along the
             listed sigmas to the end of the step.
 
-    Example:
+    Examples:
         >>> stepper = Stepper(get_sampler("heun"), SigmaGrid([1.0, 0.5, 0.0]), torch.ones(1))
         >>> while not stepper.done:
         ...     stepper.tell(stepper.point)  # dx/dsigma = x
@@ -325,7 +325,7 @@ class Stepper:
         return request is None or (request.x is self._x and not self._received)
 
     def edit(self, point: Tensor) -> None:
-        """The host goes on from ``point`` instead of :attr:`point`."""
+        """The host goes on from ``point`` instead of `point`."""
         if self.rests:
             self._x, self._work = point, None
         else:

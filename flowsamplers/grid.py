@@ -17,9 +17,9 @@ _SLACK = 2.0**-20
 
 @dataclass(frozen=True, init=False)
 class SigmaGrid:
-    r"""The nodes :math:`\sigma_0 > \sigma_1 > \dots > \sigma_N` of a schedule.
+    r"""The nodes $\sigma_0 > \sigma_1 > \dots > \sigma_N$ of a schedule.
 
-    A sampler integrates :math:`dx/d\sigma = v(x, \sigma)` over them, one step for each interval. ``sigma`` runs
+    A sampler integrates $dx/d\sigma = v(x, \sigma)$ over them, one step for each interval. ``sigma`` runs
     from 1 (noise) to 0 (data). The nodes are Python floats, so a sampler never waits for a device.
 
     Args:
@@ -30,7 +30,7 @@ class SigmaGrid:
         ValueError: too few nodes, a node that is not finite or outside [0, 1], or nodes out of order;
             the message names the index and the value.
 
-    Example:
+    Examples:
         >>> grid = SigmaGrid([1.0, 0.75, 0.25, 0.0])
         >>> grid.steps, grid.dt, grid.timesteps
         (3, (-0.25, -0.5, -0.25), (1000.0, 750.0, 250.0))

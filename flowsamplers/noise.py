@@ -1,6 +1,6 @@
 """Where the randomness of a stochastic sampler comes from.
 
-A sampler never draws for itself: it asks its step, ``at.noise(x, draw)``, and the step asks a :class:`Noise`. What comes
+A sampler never draws for itself: it asks its step, ``at.noise(x, draw)``, and the step asks a `Noise`. What comes
 back depends on *which* draw it is, not on when or in which batch it is asked for, so a step can be replayed.
 """
 
@@ -83,7 +83,7 @@ class KeyedNoise:
     Args:
         seeds: an int, which gives row i the seed ``fold(seed, i)``; or a list with each row's own seed.
 
-    Example:
+    Examples:
         >>> both = KeyedNoise([5, 6])(torch.zeros(2, 3), step=0, draw=0)
         >>> alone = KeyedNoise([6])(torch.zeros(1, 3), step=0, draw=0)
         >>> torch.equal(both[1:], alone)
@@ -94,7 +94,7 @@ class KeyedNoise:
         self.seeds = seeds
 
     def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
-        """A unit normal tensor like ``like``; see :class:`Noise`."""
+        """A unit normal tensor like ``like``; see `Noise`."""
         rows = [
             normal(fold(seed, step, draw), like.shape[1:], like.dtype, like.device)
             for seed in row_seeds(self.seeds, like.shape[0])
@@ -117,7 +117,7 @@ class GeneratorNoise:
         self._drawn: dict[int, Tensor] = {}
 
     def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
-        """A unit normal tensor like ``like``; see :class:`Noise`."""
+        """A unit normal tensor like ``like``; see `Noise`."""
         if step != self._step:
             self._step, self._drawn = step, {}
         if draw not in self._drawn:
@@ -148,7 +148,7 @@ class GeneratorNoise:
 
 
 def as_noise(seed: Seeds | Noise | None) -> Noise | None:
-    """What the drivers take as ``seed``: seeds make :class:`KeyedNoise`, a noise is itself, None stays None."""
+    """What the drivers take as ``seed``: seeds make `KeyedNoise`, a noise is itself, None stays None."""
     return KeyedNoise(seed) if isinstance(seed, int | Sequence) else seed
 
 

@@ -72,25 +72,25 @@ def solve(
 
     The number of steps doubles from 4 until two resolutions differ by at most ``tol`` in every row, until doubling no longer
     brings them nearer (the rounding of the model is reached), or until the next run would exceed the budget. The grid,
-    :math:`\sigma = \tfrac12 (1 + \cos \pi u)`, is dense at both ends, where flows stiffen.
+    $\sigma = \tfrac12 (1 + \cos \pi u)$, is dense at both ends, where flows stiffen.
 
     Args:
         flow: a velocity field.
         x1: starts at ``sigma = 1``, ``(rows, ...)``; its dtype is what the model sees.
         condition: one entry for each row, or None.
-        tol: relative distance that is good enough; by default 8 eps of the dtype, and not below :data:`BEST`.
+        tol: relative distance that is good enough; by default 8 eps of the dtype, and not below `BEST`.
         max_evaluations: budget of model calls for all rows together.
         max_batch: rows in one model call.
         on_call: told the number of rows after every model call.
 
     Returns:
-        The :class:`Reference`.
+        The `Reference`.
 
     Raises:
         ValueError: a budget too small for two resolutions.
         FloatingPointError: the solution is not finite.
 
-    Example:
+    Examples:
         >>> from flowsamplers.flows import GaussianFlow
         >>> flow = GaussianFlow([1.0, -1.0], std=0.5)
         >>> ref = solve(flow, flow.noise([0, 1]))

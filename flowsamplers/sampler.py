@@ -1,7 +1,7 @@
 """The one idea: a sampler is written once, as a generator for one step.
 
-``step`` yields :class:`Evaluate` requests, is sent the velocities, and returns the new ``x`` and its state. It knows nothing
-of who evaluates the model, when, or in which batch: that is a driver's business (:mod:`flowsamplers.drive`).
+``step`` yields `Evaluate` requests, is sent the velocities, and returns the new ``x`` and its state. It knows nothing
+of who evaluates the model, when, or in which batch: that is a driver's business (`drive`).
 """
 
 from __future__ import annotations
@@ -92,15 +92,15 @@ def steps_of(grid: SigmaGrid, source: Noise | None = None) -> Iterator[Step]:
 class Sampler:
     r"""Base of all samplers: an immutable value that holds options only.
 
-    Subclass it as a frozen dataclass, say what the method claims in the class attributes, and write :meth:`step`.
+    Subclass it as a frozen dataclass, say what the method claims in the class attributes, and write `step`.
 
     Attributes:
-        order: the order of the global error :math:`O(h^p)` that the method has on rectified flow, as measured here.
+        order: the order of the global error $O(h^p)$ that the method has on rectified flow, as measured here.
         stochastic: whether it draws noise.
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
 
-    Example:
+    Examples:
         >>> @dataclass(frozen=True)
         ... class MyMidpoint(Sampler):
         ...     order = 2
@@ -257,7 +257,7 @@ def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
     Raises:
         ValueError: unknown name or option; the message suggests the nearest.
 
-    Example:
+    Examples:
         >>> get_sampler("ab2", last="midpoint")
         AdamsBashforth2(last='midpoint')
     """
@@ -270,12 +270,12 @@ def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
 
 
 def to_config(sampler: Sampler) -> dict[str, Any]:
-    """The sampler as JSON values, ``{"name": ..., "options": {...}}``, which :func:`get_sampler` takes back.
+    """The sampler as JSON values, ``{"name": ..., "options": {...}}``, which `get_sampler` takes back.
 
     Raises:
         ValueError: the sampler's class is not registered.
 
-    Example:
+    Examples:
         >>> to_config(get_sampler("ab2", last="midpoint"))
         {'name': 'ab2', 'options': {'last': 'midpoint'}}
     """

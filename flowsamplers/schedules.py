@@ -1,6 +1,6 @@
 r"""Builders of schedules: how the N steps are spread between noise and data.
 
-Every builder returns a :class:`~flowsamplers.grid.SigmaGrid`. They are all one pipeline, :func:`flow_match_euler`, the one of
+Every builder returns a `grid.SigmaGrid`. They are all one pipeline, `flow_match_euler`, the one of
 diffusers' ``FlowMatchEulerDiscreteScheduler``: base sigmas, shift, stretch, re-spacing, terminal sigma.
 
 Two arithmetics: ``"float64"`` computes in float64; ``"stock"`` repeats diffusers' operations in diffusers' precision, so the
@@ -72,7 +72,7 @@ def empirical_mu(*, tokens: int, steps: int) -> float:
     Raises:
         ValueError: no tokens or no steps.
 
-    Example:
+    Examples:
         >>> empirical_mu(tokens=4096, steps=4)
         2.291179894115571
 
@@ -94,7 +94,7 @@ def flux1_mu(
 ) -> float:
     """FLUX.1's mu: a line through ``(base_tokens, base_shift)`` and ``(max_tokens, max_shift)``.
 
-    Example:
+    Examples:
         >>> flux1_mu(tokens=4096)
         1.15
 
@@ -107,9 +107,9 @@ def flux1_mu(
 
 
 def time_shift(sigmas: Values, mu: float, kind: Literal["exponential", "linear"] = "exponential") -> Array:
-    r"""Shift sigmas towards noise: :math:`\sigma \mapsto k / (k + (1/\sigma - 1))`, k = e^mu or mu.
+    r"""Shift sigmas towards noise: $\sigma \mapsto k / (k + (1/\sigma - 1))$, k = e^mu or mu.
 
-    The ends 0 and 1 stay where they are. The exponential shift is :func:`shift_sigmas` with :math:`k = e^\mu`.
+    The ends 0 and 1 stay where they are. The exponential shift is `shift_sigmas` with $k = e^\mu$.
 
     Args:
         sigmas: noise levels in [0, 1]; float32 stays float32, everything else is computed in float64.
@@ -119,7 +119,7 @@ def time_shift(sigmas: Values, mu: float, kind: Literal["exponential", "linear"]
     Raises:
         ValueError: another kind, or a mu that is not finite.
 
-    Example:
+    Examples:
         >>> time_shift([1.0, 0.75, 0.5, 0.25, 0.0], mu=2.291179894115571).round(4).tolist()
         [1.0, 0.9674, 0.9081, 0.7672, 0.0]
 
@@ -137,9 +137,9 @@ def time_shift(sigmas: Values, mu: float, kind: Literal["exponential", "linear"]
 
 
 def shift_sigmas(sigmas: Values, shift: float) -> Array:
-    r"""The static shift: :math:`\sigma \mapsto k\sigma / (1 + (k - 1)\sigma)`, exact at 0 and 1.
+    r"""The static shift: $\sigma \mapsto k\sigma / (1 + (k - 1)\sigma)$, exact at 0 and 1.
 
-    Example:
+    Examples:
         >>> shift_sigmas([1.0, 0.5, 0.0], 3.0).tolist()
         [1.0, 0.75, 0.0]
 
@@ -163,7 +163,7 @@ def stretch_terminal(sigmas: Values, terminal: float) -> Array:
     Raises:
         ValueError: a terminal outside [0, 1).
 
-    Example:
+    Examples:
         >>> stretch_terminal([1.0, 0.75, 0.5], 0.1).round(3).tolist()
         [1.0, 0.55, 0.1]
     """
@@ -176,7 +176,7 @@ def stretch_terminal(sigmas: Values, terminal: float) -> Array:
 
 
 def karras_spacing(sigma_max: float, sigma_min: float, steps: int, *, rho: float = 7.0) -> Array:
-    r"""N nodes evenly spaced in :math:`\sigma^{1/\rho}`.
+    r"""N nodes evenly spaced in $\sigma^{1/\rho}$.
 
     Reference:
         Karras et al., EDM, arXiv:2206.00364, equation 5.
@@ -187,7 +187,7 @@ def karras_spacing(sigma_max: float, sigma_min: float, steps: int, *, rho: float
 
 
 def exponential_spacing(sigma_max: float, sigma_min: float, steps: int) -> Array:
-    r"""N nodes evenly spaced in :math:`\log\sigma`.
+    r"""N nodes evenly spaced in $\log\sigma$.
 
     Raises:
         ValueError: a sigma that is 0, which has no logarithm.
@@ -268,7 +268,7 @@ def get_schedule(name: str, steps: int, **options: Any) -> SigmaGrid:
     Raises:
         ValueError: unknown name or option, with the nearest one; whatever the builder raises.
 
-    Example:
+    Examples:
         >>> get_schedule("shift", 2, shift=3.0).sigmas
         (1.0, 0.75, 0.0)
     """
@@ -296,9 +296,9 @@ def explicit(sigmas: Values) -> SigmaGrid:
     """These sigmas, as they are; a terminal 0 is appended unless it is there.
 
     Raises:
-        ValueError: see :class:`~flowsamplers.grid.SigmaGrid`.
+        ValueError: see `grid.SigmaGrid`.
 
-    Example:
+    Examples:
         >>> explicit([1.0, 0.4]).sigmas
         (1.0, 0.4, 0.0)
     """
@@ -339,11 +339,11 @@ def flow_match_euler(
         shift: static shift, not used with the dynamic one.
         use_dynamic_shifting: shift by mu.
         invert_sigmas: rise from data to noise.
-        shift_terminal: see :func:`stretch_terminal`; None or 0 for none.
-        use_karras_sigmas: see :func:`karras_spacing`.
-        use_exponential_sigmas: see :func:`exponential_spacing`.
-        use_beta_sigmas: see :func:`beta_spacing`.
-        time_shift_type: see :func:`time_shift`.
+        shift_terminal: see `stretch_terminal`; None or 0 for none.
+        use_karras_sigmas: see `karras_spacing`.
+        use_exponential_sigmas: see `exponential_spacing`.
+        use_beta_sigmas: see `beta_spacing`.
+        time_shift_type: see `time_shift`.
         sigma_range: ends (high, low) of the default base sigmas; by default those of the shifted training schedule.
         arithmetic: ``"stock"`` for diffusers' own bits, or ``"float64"``.
 
@@ -351,7 +351,7 @@ def flow_match_euler(
         ValueError: no steps; sigmas, timesteps and steps that do not fit together; mu missing; more than one re-spacing; nodes
             that are not finite or not strictly monotone.
 
-    Example:
+    Examples:
         >>> flow_match_euler(sigmas=[1.0, 0.5], shift=3.0).sigmas
         (1.0, 0.75, 0.0)
 
@@ -392,7 +392,7 @@ def flow_match_euler(
 def linear(steps: int, *, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """Evenly spaced: sigma_i = 1 - i / N.
 
-    Example:
+    Examples:
         >>> linear(4).sigmas
         (1.0, 0.75, 0.5, 0.25, 0.0)
     """
@@ -403,7 +403,7 @@ def linear(steps: int, *, arithmetic: Arithmetic = "float64") -> SigmaGrid:
 def shift(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """Evenly spaced, then the static shift (Stable Diffusion 3: 3).
 
-    Example:
+    Examples:
         >>> shift(2, shift=3.0).sigmas
         (1.0, 0.75, 0.0)
     """
@@ -416,7 +416,7 @@ def flux1(
 ) -> SigmaGrid:
     """FLUX.1: exponential time shift with a mu that is linear in the number of tokens.
 
-    Example:
+    Examples:
         >>> round(flux1(2, tokens=4096).sigmas[1], 4)
         0.7595
     """
@@ -430,11 +430,11 @@ def flux2(steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic
 
     Args:
         steps: N.
-        tokens: latent tokens of the image, see :func:`tokens_for`; 4,096 at 1024x1024.
+        tokens: latent tokens of the image, see `tokens_for`; 4,096 at 1024x1024.
         mu: hold the shift fixed instead; for convergence studies, because the empirical mu changes with N.
         arithmetic: ``"float64"``, or ``"stock"`` for the bits of the diffusers pipeline.
 
-    Example:
+    Examples:
         >>> [round(s, 4) for s in flux2(4, tokens=4096).sigmas]
         [1.0, 0.9674, 0.9081, 0.7672, 0.0]
     """

@@ -13,8 +13,8 @@ from flowsamplers.noise import Seeds, normal, row_seeds
 class VectorFlow:
     r"""Base of the flows on vectors: unit normal noise of shape ``(rows, dim)``, one model call an evaluation.
 
-    With :math:`x_\sigma = (1 - \sigma) x_0 + \sigma n` the velocity of the flow is
-    :math:`v(x, \sigma) = E[n - x_0 \mid x_\sigma = x]`.
+    With $x_\sigma = (1 - \sigma) x_0 + \sigma n$ the velocity of the flow is
+    $v(x, \sigma) = E[n - x_0 \mid x_\sigma = x]$.
     """
 
     dim: int

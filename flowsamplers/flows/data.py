@@ -14,8 +14,8 @@ from flowsamplers.flows._posterior import VectorFlow, column
 class DataFlow(VectorFlow):
     r"""The flow between unit normal noise and the points of a data set.
 
-    The posterior over the points is a softmax, and :math:`E[x_0 \mid x]` the mean under it. The velocity
-    :math:`v = (x - E[x_0]) / \sigma` has no limit at ``sigma = 0`` off the data, where the field is asked for what it never saw;
+    The posterior over the points is a softmax, and $E[x_0 \mid x]$ the mean under it. The velocity
+    $v = (x - E[x_0]) / \sigma$ has no limit at ``sigma = 0`` off the data, where the field is asked for what it never saw;
     there it is the mean noise that ``floor`` gives, so that it stays finite.
 
     Args:
@@ -25,7 +25,7 @@ class DataFlow(VectorFlow):
     Raises:
         ValueError: points that are no matrix, or a floor that is not positive.
 
-    Example:
+    Examples:
         >>> flow = DataFlow([[0.0, 0.0], [2.0, 0.0]])
         >>> flow.velocity(torch.tensor([[1.0, 0.0]]), torch.tensor([1.0]))
         tensor([[0., 0.]])
@@ -40,7 +40,7 @@ class DataFlow(VectorFlow):
         self.dim, self.floor = self.points.shape[1], floor
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity, see :class:`flowsamplers.Flow`."""
+        """The velocity, see `Flow`."""
         points = self.points.to(x)
         s = column(sigma.to(x))
         held = s.clamp(min=self.floor)

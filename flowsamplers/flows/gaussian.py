@@ -12,13 +12,15 @@ from flowsamplers.flows._posterior import VectorFlow, column
 
 
 class GaussianFlow(VectorFlow):
-    r"""The flow between unit normal noise and data :math:`N(m, S)`.
+    r"""The flow between unit normal noise and data $N(m, S)$.
 
-    In the eigenbasis of S, with standard deviation c along an axis, :math:`x_\sigma` has the standard deviation
-    :math:`\rho(\sigma) = \sqrt{(1 - \sigma)^2 c^2 + \sigma^2}` about :math:`(1 - \sigma) m`, and
+    In the eigenbasis of S, with standard deviation c along an axis, $x_\sigma$ has the standard deviation
+    $\rho(\sigma) = \sqrt{(1 - \sigma)^2 c^2 + \sigma^2}$ about $(1 - \sigma) m$, and
 
-    .. math:: v = -m + \frac{\rho'}{\rho} (x - (1 - \sigma) m), \qquad
-        x(\sigma') = (1 - \sigma') m + \frac{\rho(\sigma')}{\rho(\sigma)} (x - (1 - \sigma) m).
+    $$
+    v = -m + \frac{\rho'}{\rho} (x - (1 - \sigma) m), \qquad
+    x(\sigma') = (1 - \sigma') m + \frac{\rho(\sigma')}{\rho(\sigma)} (x - (1 - \sigma) m).
+    $$
 
     Args:
         mean: m, ``(dim,)``.
@@ -28,7 +30,7 @@ class GaussianFlow(VectorFlow):
     Raises:
         ValueError: shapes that do not fit, neither or both of ``std`` and ``cov``.
 
-    Example:
+    Examples:
         >>> flow = GaussianFlow([1.0, -1.0], std=0.5)
         >>> flow.solution(torch.zeros(1, 2, dtype=torch.float64))
         tensor([[ 1., -1.]], dtype=torch.float64)
@@ -59,7 +61,7 @@ class GaussianFlow(VectorFlow):
             self.std = values.clamp(min=0).sqrt()
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity, see :class:`flowsamplers.Flow`."""
+        """The velocity, see `Flow`."""
         mean, std, basis = (t.to(x) for t in (self.mean, self.std, self.basis))
         s = column(sigma.to(x))
         slope = (s - (1 - s) * std**2) / ((1 - s) ** 2 * std**2 + s**2).clamp(min=torch.finfo(x.dtype).tiny)

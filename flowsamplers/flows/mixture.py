@@ -16,10 +16,12 @@ from flowsamplers.flows._posterior import VectorFlow, column
 class MixtureFlow(VectorFlow):
     r"""The flow between unit normal noise and a mixture of Gaussians with diagonal covariances.
 
-    Component k contributes with its posterior weight :math:`r_k(x, \sigma)`, and within it data and noise have the means
+    Component k contributes with its posterior weight $r_k(x, \sigma)$, and within it data and noise have the means
 
-    .. math:: E[x_0] = m_k + \frac{(1 - \sigma) c_k^2}{V_k} d_k, \quad E[n] = \frac{\sigma}{V_k} d_k, \qquad
-        d_k = x - (1 - \sigma) m_k,\ V_k = (1 - \sigma)^2 c_k^2 + \sigma^2 .
+    $$
+    E[x_0] = m_k + \frac{(1 - \sigma) c_k^2}{V_k} d_k, \quad E[n] = \frac{\sigma}{V_k} d_k, \qquad
+    d_k = x - (1 - \sigma) m_k,\ V_k = (1 - \sigma)^2 c_k^2 + \sigma^2 .
+    $$
 
     The velocity is finite at both ends.
 
@@ -31,7 +33,7 @@ class MixtureFlow(VectorFlow):
     Raises:
         ValueError: shapes that do not fit, or a number that is not positive.
 
-    Example:
+    Examples:
         >>> flow = MixtureFlow.appendix_a()
         >>> x1 = flow.noise([0, 1])
         >>> flow.velocity(x1, torch.ones(2, dtype=torch.float64)).shape
@@ -76,7 +78,7 @@ class MixtureFlow(VectorFlow):
 
     @classmethod
     def load(cls, name: str = "appendix-a", **options: Any) -> MixtureFlow:
-        """Open by name: ``"appendix-a"``, or an integer that seeds :meth:`random`.
+        """Open by name: ``"appendix-a"``, or an integer that seeds `random`.
 
         Raises:
             ValueError: another name, or an option, of which a mixture has none.
@@ -91,7 +93,7 @@ class MixtureFlow(VectorFlow):
         return cls.random(int(name))
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity, see :class:`flowsamplers.Flow`."""
+        """The velocity, see `Flow`."""
         means, stds, weights = (t.to(x) for t in (self.means, self.stds, self.weights))
         s = column(sigma.to(x))[:, :, None]  # (rows, 1, 1) against (rows, components, dim)
         variance = ((1 - s) * stds) ** 2 + s**2

@@ -22,13 +22,13 @@ def load_flow(model: str, **options: Any) -> Any:
         **options: given to the loader: for Klein prompt, height, width, guidance_scale, dtype, device, offload, full_time.
 
     Returns:
-        A :class:`flowsamplers.Flow` with ``noise(seeds)``, ``tokens`` and ``passes_per_evaluation``.
+        A `Flow` with ``noise(seeds)``, ``tokens`` and ``passes_per_evaluation``.
 
     Raises:
         ValueError: a loader that is not there; whatever the loader raises.
         ImportError: the loader's package is not installed; says how to install it.
 
-    Example:
+    Examples:
         >>> load_flow("mixture:appendix-a").dim
         8
     """

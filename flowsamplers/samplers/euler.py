@@ -17,12 +17,12 @@ from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, 
 )
 @dataclass(frozen=True)
 class Euler(Sampler):
-    r"""Euler's method: :math:`x' = x + h\,v(x, \sigma)`.
+    r"""Euler's method: $x' = x + h\,v(x, \sigma)$.
 
     The map of diffusers' ``FlowMatchEulerDiscreteScheduler``. On a rectified flow DDIM and first-order DPM-Solver++ are
     this same map.
 
-    Example:
+    Examples:
         >>> import torch, flowsamplers as fs
         >>> fs.sample(lambda x, sigma: x, torch.ones(1, 1), fs.SigmaGrid([1.0, 0.5, 0.0]), Euler())
         tensor([[0.2500]])
@@ -31,6 +31,6 @@ class Euler(Sampler):
     order: ClassVar[int] = 1
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See :meth:`flowsamplers.Sampler.step`."""
+        """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
         return x + at.h * v, state

@@ -37,7 +37,7 @@ class Multistep(Sampler):
                 object.__setattr__(self, "last", last)
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See :meth:`flowsamplers.Sampler.step`."""
+        """See `Sampler.step`."""
         if at.last and self.last != METHOD:
             last = get_sampler(self.last)
             x, _ = yield from last.step(x, at, last.init(x))
@@ -54,12 +54,14 @@ class Multistep(Sampler):
 class AdamsBashforth2(Multistep):
     r"""Adams-Bashforth of order 2 with variable steps: integrate the line through the last two velocities.
 
-    .. math:: x' = x + h\left[(1 + \tfrac r2)\,v - \tfrac r2\,v_1\right], \qquad r = h / h_1
+    $$
+    x' = x + h\left[(1 + \tfrac r2)\,v - \tfrac r2\,v_1\right], \qquad r = h / h_1
+    $$
 
-    where :math:`v_1` and :math:`h_1` belong to the step before. One evaluation a step; the first step is Euler's, whose one
-    error of :math:`O(h^2)` keeps the order.
+    where $v_1$ and $h_1$ belong to the step before. One evaluation a step; the first step is Euler's, whose one
+    error of $O(h^2)$ keeps the order.
 
-    Example:
+    Examples:
         >>> import torch, flowsamplers as fs
         >>> fs.nfe("ab2", fs.SigmaGrid([1.0, 0.5, 0.0])), fs.nfe(AdamsBashforth2("midpoint"), fs.SigmaGrid([1.0, 0.5, 0.0]))
         (2, 3)
@@ -68,7 +70,7 @@ class AdamsBashforth2(Multistep):
     order: ClassVar[int] = 2
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See :meth:`flowsamplers.Sampler.step`."""
+        """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
         if state is None:
             return x + at.h * v, (v, at.h)
@@ -82,12 +84,14 @@ class AdamsBashforth2(Multistep):
 class FireFlow(Multistep):
     r"""The midpoint rule whose half step reuses the midpoint velocity of the step before.
 
-    .. math:: x_m = x + \tfrac h2 \bar v, \quad \bar v' = v(x_m, \sigma + \tfrac h2), \quad x' = x + h\,\bar v'
+    $$
+    x_m = x + \tfrac h2 \bar v, \quad \bar v' = v(x_m, \sigma + \tfrac h2), \quad x' = x + h\,\bar v'
+    $$
 
-    One evaluation a step, one more on the first, where :math:`\bar v = v(x, \sigma)`. An error of :math:`O(h)` in the half
-    step moves the midpoint by :math:`O(h^2)`, so the order 2 of the midpoint rule stays on any grid with bounded step ratios.
+    One evaluation a step, one more on the first, where $\bar v = v(x, \sigma)$. An error of $O(h)$ in the half
+    step moves the midpoint by $O(h^2)$, so the order 2 of the midpoint rule stays on any grid with bounded step ratios.
 
-    Example:
+    Examples:
         >>> import flowsamplers as fs
         >>> fs.nfe("fireflow", fs.schedules.linear(8))
         9
@@ -100,7 +104,7 @@ class FireFlow(Multistep):
         return velocity
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See :meth:`flowsamplers.Sampler.step`."""
+        """See `Sampler.step`."""
         v_bar = (yield Evaluate(x, at.s0)) if state is None else state
         v_mid = yield Evaluate(x + at.h / 2 * v_bar, at.s0 + at.h / 2)
         return x + at.h * v_mid, v_mid

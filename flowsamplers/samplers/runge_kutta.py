@@ -17,14 +17,14 @@ from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, 
 class ButcherTableau:
     r"""The coefficients of an explicit Runge-Kutta method; checks itself when made.
 
-    ::
-
-        c_1 |
-        c_2 | a_21
-        c_3 | a_31 a_32             k_i = v(x + h sum_j a_ij k_j,  sigma + c_i h)
-        ... | ...
-        ----+-------------------
-            | b_1  b_2  b_3 ...     x'  = x + h sum_i b_i k_i
+    ```text
+    c_1 |
+    c_2 | a_21
+    c_3 | a_31 a_32             k_i = v(x + h sum_j a_ij k_j,  sigma + c_i h)
+    ... | ...
+    ----+-------------------
+        | b_1  b_2  b_3 ...     x'  = x + h sum_i b_i k_i
+    ```
 
     Args:
         a: the rows below the diagonal; row i has i numbers, the first is empty.
@@ -34,10 +34,10 @@ class ButcherTableau:
     Raises:
         ValueError: shapes that do not fit, or an order condition that fails.
 
-    The nodes are the row sums, :math:`c_i = \sum_j a_{ij}`. A method of order p must satisfy one condition for each
+    The nodes are the row sums, $c_i = \sum_j a_{ij}$. A method of order p must satisfy one condition for each
     rooted tree with at most p nodes: 1, 2, 4 and 8 of them for p = 1, 2, 3, 4.
 
-    Example:
+    Examples:
         >>> ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), order=2).c
         (0.0, 0.5)
         >>> ButcherTableau(a=((), (0.5,)), b=(0.5, 0.5), order=2)
@@ -102,7 +102,7 @@ class RungeKutta(Sampler):
     tableau: ClassVar[ButcherTableau]
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See :meth:`flowsamplers.Sampler.step`."""
+        """See `Sampler.step`."""
         k: list[Tensor] = []
         for a, c in zip(self.tableau.a, self.tableau.c, strict=True):
             k.append((yield Evaluate(moved(x, at.h, a, k), node(at, c))))
@@ -123,11 +123,11 @@ def node(at: Step, c: float) -> float:
 @register("midpoint", aliases=("rf_solver",), reference="C. Runge, Math. Ann. 46 (1895); RF-Solver, arXiv:2411.04746")
 @dataclass(frozen=True)
 class Midpoint(RungeKutta):
-    r"""The explicit midpoint rule: :math:`x' = x + h\,v(x + \tfrac h2 v,\ \sigma + \tfrac h2)`.
+    r"""The explicit midpoint rule: $x' = x + h\,v(x + \tfrac h2 v,\ \sigma + \tfrac h2)$.
 
     Two evaluations a step; it never asks for the velocity at ``sigma = 0``. RF-Solver writes the same map as a Taylor step.
 
-    Example:
+    Examples:
         >>> import torch, flowsamplers as fs
         >>> fs.sample(lambda x, sigma: 2 * sigma.view(-1, 1), torch.ones(1, 1), fs.SigmaGrid([1.0, 0.0]), Midpoint())
         tensor([[0.]])
@@ -140,11 +140,11 @@ class Midpoint(RungeKutta):
 @register("heun", reference="K. Heun, Z. Math. Phys. 45 (1900); EDM, arXiv:2206.00364, algorithm 1")
 @dataclass(frozen=True)
 class Heun(RungeKutta):
-    r"""Heun's method, the trapezoidal rule: :math:`x' = x + \tfrac h2 (v(x, \sigma) + v(x + h v, \sigma'))`.
+    r"""Heun's method, the trapezoidal rule: $x' = x + \tfrac h2 (v(x, \sigma) + v(x + h v, \sigma'))$.
 
     Two evaluations on every step, the last one included: in velocity form nothing is singular at ``sigma = 0``.
 
-    Example:
+    Examples:
         >>> import torch, flowsamplers as fs
         >>> fs.sample(lambda x, sigma: x, torch.ones(1, 1), fs.SigmaGrid([1.0, 0.0]), Heun())
         tensor([[0.5000]])
@@ -159,7 +159,7 @@ class Heun(RungeKutta):
 class RK4(RungeKutta):
     r"""The classical Runge-Kutta method of order 4, four evaluations a step.
 
-    Example:
+    Examples:
         >>> import torch, flowsamplers as fs
         >>> v = lambda x, sigma: 4 * sigma.view(-1, 1) ** 3  # a cubic is integrated exactly
         >>> abs(fs.sample(v, torch.ones(1, 1, dtype=torch.float64), fs.SigmaGrid([1.0, 0.0]), RK4()).item()) < 1e-15

@@ -20,16 +20,18 @@ from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, 
 class Renoise(Sampler):
     r"""Jump to the predicted data and put noise back, a share of it fresh.
 
-    .. math:: x' = (1 - \sigma')\,D + \sqrt{\sigma'^2 - q^2}\;\hat\epsilon + q\,\xi, \qquad q = \sigma' \sin\tfrac{\eta\pi}{2}
+    $$
+    x' = (1 - \sigma')\,D + \sqrt{\sigma'^2 - q^2}\;\hat\epsilon + q\,\xi, \qquad q = \sigma' \sin\tfrac{\eta\pi}{2}
+    $$
 
-    with :math:`D = x - \sigma v`, :math:`\hat\epsilon = x + (1 - \sigma) v` and :math:`\xi` fresh. At ``eta = 1`` all the
+    with $D = x - \sigma v$, $\hat\epsilon = x + (1 - \sigma) v$ and $\xi$ fresh. At ``eta = 1`` all the
     noise is fresh: this is LCM's step and FlowMatchEuler's ``stochastic_sampling``; at ``eta = 0`` it is Euler's.
     The share of fresh noise in a step does not shrink with the step, so the marginals are *not* kept as steps shrink.
 
     Args:
         eta: share of fresh noise, from 0 (none) to 1 (all).
 
-    Example:
+    Examples:
         >>> import torch, flowsamplers as fs
         >>> x1 = torch.ones(1, 1, dtype=torch.float64)
         >>> fs.sample(lambda x, sigma: x, x1, fs.schedules.linear(2), Renoise(eta=0.0), seed=0)
@@ -48,7 +50,7 @@ class Renoise(Sampler):
             raise ValueError(f"eta={self.eta}: the share of fresh noise lies between 0 and 1")
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See :meth:`flowsamplers.Sampler.step`."""
+        """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
         data, eps = x - at.s0 * v, x + (1 - at.s0) * v
         kept, fresh = (at.s1 * f(self.eta * math.pi / 2) for f in (math.cos, math.sin))

@@ -49,7 +49,7 @@ def order(n: Sequence[float], error: Sequence[float], *, declared: float, floor:
     """Judge a declared order.
 
     Errors below ten times the floor are left out. The window is the finest run of at least three points whose neighbouring
-    slopes agree within :data:`AGREE`; the order is the least-squares slope there.
+    slopes agree within `AGREE`; the order is the least-squares slope there.
 
     Args:
         n: numbers of steps, rising.
@@ -57,7 +57,7 @@ def order(n: Sequence[float], error: Sequence[float], *, declared: float, floor:
         declared: the order that the method claims.
         floor: error of the reference, or of the evaluation.
 
-    Example:
+    Examples:
         >>> order([4, 8, 16, 32], [1.6e-1, 4e-2, 1e-2, 2.5e-3], declared=2).verdict
         'confirmed'
     """

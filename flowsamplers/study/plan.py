@@ -53,7 +53,7 @@ class Study:
     """The error of samplers against the number of model calls, on one model.
 
     Args:
-        model: see :func:`flowsamplers.flows.load_flow`.
+        model: see `flows.load_flow`.
         prompts: conditions; one None for a model without.
         seeds: of the noises; every prompt is run from every noise.
         samplers: names, configurations or objects; none of them stochastic or adaptive.
@@ -69,7 +69,7 @@ class Study:
     Raises:
         ValueError: budgets below 1, nothing to do, a sampler that has no place here.
 
-    Example:
+    Examples:
         >>> study = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8))
         >>> [(p.grid.steps, p.nfe) for p in study.plan(tokens=8)]
         [(4, 4), (8, 8), (2, 4), (4, 8)]
@@ -136,7 +136,7 @@ class Study:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def run(self, folder: str | Path, *, progress: Progress | None = None) -> Results:
-        """Run it, and write rows, figures and the image grid into a folder; see :func:`flowsamplers.study.run.run`."""
+        """Run it, and write rows, figures and the image grid into a folder; see `study.run.run`."""
         from flowsamplers.study.run import run  # noqa: PLC0415  (a plan needs no runner)
 
         return run(self, Path(folder), progress=progress)

@@ -55,7 +55,7 @@ def load_klein(
         FileNotFoundError: a folder that is not there or holds no pipeline.
         ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload.
 
-    Example:
+    Examples:
         >>> pipe = load_klein("klein-digits")
         >>> pipe(prompt="a handwritten 3", num_inference_steps=2, max_sequence_length=32).images[0].size
         (16, 16)
@@ -94,14 +94,14 @@ class KleinFlow:
             and 1 for a distilled one, which ignores it.
         max_sequence_length: tokens of a prompt, padding included; by default the tokenizer's, at most 512.
         text_encoder_out_layers: which hidden states of the text encoder are read.
-        full_time: time conditioning in full precision, see :func:`full_precision_time`.
+        full_time: time conditioning in full precision, see `full_precision_time`.
         batched_guidance: both passes of the guidance in one batch of twice the size.
         name: how studies call the model.
 
     Raises:
         ValueError: a size that does not fit the model, or a negative guidance.
 
-    Example:
+    Examples:
         >>> import flowsamplers as fs
         >>> flow = KleinFlow.load("klein-digits", prompt="a handwritten 3")
         >>> x0 = fs.sample(flow.velocity, flow.noise([0]), fs.schedules.flux2(4, tokens=flow.tokens), "fireflow")
@@ -142,10 +142,10 @@ class KleinFlow:
 
     @classmethod
     def load(cls, name: str = "klein-digits", **options: Any) -> KleinFlow:
-        """:func:`load_klein` and this class in one call; what opens ``--model NAME`` on the command line.
+        """`load_klein` and this class in one call; what opens ``--model NAME`` on the command line.
 
         Args:
-            name: see :func:`load_klein`.
+            name: see `load_klein`.
             **options: of both.
         """
         given = {k: v for k, v in options.items() if v is not None}

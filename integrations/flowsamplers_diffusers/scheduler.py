@@ -86,7 +86,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     Raises:
         ValueError: unknown sampler, option or choice, with the nearest name; an adaptive sampler.
 
-    Example:
+    Examples:
         >>> from diffusers import FlowMatchEulerDiscreteScheduler
         >>> stock = FlowMatchEulerDiscreteScheduler(shift=3.0)
         >>> scheduler = FlowSamplerScheduler.from_config(stock.config, sampler="ab2", sampler_options={"last": "midpoint"})
@@ -203,7 +203,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             timesteps: the times that the model is told at the N nodes; between nodes they are interpolated in sigma.
 
         Raises:
-            ValueError: see :func:`flowsamplers.schedules.flow_match_euler`.
+            ValueError: see `schedules.flow_match_euler`.
         """
         self.grid = self._grid(num_inference_steps, sigmas, mu, timesteps)
         self.num_inference_steps = self.grid.steps
@@ -328,7 +328,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             s_noise: only 1 is accepted.
             generator: source of noise for a stochastic sampler, in the place of the configuration's seed.
             per_token_timesteps: ``(batch, tokens)`` times of their own, for ``sampler="euler"`` as in stock.
-            return_dict: return a :class:`FlowSamplerSchedulerOutput` rather than a tuple.
+            return_dict: return a `FlowSamplerSchedulerOutput` rather than a tuple.
 
         Returns:
             The next sample, in the dtype of ``model_output``.
@@ -420,7 +420,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     # Noise on data
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
-        r"""Put data at a noise level: :math:`x_\sigma = (1 - \sigma) x_0 + \sigma n`.
+        r"""Put data at a noise level: $x_\sigma = (1 - \sigma) x_0 + \sigma n$.
 
         Args:
             sample: data, ``(batch, ...)``.
@@ -442,7 +442,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         return sigma * noise + (1.0 - sigma) * sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The same as :meth:`scale_noise`, under the name and argument order of diffusers' older schedulers."""
+        """The same as `scale_noise`, under the name and argument order of diffusers' older schedulers."""
         return self.scale_noise(original_samples, timesteps, noise)
 
     def __len__(self) -> int:

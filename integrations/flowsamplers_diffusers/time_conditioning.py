@@ -16,7 +16,7 @@ def full_precision_time(transformer: nn.Module) -> Generator[None]:
 
     In bfloat16 the numbers between 512 and 1024 are 4 apart, so the network cannot tell sigma = 0.767 from 0.764, and its
     velocity is a staircase in sigma. Here the sinusoids of the time are computed from the float32 value; only they are rounded,
-    which is smooth. Pass ``timestep`` in float32 to the transformer, as :class:`KleinFlow` does with ``full_time=True``.
+    which is smooth. Pass ``timestep`` in float32 to the transformer, as `KleinFlow` does with ``full_time=True``.
 
     Args:
         transformer: a ``Flux2Transformer2DModel`` in any dtype; in float32 nothing changes.
@@ -24,7 +24,7 @@ def full_precision_time(transformer: nn.Module) -> Generator[None]:
     Raises:
         ValueError: a module without ``time_guidance_embed.time_proj``.
 
-    Example:
+    Examples:
         >>> with full_precision_time(pipe.transformer):  # doctest: +SKIP
         ...     v = pipe.transformer(hidden_states=x, timestep=sigma.float(), ...)[0]
     """
