@@ -109,7 +109,7 @@ def solve(
         fine = _solution(flow, x1, condition, steps, max_batch, on_call)
         spent += steps * stages
         before, gap = gap, relative_error(coarse, fine)
-        settled = before is not None and bool((gap > before / 2).all())
+        settled = before is not None and bool(gap.max() > before.max() / 2)
         if bool((gap <= wanted).all()) or settled or spent + 2 * steps * stages > max_evaluations:
             break
         coarse = fine

@@ -53,9 +53,9 @@ class MixtureFlow(VectorFlow):
         components, self.dim = self.means.shape
         stds = torch.as_tensor(stds, dtype=torch.float64)
         self.stds = (stds[:, None] if stds.ndim == 1 else stds).expand(components, self.dim)
-        weights = torch.ones(components) if weights is None else torch.as_tensor(weights)
-        self.weights = (weights / weights.sum()).double()
-        if self.weights.shape != (components,) or (self.weights <= 0).any() or (self.stds <= 0).any():
+        weights = torch.as_tensor([1.0] * components if weights is None else weights, dtype=torch.float64)
+        self.weights = weights / weights.sum()
+        if self.weights.shape != (components,) or not ((self.weights > 0).all() and (self.stds > 0).all()):
             raise ValueError(f"weights, stds: {components} components need as many positive weights and standard deviations")
         self.name = name
 

@@ -85,7 +85,7 @@ class Study:
     mu: float | Literal["fixed", "follow"] = "fixed"
     flow_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_batch: int = 64
-    reference_evaluations: int = 3200
+    reference_evaluations: int = 1600
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
