@@ -15,8 +15,8 @@ class DataFlow(VectorFlow):
     r"""The flow between unit normal noise and the points of a data set.
 
     The posterior over the points is a softmax, and $E[x_0 \mid x]$ the mean under it. The velocity
-    $v = (x - E[x_0]) / \sigma$ has no limit at ``sigma = 0`` off the data, where the field is asked for what it never saw;
-    there it is the mean noise that ``floor`` gives, so that it stays finite.
+    $v = (x - E[x_0]) / \sigma$ has no limit at ``sigma = 0`` off the data, where the field is asked for what it
+    never saw; below ``floor`` it is held, so that it stays finite, and runs end about ``floor`` beside a point.
 
     Args:
         points: ``(points, dim)``.

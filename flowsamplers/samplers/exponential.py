@@ -49,8 +49,8 @@ class DPMSolverPP2M(Multistep):
     One evaluation a step. The first-order part is Euler's step, $x + (\sigma' - \sigma) v$, and is computed as such.
     Where a step has infinite length in $\lambda$ the line through two predictions says nothing, and the correction is
     dropped: after a step from ``sigma = 1`` (a limit of the formula: r is infinite), and on a step to ``sigma = 0``, which is
-    Euler's. On grids that run to 0 the observed slope therefore creeps up to 2: 1.7 to 1.85 at 1,024 steps on this project's
-    mixture; between sigmas strictly inside (0, 1) it is 2.
+    Euler's. On grids that run from 1 to 0 the order is 2 up to a logarithm, $h^2 \log(1/h)$, because the local error is of the
+    size $h^3/\sigma$: observed slopes are 1.76 to 1.86 up to 8,192 steps, whatever the last step; strictly inside (0, 1) they are 2.
 
     Args:
         last: policy of the last step, see `Multistep`.

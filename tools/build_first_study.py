@@ -1,0 +1,54 @@
+"""Rebuild the committed studies and the page that shows them: docs/studies and docs/start/first-study.md.
+
+python tools/build_first_study.py           # run both studies anew (two minutes), then write the page
+python tools/build_first_study.py --page    # write the page from the committed rows
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from flowsamplers.flows import load_flow
+from flowsamplers.study import Study, load
+from flowsamplers.study.plan import DEFAULT_PROMPTS
+from flowsamplers.study.report import terminal
+from flowsamplers.study.steps import klein_steps
+
+DOCS = Path(__file__).parent.parent / "docs"
+STUDIES = DOCS / "studies"
+PAGE = DOCS / "start" / "first-study.md"
+START, END = "```text\n", "\n```"
+
+
+def run() -> None:
+    """Both studies, as ``flowsamplers study`` and ``flowsamplers study --preset klein-steps`` run them."""
+    torch.set_num_threads(1)
+    shutil.rmtree(STUDIES, ignore_errors=True)
+    Study().run(STUDIES / "klein-digits")
+    klein_steps(load_flow("klein-digits", prompt=DEFAULT_PROMPTS[0]), STUDIES / "klein-steps")
+
+
+def write_page() -> None:
+    """Put the reports between the page's fences, in order."""
+    table = (STUDIES / "klein-steps" / "klein-steps.txt").read_text().split("\n\n")[-1].rstrip("\n")
+    reports = [terminal(load(STUDIES / "klein-digits")), table]
+    before, *fenced = PAGE.read_text().split(START)
+    pieces = [before]
+    for report, rest in zip(reports, fenced, strict=True):
+        pieces.append(START + report + END + rest.split(END, 1)[1])
+    PAGE.write_text("".join(pieces))
+
+
+def main() -> None:
+    """Do it."""
+    if "--page" not in sys.argv[1:]:
+        run()
+    write_page()
+
+
+if __name__ == "__main__":
+    main()
