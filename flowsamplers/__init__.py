@@ -7,8 +7,9 @@
 """
 
 from flowsamplers import flows, reference, schedules
-from flowsamplers.drive import Flow, Run, Stepper, Trace, Velocity, dry_run, nfe, sample, sample_many, trace
+from flowsamplers.drive import Trace, Velocity, dry_run, nfe, sample, trace
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Flow, Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
 from flowsamplers.sampler import (
     Evaluate,
@@ -22,6 +23,7 @@ from flowsamplers.sampler import (
     to_config,
 )
 from flowsamplers.schedules import get_schedule, list_schedules
+from flowsamplers.stepper import Stepper
 
 __version__ = "0.1.0"
 

@@ -21,8 +21,8 @@ except ModuleNotFoundError as missing:
 import torch
 
 import flowsamplers as fs
-from flowsamplers.drive import Run, sample_many
 from flowsamplers.flows.registry import load_flow
+from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.sampler import Sampler, get_sampler, sampler_info
 from flowsamplers.schedules import list_schedules, tokens_for
 from flowsamplers.study.plan import DEFAULT_PROMPTS, DEFAULT_SAMPLERS, Study

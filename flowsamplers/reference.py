@@ -15,8 +15,8 @@ import torch
 from scipy.integrate import DOP853
 from torch import Tensor
 
-from flowsamplers.drive import Flow, Run, sample_many
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Flow, Run, sample_many
 from flowsamplers.samplers.runge_kutta import ButcherTableau, RungeKutta
 
 BEST = 1e-12

@@ -19,8 +19,8 @@ from fields import (
     smooth,
     start,
 )
-from flowsamplers.drive import Stepper
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, as_noise
+from flowsamplers.stepper import Stepper
 
 
 def through_stepper(sampler: fs.Sampler, x: Tensor, grid: fs.SigmaGrid, *, between=lambda s: s, noise=None) -> Tensor:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import Run, sample_many
 from flowsamplers.flows.registry import load_flow
+from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.reference import Reference, relative_error, solve
 from flowsamplers.sampler import get_sampler, sampler_info, to_config
 from flowsamplers.study.orders import OrderVerdict, order

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flowsamplers.drive import Run, sample_many
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.reference import relative_error, solve
 from flowsamplers.schedules import empirical_mu, flux2, pipeline_sigmas
 from flowsamplers.study.rows import check_writable, write_atomically

@@ -23,12 +23,13 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.drive import Evaluation, Stepper, dry_run
+from flowsamplers.drive import Evaluation, dry_run
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
 from flowsamplers.sampler import Sampler, get_sampler, to_config
 from flowsamplers.samplers import Euler, Renoise
 from flowsamplers.schedules import explicit, flow_match_euler
+from flowsamplers.stepper import Stepper
 
 logger = logging.getLogger(__name__)
 
