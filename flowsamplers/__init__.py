@@ -6,7 +6,7 @@
 [1.0, 0.9674, 0.9081, 0.7672, 0.0]
 """
 
-from flowsamplers import flows, reference, schedules
+from flowsamplers import flows, reference, schedules, study
 from flowsamplers.drive import Trace, Velocity, dry_run, nfe, sample, trace
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
@@ -55,6 +55,7 @@ __all__ = [
     "sample_many",
     "sampler_info",
     "schedules",
+    "study",
     "to_config",
     "trace",
 ]

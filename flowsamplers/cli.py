@@ -200,13 +200,13 @@ def study(
     folder = out or Path("studies") / re.sub(r"[^A-Za-z0-9._-]+", "-", model)
     if preset:
         with progress(quiet) as report:
-            prompt = prompts[0] if prompts else (DEFAULT_PROMPTS[0] if model == "klein-digits" else _CAT)
-            flow = load_flow(model, prompt=prompt, **flow_options)
+            flow = _open(model, prompts[0] if prompts else None, flow_options)
             text = klein_steps(flow, folder, seed=(seeds or (0,))[0], on_call=lambda rows: report("runs", rows, 0))
         click.echo(text)
         click.echo(f"\nimages: {folder / 'klein-steps.png'}")
         return
-    defaults: Sequence[str | None] = DEFAULT_PROMPTS if model == "klein-digits" else (None,)
+    defaults: Sequence[str | None] = (None,) if _named_by_loader(model) else (_default_prompt(model),)
+    defaults = DEFAULT_PROMPTS if model == "klein-digits" else defaults
     plan = Study(
         model,
         prompts=prompts or defaults,
@@ -231,7 +231,13 @@ def study(
     click.echo(f"\n{folder}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
 
 
-_CAT = 'A cat holding a sign that says "Gifu AI Study Group"'
+def _named_by_loader(model: str) -> bool:
+    """Whether the model is opened by another loader than Klein's, of which nothing is known."""
+    return ":" in model or model == "mixture"
+
+
+def _default_prompt(model: str) -> str:
+    return DEFAULT_PROMPTS[0] if model == "klein-digits" else 'A cat holding a sign that says "Gifu AI Study Group"'
 
 
 @main.command(cls=Command)
@@ -318,10 +324,12 @@ def list_(schedules: bool, as_rows: bool) -> None:
 @model_options
 @click.option("--sampler", "method", type=Method(), default="euler", show_default=True)
 @click.option("--steps", type=int, default=4, show_default=True)
-@click.option("--prompt", default="a handwritten 3", show_default=True)
+@click.option("--prompt", help="What to draw.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_rows", is_flag=True, help="Print JSON.")
-def trace(model: str, flow_options: dict[str, Any], method: Sampler, steps: int, prompt: str, seed: int, as_rows: bool) -> None:
+def trace(
+    model: str, flow_options: dict[str, Any], method: Sampler, steps: int, prompt: str | None, seed: int, as_rows: bool
+) -> None:
     """Run once and print every model call: the debugger made unnecessary.
 
     \b
@@ -357,7 +365,7 @@ def trace(model: str, flow_options: dict[str, Any], method: Sampler, steps: int,
 
 @main.command(cls=Command)
 @model_options
-@click.option("--prompt", default="a handwritten 3", show_default=True)
+@click.option("--prompt", help="What to draw.")
 @click.option(
     "--sampler", "samplers", type=Method(), multiple=True, help="May be repeated; a labelled grid then.  [default: euler]"
 )
@@ -367,7 +375,7 @@ def trace(model: str, flow_options: dict[str, Any], method: Sampler, steps: int,
 def generate(
     model: str,
     flow_options: dict[str, Any],
-    prompt: str,
+    prompt: str | None,
     samplers: tuple[Sampler, ...],
     steps: tuple[int, ...],
     seed: int,
@@ -427,9 +435,10 @@ def _settle_threads(model: str) -> None:
         torch.set_num_threads(1)
 
 
-def _open(model: str, prompt: str, options: dict[str, Any]) -> Any:
-    given = {} if model.startswith("mixture") else {"prompt": prompt}
-    return load_flow(model, **given, **options)
+def _open(model: str, prompt: str | None, options: dict[str, Any]) -> Any:
+    if prompt is None and not _named_by_loader(model):
+        prompt = _default_prompt(model)
+    return load_flow(model, **({} if prompt is None else {"prompt": prompt}), **options)
 
 
 @contextmanager

@@ -108,6 +108,34 @@ def test_the_training_schedule_before_set_timesteps_is_stock() -> None:
         assert (stock.sigma_min, stock.sigma_max, len(stock)) == (ours.sigma_min, ours.sigma_max, len(ours))
 
 
+@pytest.mark.parametrize("spacing", [None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_every_option_of_the_configuration_reaches_the_schedule(spacing) -> None:
+    """Sigmas and timesteps of the drop-in, bit for bit stock's, on every way of calling set_timesteps."""
+    base = {spacing: True} if spacing else {}
+    for extra in (
+        {"shift": 3.0},
+        {"use_dynamic_shifting": True},
+        {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+        {"shift": 1.5, "shift_terminal": 0.1},
+        {"invert_sigmas": True},
+        {"num_train_timesteps": 640, "shift": 2.0},
+    ):
+        train = extra.get("num_train_timesteps", 1000)
+        for call in (
+            {"num_inference_steps": 6},
+            {"sigmas": [1.0, 0.7, 0.4, 0.2]},
+            {"timesteps": [train, 0.6 * train, 0.3 * train]},
+        ):
+            outs = []
+            for cls in (FlowMatchEulerDiscreteScheduler, FlowSamplerScheduler):
+                scheduler = cls(**base, **extra)
+                scheduler.set_timesteps(**call, mu=1.7)
+                outs.append(scheduler)
+            assert torch.equal(outs[0].sigmas, outs[1].sigmas), (extra, call)
+            assert torch.equal(outs[0].timesteps, outs[1].timesteps), (extra, call)
+            assert outs[0].num_inference_steps == outs[1].num_inference_steps
+
+
 def test_set_shift_is_stock() -> None:
     for call in ({"num_inference_steps": 5}, {"sigmas": [1.0, 0.6, 0.3]}):
         outs = []

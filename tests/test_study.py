@@ -12,8 +12,8 @@ from flowsamplers.flows import MixtureFlow
 from flowsamplers.study import Row, Study, load
 from flowsamplers.study.plan import largest_steps
 from flowsamplers.study.report import WIDTH, takeaway, terminal
+from flowsamplers.study.results import Results
 from flowsamplers.study.rows import from_jsonl, label, to_jsonl, write_atomically
-from flowsamplers.study.run import Results
 
 pytest.importorskip("matplotlib")
 SMALL = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8, 16), reference_evaluations=1600)

@@ -2,7 +2,7 @@
 
 from flowsamplers.study.orders import OrderVerdict, order, pairwise_slopes
 from flowsamplers.study.plan import Planned, Study
+from flowsamplers.study.results import Results, load
 from flowsamplers.study.rows import Row
-from flowsamplers.study.run import Results, load
 
 __all__ = ["OrderVerdict", "Planned", "Results", "Row", "Study", "load", "order", "pairwise_slopes"]

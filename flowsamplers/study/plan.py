@@ -14,7 +14,8 @@ from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, to_config
 from flowsamplers.schedules import empirical_mu, get_schedule
 
 if TYPE_CHECKING:
-    from flowsamplers.study.run import Progress, Results
+    from flowsamplers.study.results import Results
+    from flowsamplers.study.run import Progress
 
 PIPELINE_STEPS = 50
 """FLUX.2 pipelines' default number of steps, at which studies hold mu."""

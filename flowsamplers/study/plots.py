@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowsamplers.study.run import Results
+    from flowsamplers.study.results import Results
 
 # Okabe and Ito's palette: distinguishable for all kinds of colour vision. Black is kept for text.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A800", "#882255")

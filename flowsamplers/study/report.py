@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from flowsamplers.study.run import Results
+from flowsamplers.study.results import Results
 
 WIDTH = 80
 _SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
