@@ -163,12 +163,18 @@ def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:
 
     Raises:
         ValueError: the sampler is adaptive, so its calls depend on the data.
+        TypeError: the sampler is not an immutable value.
 
     Examples:
         >>> [e.sigma for e in dry_run("midpoint", SigmaGrid([1.0, 0.5, 0.0]))]
         [1.0, 0.75, 0.5, 0.25]
     """
-    return _dry_run(get_sampler(sampler), grid)
+    method = get_sampler(sampler)
+    if type(method).__hash__ is None:
+        raise TypeError(
+            f"{type(method).__name__} is not hashable: a sampler is an immutable value, use @dataclass(frozen=True)"
+        )
+    return _dry_run(method, grid)
 
 
 def nfe(sampler: SamplerLike, grid: SigmaGrid) -> int:
@@ -232,6 +238,8 @@ def _evaluate(velocity: Velocity, request: Evaluate, dtype: torch.dtype, where: 
     x = request.x
     sigma = torch.full((x.shape[0],), request.sigma, dtype=x.dtype, device=x.device)
     v = velocity(x.to(dtype), sigma)
+    if not isinstance(v, Tensor):
+        raise ValueError(f"velocity returned {type(v).__name__}, not a tensor")
     if v.shape != x.shape:
         raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}")
     if check == "finite" and not bool(torch.isfinite(v).all()):

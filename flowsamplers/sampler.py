@@ -99,6 +99,8 @@ class Sampler:
         stochastic: whether it draws noise.
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
+        multistep: whether it remembers earlier steps, so that its first steps are of lower order.
+        affine: whether it knows sigma through step lengths alone, so that scaling sigma changes nothing.
 
     Examples:
         >>> @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Sampler:
     stochastic: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
+    multistep: ClassVar[bool] = False
+    affine: ClassVar[bool] = True
 
     def init(self, x: Tensor) -> State:
         """The state before the first step, for a run that starts at ``x``."""
@@ -264,6 +268,8 @@ def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
     if isinstance(sampler, Sampler):
         return dataclasses.replace(sampler, **_known(type(sampler), options)) if options else sampler  # type: ignore[type-var]
     if isinstance(sampler, Mapping):
+        if "name" not in sampler:
+            raise ValueError(f"sampler={dict(sampler)}: a configuration is {{'name': ..., 'options': {{...}}}}")
         return get_sampler(sampler["name"], **{**sampler.get("options", {}), **options})
     factory = sampler_info(sampler).factory
     return factory(**_known(factory, options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -256,6 +257,12 @@ def test_bad_input_is_named() -> None:
         fs.sample_many(Conditioned(), [fs.Run(x1, grid)], max_batch=0)
     with pytest.raises(ValueError, match="share one shape"):
         fs.sample_many(Conditioned(), [fs.Run(x1, grid), fs.Run(start(dim=2), grid)])
+    with pytest.raises(ValueError, match="velocity returned NoneType, not a tensor"):
+        fs.sample(lambda x, s: None, x1, grid)
+    with pytest.raises(ValueError, match="a configuration is"):
+        fs.get_sampler({"sampler": "euler"})
+    with pytest.raises(TypeError, match=r"use @dataclass\(frozen=True\)"):
+        fs.nfe(dataclass(type("Mutable", (fs.Sampler,), {}))(), grid)
     with pytest.raises(ValueError, match="floating"):
         fs.sample(smooth, torch.zeros(2, 2, dtype=torch.long), grid)
 

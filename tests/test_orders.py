@@ -7,7 +7,7 @@ import pytest
 
 import flowsamplers as fs
 from flowsamplers.flows import MixtureFlow
-from flowsamplers.study.orders import order, pairwise_slopes
+from flowsamplers.orders import order, pairwise_slopes
 
 N = [4, 8, 16, 32, 64, 128, 256]
 

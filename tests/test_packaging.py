@@ -66,7 +66,7 @@ LEVELS = [
     {"sampler"},
     {"schedules", "samplers", "drive"},
     {"lockstep", "stepper"},
-    {"flows", "reference"},
+    {"flows", "reference", "orders"},
     {"study", "testing"},
     {"cli"},
 ]
@@ -99,6 +99,7 @@ def test_arrows_point_one_way(room: str, path: Path) -> None:
     for module, eager in imported(path):
         parts = module.split(".")
         assert parts[0] != "flowsamplers_diffusers"
+        assert parts[0] != "flowsamplers_pytest" or path.name == "check.py"  # the one module that only pytest runs
         assert not (eager and parts[0] in {"diffusers", "transformers", "matplotlib"}), f"{path}: {module}"
         assert not (eager and parts[0] in {"click", "tqdm"} and room != "cli"), f"{path}: {module}"
         if parts[0] == "flowsamplers" and len(parts) > 1 and parts[1] != room:
@@ -108,9 +109,9 @@ def test_arrows_point_one_way(room: str, path: Path) -> None:
 
 
 def test_nothing_names_a_file_that_outgrew_its_room() -> None:
-    """Two rooms, not one: no module of the library is longer than 480 lines."""
+    """Two rooms, not one: no module of the library is longer than 600 lines."""
     for _, path in rooms():
-        assert len(path.read_text().splitlines()) <= 480, path
+        assert len(path.read_text().splitlines()) <= 600, path
 
 
 def test_other_packages_add_samplers_and_schedules_by_entry_point(tmp_path) -> None:

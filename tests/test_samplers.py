@@ -14,8 +14,8 @@ from torch import Tensor
 import flowsamplers as fs
 from fields import DETERMINISTIC, EVERY_VARIANT, IRREGULAR, every_variant, smooth, start
 from flowsamplers.flows import MixtureFlow
+from flowsamplers.orders import order
 from flowsamplers.samplers import ButcherTableau
-from flowsamplers.study.orders import order
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 GRIDS = st.lists(st.floats(2**-20, 1), min_size=1, max_size=30, unique=True).map(

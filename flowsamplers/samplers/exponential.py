@@ -65,6 +65,7 @@ class DPMSolverPP2M(Multistep):
     variable: Variable = "lambda"
 
     order: ClassVar[int] = 2
+    affine: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the options."""

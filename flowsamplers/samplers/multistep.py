@@ -27,6 +27,8 @@ class Multistep(Sampler):
 
     last: SamplerLike = METHOD
 
+    multistep: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         """Resolve ``last`` at once, so that a wrong name fails where it was written."""
         if self.last != METHOD:

@@ -42,6 +42,7 @@ class Renoise(Sampler):
 
     order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
+    affine: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """The instrument: integration error against the number of model calls, with the reference's own error beside it."""
 
-from flowsamplers.study.orders import OrderVerdict, order, pairwise_slopes
+from flowsamplers.orders import OrderVerdict, order, pairwise_slopes
 from flowsamplers.study.plan import Planned, Study
 from flowsamplers.study.results import Results, load
 from flowsamplers.study.rows import Row

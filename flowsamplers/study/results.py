@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.sampler import sampler_info
-from flowsamplers.study.orders import OrderVerdict, order
 from flowsamplers.study.rows import Row, from_jsonl
 
 SETTINGS, ROWS, TABLE = "study.json", "rows.jsonl", "rows.csv"

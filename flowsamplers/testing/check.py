@@ -1,0 +1,25 @@
+"""Test a sampler with no test file at all.
+
+pytest --pyargs flowsamplers.testing.check --flowsamplers-sampler=mypkg:MySampler
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowsamplers.testing.conformance import SamplerConformance
+from flowsamplers_pytest import named_object
+
+
+class TestNamedSampler(SamplerConformance):
+    """The sampler that the command line names."""
+
+    @pytest.fixture
+    def subject(self, request: pytest.FixtureRequest) -> Any:
+        """What ``--flowsamplers-sampler`` names."""
+        name = request.config.getoption("--flowsamplers-sampler")
+        if not name:
+            pytest.skip("no --flowsamplers-sampler=PACKAGE:OBJECT was given")
+        return named_object(str(name))

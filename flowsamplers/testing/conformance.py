@@ -1,0 +1,91 @@
+"""Classes to inherit: one fixture, and every law is a named test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.sampler import SamplerLike
+from flowsamplers.testing import laws, strategies
+from flowsamplers.testing.subject import Subject
+
+_shared = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def _holds(law: Callable[..., None], *args: Any) -> None:
+    """Run a law; skip with its reason where it does not apply."""
+    try:
+        law(*args)
+    except laws.NotApplicable as reason:
+        pytest.skip(str(reason))
+
+
+class SamplerConformance:
+    """Inherit this in a test class named ``Test...`` and give the fixture ``subject``.
+
+    Examples:
+        >>> class TestMine(SamplerConformance):
+        ...     @pytest.fixture
+        ...     def subject(self):
+        ...         return "heun"  # a sampler, its name or configuration, or a Subject
+    """
+
+    @pytest.fixture
+    def subject(self) -> SamplerLike | Subject:
+        """The sampler under test."""
+        raise NotImplementedError("give a fixture named 'subject' that returns the sampler under test")
+
+    @_shared
+    @given(grid=strategies.grids(), dtype=strategies.dtypes(), value=st.integers(-4, 4))
+    def test_the_dt_applied_sum_to_end_minus_start(self, subject: Any, grid: SigmaGrid, dtype: torch.dtype, value: int) -> None:
+        """The headline law, on any grid and in every dtype."""
+        _holds(laws.applied_dt_sum_to_end_minus_start, subject, grid, dtype, float(value))
+
+    @_shared
+    @given(grid=strategies.grids(12))
+    def test_evaluations_on_any_grid(self, subject: Any, grid: SigmaGrid) -> None:
+        """The dry run's calls are the calls that are made."""
+        _holds(laws.evaluations_are_as_declared, subject, grid)
+
+    @pytest.mark.parametrize("law", laws.SAMPLER_LAWS, ids=lambda law: law.__name__)
+    def test_law(self, subject: Any, law: Callable[..., None]) -> None:
+        """Each law on its own standard case."""
+        _holds(law, subject)
+
+
+class ScheduleConformance:
+    """Inherit this in a test class and give the fixture ``build``: a function ``steps -> SigmaGrid``."""
+
+    complete = True
+    """Whether the schedule runs from 1 to 0."""
+
+    @pytest.fixture
+    def build(self) -> Callable[[int], SigmaGrid]:
+        """The schedule under test."""
+        raise NotImplementedError("give a fixture named 'build' that returns a function steps -> SigmaGrid")
+
+    @_shared
+    @given(steps=strategies.steps())
+    def test_it_is_sound(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
+        """Finite, strictly monotone, as long as asked."""
+        laws.a_schedule_is_sound(build, steps)
+
+    @_shared
+    @given(steps=strategies.steps())
+    def test_its_dt_sum_to_end_minus_start(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
+        """The stored sum."""
+        laws.stored_dt_sum_to_end_minus_start(build(steps))
+
+    @_shared
+    @given(steps=strategies.steps())
+    def test_it_runs_from_noise_to_data(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
+        """From 1 to exactly 0."""
+        if not self.complete:
+            pytest.skip("the class says that this schedule is not complete")
+        laws.a_schedule_runs_from_noise_to_data(build, steps)

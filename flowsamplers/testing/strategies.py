@@ -1,0 +1,135 @@
+"""Hypothesis strategies for everything that the laws are tried on. They shrink to small readable cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flowsamplers.flows import DataFlow, GaussianFlow, MixtureFlow
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.sampler import Sampler, get_sampler, list_samplers
+from flowsamplers.schedules import flux2, linear, shift
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def dtypes() -> st.SearchStrategy[torch.dtype]:
+    """Floating dtypes, float64 first."""
+    return st.sampled_from(DTYPES)
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Seeds of noise."""
+    return st.integers(0, 2**32 - 1)
+
+
+def steps(most: int = 300) -> st.SearchStrategy[int]:
+    """Numbers of steps: one, a few, hundreds."""
+    return st.one_of(st.just(1), st.integers(1, 12), st.integers(1, most))
+
+
+def image_sizes() -> st.SearchStrategy[tuple[int, int]]:
+    """(width, height) in pixels: multiples of 16 up to 2048, across FLUX.2's jump at 4,300 tokens."""
+    side = st.integers(1, 128).map(lambda k: 16 * k)
+    return st.tuples(side, side)
+
+
+def token_counts() -> st.SearchStrategy[int]:
+    """Latent tokens, the neighbours of the jump among them."""
+    return st.one_of(st.integers(1, 16_384), st.sampled_from([16, 256, 1024, 4096, 4299, 4300, 4301]))
+
+
+def grids(most: int = 40) -> st.SearchStrategy[SigmaGrid]:
+    """Schedules from 1, or below, to 0, or above: uniform, shifted, FLUX.2's, random, near-degenerate, of one step."""
+    count = st.integers(1, most)
+    shifted = st.builds(lambda n, k: shift(n, shift=k), count, st.floats(0.3, 12))
+    flux = st.builds(lambda n, tokens: flux2(n, tokens=tokens), count, token_counts())
+    return st.one_of(count.map(linear), shifted, flux, random_grids(most), near_degenerate_grids())
+
+
+def random_grids(most: int = 40) -> st.SearchStrategy[SigmaGrid]:
+    """Any falling nodes, at least a millionth apart."""
+    nodes = st.lists(st.integers(0, 10**6), min_size=2, max_size=most, unique=True)
+    return nodes.map(lambda ks: SigmaGrid([k / 10**6 for k in sorted(ks, reverse=True)]))
+
+
+def near_degenerate_grids() -> st.SearchStrategy[SigmaGrid]:
+    """A tiny step between two large ones: step ratios of up to a million."""
+    return st.builds(lambda at, k: SigmaGrid([1.0, at, at - 10.0**-k, 0.0]), st.floats(0.1, 0.9), st.integers(2, 6))
+
+
+def samplers(*, stochastic: bool | None = None) -> st.SearchStrategy[Sampler]:
+    """Registered samplers with options drawn: the last step, the share of fresh noise."""
+    names = [i.name for i in list_samplers() if not i.adaptive and (stochastic is None or i.stochastic == stochastic)]
+
+    def with_options(name: str) -> st.SearchStrategy[Sampler]:
+        drawn: dict[str, st.SearchStrategy[Any]] = {}
+        options = get_sampler(name).options
+        if "last" in options:
+            drawn["last"] = st.sampled_from(["method", "euler", "midpoint", "heun"])
+        if "eta" in options:
+            drawn["eta"] = st.floats(0, 1)
+        return st.fixed_dictionaries(drawn).map(lambda given: get_sampler(name, **given))
+
+    return st.sampled_from(names).flatmap(with_options)
+
+
+def analytic_flows() -> st.SearchStrategy[GaussianFlow | MixtureFlow | DataFlow]:
+    """Flows with known answers: Gaussians, mixtures, small data sets."""
+    number = st.floats(-2, 2)
+    point = st.tuples(number, number).map(list)
+    gaussian = st.builds(lambda mean, std: GaussianFlow(mean, std=std), point, st.floats(0.1, 2))
+    mixture = st.integers(0, 10**6).map(MixtureFlow.random)
+    data = st.lists(point, min_size=1, max_size=5).map(DataFlow)
+    return st.one_of(gaussian, mixture, data)
+
+
+def tensors(rows: int = 4, dim: int = 6, dtype: torch.dtype = torch.float64) -> st.SearchStrategy[Tensor]:
+    """Unit normal tensors ``(rows, dim)`` up to these sizes: small shapes and a seed are drawn, never entries."""
+
+    def make(r: int, d: int, seed: int) -> Tensor:
+        return torch.randn(r, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+    return st.builds(make, st.integers(1, rows), st.integers(1, dim), st.integers(0, 10**6))
+
+
+class SmoothField:
+    r"""A random smooth velocity field with a known Lipschitz constant: $v = A \sin(B x + c \sigma)$, scaled.
+
+    Args:
+        seed: of the matrices.
+        dim: of the vectors.
+        lipschitz: a bound on $|v(x, \sigma) - v(y, \sigma)| / |x - y|$.
+    """
+
+    def __init__(self, seed: int, dim: int, lipschitz: float) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.a, self.b = (torch.randn(dim, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+        self.c = torch.randn(dim, generator=generator, dtype=torch.float64)
+        self.a *= lipschitz / (torch.linalg.matrix_norm(self.a, 2) * torch.linalg.matrix_norm(self.b, 2))
+        self.seed, self.dim, self.lipschitz = seed, dim, lipschitz
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The velocity."""
+        inner = x @ self.b.to(x).T + sigma.to(x)[:, None] * self.c.to(x)
+        return torch.sin(inner) @ self.a.to(x).T
+
+    def __repr__(self) -> str:
+        """How to make it again."""
+        return f"SmoothField(seed={self.seed}, dim={self.dim}, lipschitz={self.lipschitz})"
+
+
+def smooth_fields(dim: int = 3, most: float = 4.0) -> st.SearchStrategy[SmoothField]:
+    """Random smooth fields with a Lipschitz constant of at most ``most``."""
+    return st.builds(SmoothField, st.integers(0, 10**6), st.just(dim), st.floats(0.1, most))
+
+
+def schedules() -> st.SearchStrategy[Callable[[int], SigmaGrid]]:
+    """Builders ``steps -> SigmaGrid`` with options drawn."""
+    static = st.floats(0.3, 12).map(lambda k: lambda n: shift(n, shift=k))
+    flux = token_counts().map(lambda t: lambda n: flux2(n, tokens=t, mu=None if n <= 64 else 1.0))
+    return st.one_of(st.just(linear), static, flux)

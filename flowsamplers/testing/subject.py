@@ -1,0 +1,146 @@
+"""What the laws are about: anything that integrates a velocity over a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import Velocity, nfe, sample
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import KeyedNoise, Seeds
+from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
+
+
+class Runs(Protocol):
+    """How a subject is run."""
+
+    def __call__(
+        self, velocity: Velocity, x1: Tensor, grid: SigmaGrid, *, seed: Seeds | None = None, grad: bool = False
+    ) -> Tensor:
+        """The state at the end of the grid."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    r"""A sampler, wherever it comes from, with what it claims of itself.
+
+    Attributes:
+        name: for messages.
+        run: integrates ``velocity(x, sigma)`` from ``x1`` over a grid.
+        order: order of the global error.
+        stochastic: whether it draws noise.
+        keeps_marginals: whether the noise it adds keeps the flow's marginals as steps shrink.
+        multistep: whether its first steps are of lower order.
+        affine: whether an affine change of sigma changes nothing.
+        data_form: whether it is told the data prediction $x - \sigma v$ and divides by sigma, which costs digits at small sigma.
+        deterministic_twin: the same without noise; itself for an ODE sampler, None where there is none.
+        sampler: the flowsamplers sampler, for the laws of the generator protocol; None for a foreign one.
+        evaluations: declared number of model calls on a grid; None where nothing is declared.
+    """
+
+    name: str
+    run: Runs
+    order: int = 1
+    stochastic: bool = False
+    keeps_marginals: bool = True
+    multistep: bool = False
+    affine: bool = True
+    data_form: bool = False
+    deterministic_twin: Subject | None = None
+    sampler: Sampler | None = None
+    evaluations: Callable[[SigmaGrid], int] | None = None
+
+    @property
+    def quiet(self) -> Subject | None:
+        """The subject without noise."""
+        return self.deterministic_twin if self.stochastic else self
+
+
+def subject_of(sampler: SamplerLike | Subject) -> Subject:
+    """A sampler, by object, name or configuration, as a subject; its class attributes are its claims.
+
+    Examples:
+        >>> subject_of("heun").order
+        2
+    """
+    if isinstance(sampler, Subject):
+        return sampler
+    method = get_sampler(sampler)
+
+    def run(velocity: Velocity, x1: Tensor, grid: SigmaGrid, *, seed: Seeds | None = None, grad: bool = False) -> Tensor:
+        return sample(velocity, x1, grid, method, seed=seed, grad=grad)
+
+    twin = None
+    if method.stochastic and "eta" in method.options:
+        twin = subject_of(_Quiet(get_sampler(method, eta=0.0)))
+    return Subject(
+        name=type(method).__name__,
+        run=run,
+        order=method.order,
+        stochastic=method.stochastic,
+        keeps_marginals=method.keeps_marginals,
+        multistep=method.multistep,
+        affine=method.affine,
+        deterministic_twin=twin,
+        sampler=method,
+        evaluations=None if method.adaptive else lambda grid: nfe(method, grid),
+    )
+
+
+@dataclass(frozen=True)
+class _Quiet(Sampler):
+    """A stochastic sampler at eta 0: it may ask for noise, which must not matter."""
+
+    inner: Sampler
+
+    def init(self, x: Tensor) -> Any:
+        return self.inner.init(x)
+
+    def step(self, x: Tensor, at: Any, state: Any) -> Any:
+        return self.inner.step(x, replace(at, source=KeyedNoise(0)), state)
+
+
+def from_k_diffusion(
+    function: Callable[..., Tensor], *, order: int = 1, stochastic: bool = False, affine: bool = False, **options: Any
+) -> Subject:
+    r"""A ``sample_x(model, x, sigmas, ...)`` function of k-diffusion's form under the same laws.
+
+    The function's model returns the denoised $D = x - \sigma v$, and ``sigmas`` is a tensor that ends in 0.
+
+    Args:
+        function: such as ``k_diffusion.sampling.sample_heun``.
+        order: the order it claims.
+        stochastic: whether it draws noise; it must then take ``noise_sampler(sigma, sigma_next)``.
+        affine: whether an affine change of sigma changes nothing.
+        **options: given to the function.
+
+    Examples:
+        >>> def sample_euler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        ...     for s, t in zip(sigmas, sigmas[1:]):
+        ...         x = x + (t - s) * (x - model(x, s * x.new_ones([len(x)]))) / s
+        ...     return x
+        >>> from_k_diffusion(sample_euler).name
+        'sample_euler'
+    """
+
+    def run(velocity: Velocity, x1: Tensor, grid: SigmaGrid, *, seed: Seeds | None = None, grad: bool = False) -> Tensor:
+        carry = torch.promote_types(x1.dtype, torch.float32)
+
+        def model(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+            return x - sigma.reshape(-1, *[1] * (x.ndim - 1)) * velocity(x.to(x1.dtype), sigma).to(x.dtype)
+
+        sigmas = torch.tensor(grid.sigmas, dtype=carry, device=x1.device)
+        given = dict(options)
+        if stochastic:
+            noise, asked = KeyedNoise(0 if seed is None else seed), iter(range(10**9))
+            given["noise_sampler"] = lambda sigma, sigma_next: noise(x1, next(asked), 0)  # pyright: ignore[reportUnknownLambdaType]
+        with torch.set_grad_enabled(grad):
+            return function(model, x1.to(carry), sigmas, **given).to(x1.dtype)
+
+    name = getattr(function, "__name__", "sample")
+    return Subject(name=name, run=run, order=order, stochastic=stochastic, affine=affine, data_form=True)

@@ -1,0 +1,79 @@
+"""A foreign sampler is tested with no test file at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+GOOD = """
+from dataclasses import dataclass
+from flowsamplers import Evaluate, Sampler
+
+@dataclass(frozen=True)
+class Mine(Sampler):
+    order = 2
+    def step(self, x, at, state):
+        k1 = yield Evaluate(x, at.s0)
+        k2 = yield Evaluate(x + 2 / 3 * at.h * k1, at.s0 + 2 / 3 * at.h)
+        return x + at.h * (k1 / 4 + 3 / 4 * k2), state
+
+@dataclass(frozen=True)
+class Wrong(Mine):
+    def step(self, x, at, state):
+        k1 = yield Evaluate(x, at.s0)
+        k2 = yield Evaluate(x + 2 / 3 * at.h * k1, at.s0 + 2 / 3 * at.h)
+        return x + at.h * (3 / 4 * k1 + k2 / 4), state
+
+def sample_heun(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    for s, t in zip(sigmas, sigmas[1:]):
+        d = (x - model(x, s * x.new_ones([len(x)]))) / s
+        if t == 0:
+            x = x + (t - s) * d
+            continue
+        y = x + (t - s) * d
+        x = x + (t - s) / 2 * (d + (y - model(y, t * x.new_ones([len(x)]))) / t)
+    return x
+"""
+FOREIGN = GOOD + "\nfrom flowsamplers.testing import from_k_diffusion\nheun = from_k_diffusion(sample_heun, order=2)\n"
+
+
+def check(tmp_path, name: str) -> tuple[int, str]:
+    (tmp_path / "mypkg.py").write_text(FOREIGN)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "flowsamplers.testing.check"]
+    out = subprocess.run(
+        [*command, f"--flowsamplers-sampler={name}", "--hypothesis-profile=flowsamplers-ci"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    return out.returncode, out.stdout + out.stderr
+
+
+@pytest.mark.parametrize("name", ["mypkg:Mine", "mypkg:heun"])
+def test_a_right_sampler_passes(tmp_path, name: str) -> None:
+    code, text = check(tmp_path, name)
+    assert code == 0, text
+
+
+def test_a_wrong_weight_is_found_by_name(tmp_path) -> None:
+    code, text = check(tmp_path, "mypkg:Wrong")
+    assert code == 1
+    assert "order_is_the_declared_one" in text
+    assert "Wrong declares order 2; measured 1." in text
+
+
+def test_a_wrong_name_is_said(tmp_path) -> None:
+    code, text = check(tmp_path, "mypkg:Nobody")
+    assert code != 0
+    assert "has no attribute 'Nobody'" in text
+
+
+def test_the_plugin_loads_neither_torch_nor_flowsamplers() -> None:
+    code = "import sys, flowsamplers_pytest; print([m for m in ('torch', 'flowsamplers', 'hypothesis') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
