@@ -94,7 +94,7 @@ def parse_sampler(text: str) -> Sampler:
     """A sampler from ``name:option=value,option=value``; values are numbers where they look like it.
 
     >>> parse_sampler("ab2:last=midpoint")
-    AdamsBashforth2(last='midpoint')
+    AdamsBashforth2(last='midpoint', startup='ramp')
     """
     name, _, rest = text.partition(":")
     options: dict[str, Any] = {}

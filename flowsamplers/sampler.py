@@ -95,12 +95,14 @@ class Sampler:
     Subclass it as a frozen dataclass, say what the method claims in the class attributes, and write `step`.
 
     Attributes:
-        order: the order of the global error $O(h^p)$ that the method has on rectified flow, as measured here.
+        order: the order of the global error $O(h^p)$ that the method has on a rectified flow, strictly inside (0, 1).
+        order_to_data: the order on complete runs, from 1 to 0, where that is lower: many last steps are Euler's.
         stochastic: whether it draws noise.
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
         multistep: whether it remembers earlier steps, so that its first steps are of lower order.
         affine: whether it knows sigma through step lengths alone, so that scaling sigma changes nothing.
+        look_ahead: how many intervals beyond its step it may ask in.
 
     Examples:
         >>> @dataclass(frozen=True)
@@ -113,11 +115,13 @@ class Sampler:
     """
 
     order: ClassVar[int] = 1
+    order_to_data: ClassVar[int] = 99
     stochastic: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
     multistep: ClassVar[bool] = False
     affine: ClassVar[bool] = True
+    look_ahead: ClassVar[int] = 0
 
     def init(self, x: Tensor) -> State:
         """The state before the first step, for a run that starts at ``x``."""
@@ -158,26 +162,39 @@ class SamplerInfo:
     Attributes:
         name: the name under which it is found.
         aliases: other names of the same map.
+        presets: names of the method with other options, and these.
         family: the family it belongs to, which is the module it lives in.
-        order: order of the global error.
+        order: order of the global error strictly inside (0, 1).
+        order_to_data: order of the global error on complete runs.
+        literature: the order that the literature claims, where it is another.
         stochastic: whether it draws noise, and so needs a seed.
         adaptive: whether its evaluations depend on the data.
         keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
         reference: where it comes from.
+        advice: when to use it, in one line.
         factory: the class; called with the options.
         origin: the package that registered it.
     """
 
     name: str
     aliases: tuple[str, ...]
+    presets: Mapping[str, Mapping[str, Any]]
     family: str
     order: int
+    order_to_data: int
+    literature: int
     stochastic: bool
     adaptive: bool
     keeps_marginals: bool
     reference: str
+    advice: str
     factory: type[Sampler]
     origin: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which it is found."""
+        return (self.name, *self.aliases, *self.presets)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -197,13 +214,24 @@ _S = TypeVar("_S", bound=type[Sampler])
 _registry: dict[str, SamplerInfo] = {}
 
 
-def register(name: str, *, aliases: tuple[str, ...] = (), reference: str = "") -> Callable[[_S], _S]:
+def register(
+    name: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    reference: str = "",
+    advice: str = "",
+    literature: int | None = None,
+) -> Callable[[_S], _S]:
     """Class decorator: make a sampler findable by name.
 
     Args:
         name: lower case, as users know the method (``"dpmpp_2m"``).
         aliases: other names of the very same map.
+        presets: names that users know for this method with other options.
         reference: paper or code it comes from.
+        advice: when to use it, in one line.
+        literature: the order that the literature claims, if the method does not have it on a rectified flow.
 
     Raises:
         ValueError: a name that is taken.
@@ -213,17 +241,21 @@ def register(name: str, *, aliases: tuple[str, ...] = (), reference: str = "") -
         info = SamplerInfo(
             name=name,
             aliases=aliases,
+            presets=dict(presets or {}),
             family=cls.__module__.rpartition(".")[2],
             order=cls.order,
+            order_to_data=min(cls.order, cls.order_to_data),
+            literature=cls.order if literature is None else literature,
             stochastic=cls.stochastic,
             adaptive=cls.adaptive,
             keeps_marginals=cls.keeps_marginals,
             reference=reference,
+            advice=advice,
             factory=cls,
             origin=cls.__module__.partition(".")[0],
         )
         taken = _names()
-        for key in (name, *aliases):
+        for key in info.names:
             if key in taken and taken[key].factory is not cls:
                 raise ValueError(f"sampler name {key!r} is taken by {taken[key].factory.__qualname__}")
         _registry[name] = info
@@ -263,7 +295,9 @@ def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
 
     Examples:
         >>> get_sampler("ab2", last="midpoint")
-        AdamsBashforth2(last='midpoint')
+        AdamsBashforth2(last='midpoint', startup='ramp')
+        >>> get_sampler("lms")  # a preset: what k-diffusion means by this name
+        AdamsBashforth4(last='euler', startup='ramp')
     """
     if isinstance(sampler, Sampler):
         return dataclasses.replace(sampler, **_known(type(sampler), options)) if options else sampler  # type: ignore[type-var]
@@ -271,8 +305,8 @@ def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
         if "name" not in sampler:
             raise ValueError(f"sampler={dict(sampler)}: a configuration is {{'name': ..., 'options': {{...}}}}")
         return get_sampler(sampler["name"], **{**sampler.get("options", {}), **options})
-    factory = sampler_info(sampler).factory
-    return factory(**_known(factory, options))
+    info = sampler_info(sampler)
+    return info.factory(**{**info.presets.get(sampler, {}), **_known(info.factory, options)})
 
 
 def to_config(sampler: Sampler) -> dict[str, Any]:
@@ -283,7 +317,7 @@ def to_config(sampler: Sampler) -> dict[str, Any]:
 
     Examples:
         >>> to_config(get_sampler("ab2", last="midpoint"))
-        {'name': 'ab2', 'options': {'last': 'midpoint'}}
+        {'name': 'ab2', 'options': {'last': 'midpoint', 'startup': 'ramp'}}
     """
     return {"name": name_of(sampler), "options": sampler.options}
 
@@ -302,7 +336,7 @@ def name_of(sampler: Sampler) -> str:
 
 
 def _names() -> dict[str, SamplerInfo]:
-    return {key: info for info in _registry.values() for key in (info.name, *info.aliases)}
+    return {key: info for info in _registry.values() for key in info.names}
 
 
 def _known(factory: type[Sampler], options: Mapping[str, Any]) -> dict[str, Any]:

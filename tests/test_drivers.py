@@ -15,8 +15,8 @@ from fields import (
     IRREGULAR,
     Conditioned,
     every_fixed_sampler,
+    every_fixed_variant,
     every_sampler,
-    every_variant,
     smooth,
     start,
 )
@@ -34,14 +34,14 @@ def through_stepper(sampler: fs.Sampler, x: Tensor, grid: fs.SigmaGrid, *, betwe
     return stepper.point
 
 
-@every_variant
+@every_fixed_variant
 def test_inside_out_equals_direct_sampling_bit_for_bit(sampler: fs.Sampler) -> None:
     x1 = start()
     direct = fs.sample(smooth, x1, IRREGULAR, sampler, seed=7)
     assert torch.equal(through_stepper(sampler, x1, IRREGULAR, noise=KeyedNoise(7)), direct)
 
 
-@every_variant
+@every_fixed_variant
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"])
 def test_a_copy_between_any_two_model_calls_changes_nothing(sampler: fs.Sampler, copied) -> None:
     x1 = start()
@@ -58,7 +58,7 @@ def test_a_copy_changes_nothing_with_the_stock_noise_stream(name: str, copied) -
     assert torch.equal(through_stepper(sampler, x1, IRREGULAR, between=copied, noise=noise), direct)
 
 
-@every_variant
+@every_fixed_variant
 def test_the_dry_run_names_exactly_the_sigmas_that_are_asked_for(sampler: fs.Sampler) -> None:
     asked: list[float] = []
 
@@ -72,7 +72,7 @@ def test_the_dry_run_names_exactly_the_sigmas_that_are_asked_for(sampler: fs.Sam
     assert fs.nfe(sampler, IRREGULAR) == len(asked)
 
 
-@every_variant
+@every_fixed_variant
 def test_requested_sigmas_lie_inside_their_step(sampler: fs.Sampler) -> None:
     for e in fs.dry_run(sampler, IRREGULAR):
         assert IRREGULAR.sigmas[e.step + 1] <= e.sigma <= IRREGULAR.sigmas[e.step]
@@ -197,7 +197,7 @@ def test_an_edit_at_a_step_boundary_is_where_the_run_goes_on() -> None:
         assert torch.equal(stepper.point, torch.ones(1, 2, dtype=torch.float64)), name
 
 
-@every_variant
+@every_fixed_variant
 def test_a_shift_made_before_any_model_call_appears_in_the_result(sampler: fs.Sampler) -> None:
     """With a constant velocity the effect of an edit is the edit itself, whatever the stage."""
     if sampler.stochastic:
@@ -219,7 +219,7 @@ def test_a_shift_made_before_any_model_call_appears_in_the_result(sampler: fs.Sa
         assert shift.abs().min() > 1.0
 
 
-@every_variant
+@every_fixed_variant
 def test_a_run_begun_inside_a_step_moves_to_its_end_and_finishes(sampler: fs.Sampler) -> None:
     calls = fs.dry_run(sampler, IRREGULAR)
     v = torch.full((1, 2), 0.5, dtype=torch.float64)

@@ -1,21 +1,99 @@
-"""The samplers, one family a file; importing this package registers them all."""
+"""The samplers, one family a file; importing this package registers them all, in this order."""
 
+# isort: off
 from flowsamplers.samplers.euler import Euler
-from flowsamplers.samplers.exponential import DPMSolverPP2M
-from flowsamplers.samplers.multistep import AdamsBashforth2, FireFlow, Multistep
-from flowsamplers.samplers.runge_kutta import RK4, ButcherTableau, Heun, Midpoint, RungeKutta
+from flowsamplers.samplers.policies import LastStep, Multistep
+from flowsamplers.samplers.tableaux import ButcherTableau
+from flowsamplers.samplers.runge_kutta import (
+    RK4,
+    RK5,
+    RK38,
+    SSPRK3,
+    CarpenterKennedy4,
+    Heun,
+    Kutta3,
+    LowStorage,
+    Midpoint,
+    Ralston,
+    Ralston3,
+    RungeKutta,
+    Williamson3,
+)
+from flowsamplers.samplers.multistep import (
+    DEIS,
+    IPNDM,
+    Adams,
+    AdamsBashforth2,
+    AdamsBashforth3,
+    AdamsBashforth4,
+    FireFlow,
+    GradientEstimation,
+)
+from flowsamplers.samplers.exponential import RES2M, RES3M, DEISLogRho, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
+from flowsamplers.samplers.unipc import UniPC, UniPC2, UniPC3
+from flowsamplers.samplers.exponential_rk import (
+    ETDRK4,
+    RES2S,
+    RES3S,
+    DPMSolverPP2S,
+    DPMSolverPP3S,
+    ExponentialRungeKutta,
+    Krogstad,
+)
+from flowsamplers.samplers.wrappers import Richardson
+from flowsamplers.samplers.implicit import FixedPoint, GaussLegendre2, RadauIIA2
+from flowsamplers.samplers.adaptive import Adaptive
+from flowsamplers.samplers.compat import DPM2, HeunPP2
 from flowsamplers.samplers.stochastic import Renoise
 
 __all__ = [
+    "DEIS",
+    "DPM2",
+    "ETDRK4",
+    "IPNDM",
+    "RES2M",
+    "RES2S",
+    "RES3M",
+    "RES3S",
     "RK4",
+    "RK5",
+    "RK38",
+    "SSPRK3",
+    "Adams",
     "AdamsBashforth2",
+    "AdamsBashforth3",
+    "AdamsBashforth4",
+    "Adaptive",
     "ButcherTableau",
+    "CarpenterKennedy4",
+    "DEISLogRho",
     "DPMSolverPP2M",
+    "DPMSolverPP2S",
+    "DPMSolverPP3M",
+    "DPMSolverPP3S",
     "Euler",
+    "ExponentialAdams",
+    "ExponentialRungeKutta",
     "FireFlow",
+    "FixedPoint",
+    "GaussLegendre2",
+    "GradientEstimation",
     "Heun",
+    "HeunPP2",
+    "Krogstad",
+    "Kutta3",
+    "LastStep",
+    "LowStorage",
     "Midpoint",
     "Multistep",
+    "RadauIIA2",
+    "Ralston",
+    "Ralston3",
     "Renoise",
+    "Richardson",
     "RungeKutta",
+    "UniPC",
+    "UniPC2",
+    "UniPC3",
+    "Williamson3",
 ]

@@ -1,44 +1,112 @@
-r"""Methods that integrate the linear part exactly and interpolate the data prediction $D = x - \sigma v$."""
+r"""Methods with a memory that integrate the linear part exactly and interpolate the data prediction $D = x - \sigma v$.
+
+Over a step of length h in $y = \lambda$ or $-\log\sigma$ the kernel of `interpolation` is $e^{-(1 - \theta) h} h\,d\theta$ (times
+$1 - \sigma'$ for $\lambda$), so its moments are the phi functions of exponential integrators. On a step to ``sigma = 0``, infinitely
+long in both variables, all that remains is Euler's step; in plain ``"sigma"`` the moments stay finite.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
-
-from torch import Tensor
+from typing import ClassVar
 
 from flowsamplers._errors import unknown
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, register
-from flowsamplers.samplers.multistep import Multistep
+from flowsamplers.sampler import SamplerLike, register
+from flowsamplers.samplers.interpolation import Variable, moments
+from flowsamplers.samplers.multistep import Adams
 
-Variable: TypeAlias = Literal["lambda", "neg_log_sigma"]
-"""In which variable the data prediction is interpolated: the half log-SNR, or ``-log sigma`` (ComfyUI)."""
-
-
-def half_log_snr(sigma: float) -> float:
-    r"""$\lambda = \log\frac{1 - \sigma}{\sigma}$, exact at the ends: minus infinity at 1, infinity at 0.
-
-    >>> half_log_snr(1.0), half_log_snr(0.5), half_log_snr(0.0)
-    (-inf, 0.0, inf)
-    """
-    if sigma <= 0:
-        return math.inf
-    return math.log((1 - sigma) / sigma) if sigma < 1 else -math.inf
+LOGARITHMS = ("lambda", "neg_log_sigma", "sigma")
 
 
-def neg_log_sigma(sigma: float) -> float:
-    r"""$-\log\sigma$: 0 at 1, infinity at 0."""
-    return -math.log(sigma) if sigma > 0 else math.inf
-
-
-VARIABLES: dict[str, Callable[[float], float]] = {"lambda": half_log_snr, "neg_log_sigma": neg_log_sigma}
-
-
-@register("dpmpp_2m", aliases=("dpm_solver_pp_2m",), reference="DPM-Solver++, arXiv:2211.01095, algorithm 2")
 @dataclass(frozen=True)
-class DPMSolverPP2M(Multistep):
+class ExponentialAdams(Adams):
+    """Base: the polynomial through the last data predictions, in a variable that is an option.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first steps, see `Multistep`.
+        variable: where the prediction is interpolated: ``"lambda"``, the half log-SNR (papers, diffusers);
+            ``"neg_log_sigma"`` (ComfyUI, RES4LYF); or ``"sigma"``, regular at both ends.
+    """
+
+    variable: Variable = "neg_log_sigma"
+
+    prediction: ClassVar[str] = "data"
+    affine: ClassVar[bool] = False
+    order_to_data: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if self.variable not in LOGARITHMS:
+            raise unknown("variable", self.variable, LOGARITHMS)
+
+    @property
+    def interpolates_in(self) -> str:
+        """See `Adams`."""
+        return self.variable
+
+
+@register(
+    "res_2m",
+    aliases=("res_multistep", "abnorsett_2m"),
+    reference="RES, arXiv:2308.02157; Hochbruck and Ostermann, Acta Numerica 19 (2010), 2.5",
+    advice="What RES4LYF users run; the same order as ab2, with a last step of order 1 unless last= says otherwise.",
+)
+@dataclass(frozen=True)
+class RES2M(ExponentialAdams):
+    r"""The exponential Adams method of order 2: the line through the last two data predictions, integrated exactly.
+
+    $$
+    x' = \frac{\sigma'}{\sigma} x + \Bigl(1 - \frac{\sigma'}{\sigma}\Bigr) D
+    + \Bigl(1 - \frac{1 - e^{-h}}{h}\Bigr)\frac{D - D_1}{r}, \qquad h = \log\frac{\sigma}{\sigma'},\ r = \frac{h_1}{h}
+    $$
+
+    DPM-Solver++(2M) with its correction integrated rather than guessed at the midpoint.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("res_2m", fs.schedules.linear(8))
+        8
+    """
+
+    order: ClassVar[int] = 2
+    memory: ClassVar[int] = 2
+
+
+@register(
+    "res_3m",
+    aliases=("abnorsett_3m",),
+    reference="Hochbruck and Ostermann, Acta Numerica 19 (2010), 2.5 (exponential Adams, k = 3)",
+    advice="Order 3 from about 32 calls on smooth fields; below that res_2m is as good.",
+)
+@dataclass(frozen=True)
+class RES3M(ExponentialAdams):
+    r"""The exponential Adams method of order 3: the parabola through the last three data predictions, integrated exactly.
+
+    The first step is Heun's, one more evaluation, so that the order stays. RES4LYF's method of this name satisfies the same order
+    conditions with slightly other coefficients.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("res_3m", fs.schedules.linear(8))
+        9
+    """
+
+    startup: SamplerLike = "heun"
+
+    order: ClassVar[int] = 3
+    memory: ClassVar[int] = 3
+
+
+@register(
+    "dpmpp_2m",
+    aliases=("dpm_solver_pp_2m",),
+    reference="DPM-Solver++, arXiv:2211.01095, algorithm 2",
+    advice="The usual choice of diffusers and ComfyUI; on FLUX.2's schedule give it last='midpoint'.",
+)
+@dataclass(frozen=True)
+class DPMSolverPP2M(ExponentialAdams):
     r"""DPM-Solver++(2M), the multistep method of second order, on a rectified flow ($\alpha = 1 - \sigma$).
 
     $$
@@ -46,15 +114,15 @@ class DPMSolverPP2M(Multistep):
     \Bigl[D + \frac{1}{2r}(D - D_1)\Bigr], \qquad r = \frac{\lambda - \lambda_1}{\lambda' - \lambda}
     $$
 
-    One evaluation a step. The first-order part is Euler's step, $x + (\sigma' - \sigma) v$, and is computed as such.
-    Where a step has infinite length in $\lambda$ the line through two predictions says nothing, and the correction is
-    dropped: after a step from ``sigma = 1`` (a limit of the formula: r is infinite), and on a step to ``sigma = 0``, which is
-    Euler's. On grids that run from 1 to 0 the order is 2 up to a logarithm, $h^2 \log(1/h)$, because the local error is of the
+    One evaluation a step. Where a step has infinite length in $\lambda$ the line through two predictions says nothing, and the
+    correction is dropped: after a step from ``sigma = 1`` (a limit of the formula: r is infinite), and on a step to ``sigma = 0``,
+    which is Euler's. On grids that run from 1 to 0 the order is 2 up to a logarithm, $h^2 \log(1/h)$, because the local error is of the
     size $h^3/\sigma$: observed slopes are 1.76 to 1.86 up to 8,192 steps, whatever the last step; strictly inside (0, 1) they are 2.
 
     Args:
-        last: policy of the last step, see `Multistep`.
-        variable: where the prediction is interpolated: ``"lambda"`` (the paper, diffusers) or ``"neg_log_sigma"`` (ComfyUI).
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first step, see `Multistep`.
+        variable: where the prediction is interpolated: ``"lambda"`` (the paper, diffusers), ``"neg_log_sigma"`` (ComfyUI), ``"sigma"``.
 
     Examples:
         >>> import flowsamplers as fs
@@ -65,22 +133,83 @@ class DPMSolverPP2M(Multistep):
     variable: Variable = "lambda"
 
     order: ClassVar[int] = 2
+    memory: ClassVar[int] = 2
+
+    def integrals(self, s0: float, s1: float, past: int) -> tuple[float, ...]:
+        """The correction is taken half way, $M_0 / 2$, where the exact integral has $M_1$."""
+        return tuple(m / 2 for m in moments(self.prediction, self.variable, s0, s1, 1)[:past])
+
+
+@register(
+    "dpmpp_3m",
+    aliases=("dpm_solver_pp_3m",),
+    literature=3,
+    reference="DPM-Solver++, arXiv:2211.01095; the multistep form of order 3 as in diffusers and ComfyUI",
+    advice="For parity: as shipped its order is 2. res_3m is what it means to be.",
+)
+@dataclass(frozen=True)
+class DPMSolverPP3M(ExponentialAdams):
+    r"""DPM-Solver++(3M) as diffusers and ComfyUI ship it.
+
+    $$ x' = \frac{\sigma'}{\sigma} x + M_0 D + M_1 d_1 + \tfrac{\kappa}{2} M_2 d_2 $$
+
+    where $D + d_1\theta + d_2\theta^2$ is the parabola through the last three predictions and $M_k$ its moments. Shipped is
+    $\kappa = 1$, half of the last term, which leaves order 2; $\kappa = 2$ is the integral of the parabola, with the ramp's order 2
+    unless ``startup`` keeps 3 (then it is `RES3M` in $\lambda$).
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first steps, see `Multistep`.
+        variable: as in `DPMSolverPP2M`.
+        kappa: share of the second-order term, 1 (shipped) or 2 (exact).
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("dpmpp_3m", fs.schedules.linear(8))
+        8
+    """
+
+    variable: Variable = "lambda"
+    kappa: float = 1.0
+
+    order: ClassVar[int] = 2
+    memory: ClassVar[int] = 3
+
+    def integrals(self, s0: float, s1: float, past: int) -> tuple[float, ...]:
+        """With two predictions, those of `DPMSolverPP2M`."""
+        m0, m1, m2 = moments(self.prediction, self.variable, s0, s1, 3)
+        return (m1, self.kappa / 2 * m2) if past > 1 else (m0 / 2,)[:past]
+
+
+@register(
+    "deis_log_rho",
+    aliases=("deis_diffusers",),
+    reference="DEIS, arXiv:2204.13902 (rhoAB in log rho); diffusers' DEISMultistepScheduler",
+    advice="For parity with diffusers, whose own never reaches sigma 0; this one does.",
+)
+@dataclass(frozen=True)
+class DEISLogRho(Adams):
+    r"""DEIS of order 2 as in diffusers: the noise prediction, interpolated in $\log\rho$, $\rho = \sigma/(1 - \sigma)$.
+
+    $$ x' = \frac{\alpha'}{\alpha} x + \alpha' \int_\rho^{\rho'} \hat\epsilon\,d\rho $$
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first step, see `Multistep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("deis_log_rho", fs.schedules.linear(8))
+        8
+    """
+
+    order: ClassVar[int] = 2
+    memory: ClassVar[int] = 2
+    order_to_data: ClassVar[int] = 1  # 2 up to a slow logarithm: slopes of 1.2 to 1.8 up to 4,096 steps
+    prediction: ClassVar[str] = "noise"
     affine: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        if self.variable not in VARIABLES:
-            raise unknown("variable", self.variable, VARIABLES)
-
-    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        v = yield Evaluate(x, at.s0)
-        lam = VARIABLES[self.variable]
-        d = x - at.s0 * v
-        h = lam(at.s1) - lam(at.s0)
-        euler = x + at.h * v
-        if state is None or not (math.isfinite(h) and math.isfinite(state[1])):
-            return euler, (d, h)
-        d1, h1 = state
-        return euler + (1 - at.s1 / at.s0) * (h / h1 / 2) * (d - d1), (d, h)
+    @property
+    def interpolates_in(self) -> str:
+        """See `Adams`."""
+        return "lambda"

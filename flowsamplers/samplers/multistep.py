@@ -1,59 +1,70 @@
-"""Methods that remember velocities of earlier steps, in the velocity and in plain sigma: regular at both ends."""
+"""Methods that remember velocities of earlier steps: one evaluation a step, regular at both ends."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler, register
-
-METHOD = "method"
-"""The ``last=`` policy that keeps the method itself on the last step."""
+from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, register
+from flowsamplers.samplers.interpolation import PREDICTIONS, moments, positions, through
+from flowsamplers.samplers.policies import LastStep, Multistep
 
 
 @dataclass(frozen=True)
-class Multistep(Sampler):
-    """Base of the methods with a memory: the last step is a policy that the user sees.
+class Adams(Multistep):
+    r"""Integrate the polynomial through the last predictions.
 
-    Schedules for few steps make the last interval the largest (0.77 of the way at 4 steps of FLUX.2's), where
-    extrapolation from the past is worth least.
+    $$ x' = x + h\,v + \sum_j w_j\,(P_j - P) $$
 
-    Args:
-        last: how the last step is made: ``"method"``, the method itself, or any sampler that needs no memory, such as
-            ``"euler"`` (one evaluation) or ``"midpoint"`` (two).
+    with weights from the integrals of `interpolation`. A subclass says of which prediction, in which variable, through how many.
     """
 
-    last: SamplerLike = METHOD
+    memory: ClassVar[int] = 2
+    prediction: ClassVar[str] = "velocity"
 
-    multistep: ClassVar[bool] = True
+    @property
+    def interpolates_in(self) -> str:
+        """The variable of the polynomial."""
+        return "sigma"
 
-    def __post_init__(self) -> None:
-        """Resolve ``last`` at once, so that a wrong name fails where it was written."""
-        if self.last != METHOD:
-            last = get_sampler(self.last)
-            if isinstance(last, Multistep):
-                raise ValueError(f"last={self.last!r}: the last step needs a sampler without memory, such as 'midpoint'")
-            if not isinstance(self.last, str):
-                object.__setattr__(self, "last", last)
-
-    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        if at.last and self.last != METHOD:
-            last = get_sampler(self.last)
-            x, _ = yield from last.step(x, at, last.init(x))
-            return x, state
-        return (yield from self.advance(x, at, state))
+    def integrals(self, s0: float, s1: float, past: int) -> tuple[float, ...]:
+        r"""$M_k = \int K \theta^k du$ for k from 1 to the number of earlier predictions; empty for Euler's step."""
+        return moments(self.prediction, self.interpolates_in, s0, s1, past + 1)[1:]
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """One step of the method itself; what a subclass writes instead of ``step``."""
-        raise NotImplementedError
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        p = PREDICTIONS[self.prediction](x, v, at.s0)
+        end, past = x + at.h * v, [] if state is None else list(state)
+        for w, (_, earlier) in zip(_weights(self, at.s0, at.s1, tuple(s for s, _ in past)), past, strict=False):
+            end = end + w * (earlier - p)
+        return end, self.remember(state, x, v, at)
+
+    def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
+        """The newest prediction first, each with its sigma."""
+        p = PREDICTIONS[self.prediction](x, v, at.s0)
+        return ((at.s0, p), *(state or ()))[: self.memory - 1]
 
 
-@register("ab2", aliases=("lms2", "ipndm_v2"), reference="Hairer, Norsett, Wanner I, III.5 (variable step size)")
+@lru_cache(maxsize=8192)
+def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> list[float]:
+    if not moments(method.prediction, method.interpolates_in, s0, s1, 1):
+        return []
+    thetas = positions(method.interpolates_in, s0, s1, past)
+    return through(thetas, method.integrals(s0, s1, len(thetas)))
+
+
+@register(
+    "ab2",
+    presets={name: {"last": "euler"} for name in ("lms2", "ipndm_v2", "deis_rhoab2")},
+    reference="Hairer, Norsett, Wanner I, III.5 (variable step size)",
+    advice="The plain choice at one call a step, 16 calls and more; give it last='midpoint' on FLUX.2's schedule.",
+)
 @dataclass(frozen=True)
-class AdamsBashforth2(Multistep):
+class AdamsBashforth2(Adams):
     r"""Adams-Bashforth of order 2 with variable steps: integrate the line through the last two velocities.
 
     $$
@@ -63,6 +74,10 @@ class AdamsBashforth2(Multistep):
     where $v_1$ and $h_1$ belong to the step before. One evaluation a step; the first step is Euler's, whose one
     error of $O(h^2)$ keeps the order.
 
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first step, see `Multistep`.
+
     Examples:
         >>> import torch, flowsamplers as fs
         >>> fs.nfe("ab2", fs.SigmaGrid([1.0, 0.5, 0.0])), fs.nfe(AdamsBashforth2("midpoint"), fs.SigmaGrid([1.0, 0.5, 0.0]))
@@ -70,20 +85,216 @@ class AdamsBashforth2(Multistep):
     """
 
     order: ClassVar[int] = 2
+    memory: ClassVar[int] = 2
+
+
+@register(
+    "ab3",
+    aliases=("stork4",),
+    presets={name: {"startup": "ramp", "last": "euler"} for name in ("lms3", "ipndm_v3", "deis_rhoab3")},
+    reference="Hairer, Norsett, Wanner I, III.5 (variable step size)",
+    advice="From about 24 calls on; its extrapolation is wild on a large last step, so keep last='midpoint' or a flat schedule.",
+)
+@dataclass(frozen=True)
+class AdamsBashforth3(Adams):
+    r"""Adams-Bashforth of order 3 with variable steps: integrate the parabola through the last three velocities.
+
+    One evaluation a step, one more at the start: the first step is Heun's, because Euler's would cost the order.
+    STORK-4, whose inner stages see only this parabola, is this method when its coefficients are corrected.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first step; ``"ramp"`` is what LMS, iPNDM and DEIS do, of order 2.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("ab3", fs.schedules.linear(8)), fs.nfe(fs.get_sampler("ab3", startup="ramp"), fs.schedules.linear(8))
+        (9, 8)
+    """
+
+    startup: SamplerLike = "heun"
+
+    order: ClassVar[int] = 3
+    memory: ClassVar[int] = 3
+
+
+@register(
+    "ab4",
+    presets={name: {"startup": "ramp", "last": "euler"} for name in ("lms", "lms4", "ipndm_v", "ipndm_v4")},
+    reference="Hairer, Norsett, Wanner I, III.5 (variable step size)",
+    advice="For references and smooth fields at many steps; below 32 calls a lower order is better.",
+)
+@dataclass(frozen=True)
+class AdamsBashforth4(Adams):
+    r"""Adams-Bashforth of order 4 with variable steps: integrate the cubic through the last four velocities.
+
+    One evaluation a step, four more at the start: the first two steps are Kutta's of order 3.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first two steps; ``"ramp"`` is what LMS and iPNDM do, of order 2.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("ab4", fs.schedules.linear(8))
+        12
+    """
+
+    startup: SamplerLike = "kutta3"
+
+    order: ClassVar[int] = 4
+    memory: ClassVar[int] = 4
+
+
+@register(
+    "deis",
+    aliases=("deis_tab3",),
+    literature=3,
+    reference="DEIS, arXiv:2204.13902 (tAB); the form of diff-sampler and ComfyUI",
+    advice="For parity with ComfyUI; ab3 does the same in sigma, and keeps its order.",
+)
+@dataclass(frozen=True)
+class DEIS(Adams):
+    r"""DEIS-tAB of order 3: Adams-Bashforth whose polynomial is one in the time of a variance-preserving diffusion.
+
+    $$ x' = x + \sum_j v_j \int_{\sigma}^{\sigma'} \ell_j(\tau(u))\,du $$
+
+    That time has nothing to do with a rectified flow, but any smooth variable will do. It starts on lower orders and makes its
+    last step Euler's, as the software does, and so has order 2.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first steps, see `Multistep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("deis", fs.schedules.linear(8))
+        8
+    """
+
+    last: SamplerLike = "euler"
+
+    order: ClassVar[int] = 2
+    memory: ClassVar[int] = 3
+    affine: ClassVar[bool] = False
+
+    @property
+    def interpolates_in(self) -> str:
+        """See `Adams`."""
+        return "vp_time"
+
+
+@dataclass(frozen=True)
+class UniformWeights(Multistep):
+    """Base of the methods that take earlier steps to be as long as the present one, whatever they were."""
+
+    def weights(self, count: int) -> tuple[float, ...]:
+        """Weights of the last ``count`` velocities, the newest first."""
+        raise NotImplementedError
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
-        if state is None:
-            return x + at.h * v, (v, at.h)
-        v1, h1 = state
-        r = at.h / h1
-        return x + at.h * ((1 + r / 2) * v - (r / 2) * v1), (v, at.h)
+        known = (v, *(state or ()))
+        end = x + at.h * v
+        for w, earlier in zip(self.weights(len(known))[1:], known[1:], strict=True):
+            end = end + (at.h * w) * (earlier - v)
+        return end, self.remember(state, x, v, at)
+
+    def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
+        """The newest velocity first."""
+        return (v, *(state or ()))[: self.memory - 1]
 
 
-@register("fireflow", reference="FireFlow, arXiv:2412.07517, algorithm 1")
+@register(
+    "ipndm",
+    aliases=("ipndm4",),
+    literature=4,
+    reference="Zhang and Chen, arXiv:2204.13902, appendix H.2 (iPNDM)",
+    advice="For parity; ab2 to ab4 know the lengths of their steps.",
+)
 @dataclass(frozen=True)
-class FireFlow(Multistep):
+class IPNDM(UniformWeights):
+    r"""iPNDM: Adams-Bashforth of order 4 with the weights of a uniform grid, on any grid.
+
+    $$ x' = x + \tfrac{h}{24}\,(55 v - 59 v_1 + 37 v_2 - 9 v_3) $$
+
+    On a smooth grid the wrong lengths leave order 2, on an irregular one 1; it starts on lower orders and makes its
+    last step Euler's, as ComfyUI does.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first steps, see `Multistep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("ipndm", fs.schedules.linear(8))
+        8
+    """
+
+    last: SamplerLike = "euler"
+
+    order: ClassVar[int] = 2
+    memory: ClassVar[int] = 4
+
+    def weights(self, count: int) -> tuple[float, ...]:
+        """See `UniformWeights`."""
+        return CLASSICAL[count - 1]
+
+
+CLASSICAL: tuple[tuple[float, ...], ...] = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+"""Adams-Bashforth on a uniform grid, orders 1 to 4."""
+
+
+@register(
+    "gradient_estimation",
+    aliases=("ge",),
+    presets={"ipndm2": {"gamma": 1.5}},
+    literature=2,
+    reference="Permenter and Yuan, arXiv:2306.04848, algorithm 2; ComfyUI",
+    advice="For parity: at ComfyUI's gamma=2 its order is 1; gamma=1.5 is ab2 on a uniform grid.",
+)
+@dataclass(frozen=True)
+class GradientEstimation(UniformWeights):
+    r"""Gradient estimation: $x' = x + h\,[v + (\gamma - 1)(v - v_1)]$.
+
+    At $\gamma = 3/2$ it is iPNDM-2, Adams-Bashforth 2 on a uniform grid, of order 2. At $\gamma = 2$, ComfyUI's default,
+    it extrapolates twice as far as the error asks for, and has order 1.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first step, see `Multistep`.
+        gamma: how far to extrapolate.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("gradient_estimation", fs.schedules.linear(8))
+        8
+    """
+
+    last: SamplerLike = "euler"
+    gamma: float = 2.0
+
+    order: ClassVar[int] = 1
+    memory: ClassVar[int] = 2
+
+    def weights(self, count: int) -> tuple[float, ...]:
+        """See `UniformWeights`."""
+        return (self.gamma, 1 - self.gamma) if count > 1 else (1.0,)
+
+
+@register(
+    "fireflow",
+    reference="FireFlow, arXiv:2412.07517, algorithm 1",
+    advice="The first to try at 4 to 20 calls: order 2 at one call a step, and it never asks at the end of the last step.",
+)
+@dataclass(frozen=True)
+class FireFlow(LastStep):
     r"""The midpoint rule whose half step reuses the midpoint velocity of the step before.
 
     $$
@@ -93,6 +304,9 @@ class FireFlow(Multistep):
     One evaluation a step, one more on the first, where $\bar v = v(x, \sigma)$. An error of $O(h)$ in the half
     step moves the midpoint by $O(h^2)$, so the order 2 of the midpoint rule stays on any grid with bounded step ratios.
 
+    Args:
+        last: policy of the last step, see `LastStep`.
+
     Examples:
         >>> import flowsamplers as fs
         >>> fs.nfe("fireflow", fs.schedules.linear(8))
@@ -100,6 +314,7 @@ class FireFlow(Multistep):
     """
 
     order: ClassVar[int] = 2
+    multistep: ClassVar[bool] = True
 
     def resume(self, velocity: Tensor) -> State:
         """The velocity inside the step before is all that the method remembers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -10,98 +9,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, register
+from flowsamplers.samplers.policies import LastStep
+from flowsamplers.samplers.tableaux import ButcherTableau, low_storage
 
 
 @dataclass(frozen=True)
-class ButcherTableau:
-    r"""The coefficients of an explicit Runge-Kutta method; checks itself when made.
-
-    ```text
-    c_1 |
-    c_2 | a_21
-    c_3 | a_31 a_32             k_i = v(x + h sum_j a_ij k_j,  sigma + c_i h)
-    ... | ...
-    ----+-------------------
-        | b_1  b_2  b_3 ...     x'  = x + h sum_i b_i k_i
-    ```
-
-    Args:
-        a: the rows below the diagonal; row i has i numbers, the first is empty.
-        b: the weights, one for each stage.
-        order: the order p that the method claims, at most 4 is checked.
-
-    Raises:
-        ValueError: shapes that do not fit, or an order condition that fails.
-
-    The nodes are the row sums, $c_i = \sum_j a_{ij}$. A method of order p must satisfy one condition for each
-    rooted tree with at most p nodes: 1, 2, 4 and 8 of them for p = 1, 2, 3, 4.
-
-    Examples:
-        >>> ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), order=2).c
-        (0.0, 0.5)
-        >>> ButcherTableau(a=((), (0.5,)), b=(0.5, 0.5), order=2)
-        Traceback (most recent call last):
-        ...
-        ValueError: order=2: the condition sum b c = 1/2 fails: 0.25
-
-    Reference:
-        Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, II.2, Table 2.2.
-    """
-
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-    order: int
-
-    def __post_init__(self) -> None:
-        """Check the shapes and every order condition up to ``min(order, 4)``."""
-        if len(self.a) != len(self.b):
-            raise ValueError(f"a has {len(self.a)} rows and b {len(self.b)} weights; there is one of each for a stage")
-        for i, row in enumerate(self.a):
-            if len(row) != i:
-                raise ValueError(f"a[{i}] has {len(row)} entries; an explicit method has {i} there")
-        for p, name, want, have in self.conditions():
-            if p <= self.order and not math.isclose(have, want, rel_tol=1e-12):
-                raise ValueError(f"order={self.order}: the condition {name} fails: {have}")
-
-    @property
-    def c(self) -> tuple[float, ...]:
-        """The nodes: row sums of ``a``."""
-        return tuple(math.fsum(row) for row in self.a)
-
-    @property
-    def stages(self) -> int:
-        """How many evaluations a step takes."""
-        return len(self.b)
-
-    def conditions(self) -> list[tuple[int, str, float, float]]:
-        """The order conditions up to order 4: (order, name, required value, value)."""
-        b, c = self.b, self.c
-        ac = tuple(_dot(row, c) for row in self.a)
-        acc = tuple(_dot(row, [x * x for x in c]) for row in self.a)
-        aac = tuple(_dot(row, ac) for row in self.a)
-        return [
-            (1, "sum b = 1", 1.0, math.fsum(b)),
-            (2, "sum b c = 1/2", 1 / 2, _dot(b, c)),
-            (3, "sum b c^2 = 1/3", 1 / 3, _dot(b, [x**2 for x in c])),
-            (3, "sum b (a c) = 1/6", 1 / 6, _dot(b, ac)),
-            (4, "sum b c^3 = 1/4", 1 / 4, _dot(b, [x**3 for x in c])),
-            (4, "sum b c (a c) = 1/8", 1 / 8, _dot(b, [x * y for x, y in zip(c, ac, strict=True)])),
-            (4, "sum b (a c^2) = 1/12", 1 / 12, _dot(b, acc)),
-            (4, "sum b (a a c) = 1/24", 1 / 24, _dot(b, aac)),
-        ]
-
-
-def _dot(weights: Sequence[float], values: Sequence[float]) -> float:
-    return math.fsum(w * v for w, v in zip(weights, values, strict=False))
-
-
-class RungeKutta(Sampler):
+class RungeKutta(LastStep):
     r"""Any explicit Runge-Kutta method: a subclass gives ``tableau`` and ``order``."""
 
     tableau: ClassVar[ButcherTableau]
 
-    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         k: list[Tensor] = []
         for a, c in zip(self.tableau.a, self.tableau.c, strict=True):
@@ -117,15 +36,23 @@ def moved(x: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor
 
 def node(at: Step, c: float) -> float:
     """The sigma at the fraction ``c`` of a step, exact at both ends."""
-    return at.s1 if c == 1 else at.s0 + c * at.h
+    return at.s1 if abs(c - 1) < 1e-15 else at.s0 + c * at.h
 
 
-@register("midpoint", aliases=("rf_solver",), reference="C. Runge, Math. Ann. 46 (1895); RF-Solver, arXiv:2411.04746")
+@register(
+    "midpoint",
+    aliases=("rf_solver",),
+    reference="C. Runge, Math. Ann. 46 (1895); RF-Solver, arXiv:2411.04746",
+    advice="The best last step for methods with a memory; by itself beaten by fireflow at half the calls.",
+)
 @dataclass(frozen=True)
 class Midpoint(RungeKutta):
     r"""The explicit midpoint rule: $x' = x + h\,v(x + \tfrac h2 v,\ \sigma + \tfrac h2)$.
 
     Two evaluations a step; it never asks for the velocity at ``sigma = 0``. RF-Solver writes the same map as a Taylor step.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
 
     Examples:
         >>> import torch, flowsamplers as fs
@@ -137,12 +64,21 @@ class Midpoint(RungeKutta):
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1 / 2,)), b=(0, 1), order=2)
 
 
-@register("heun", reference="K. Heun, Z. Math. Phys. 45 (1900); EDM, arXiv:2206.00364, algorithm 1")
+@register(
+    "heun",
+    presets={"flow_match_heun": {"last": "euler"}},
+    reference="K. Heun, Z. Math. Phys. 45 (1900); EDM, arXiv:2206.00364, algorithm 1",
+    advice="EDM's method; it asks at sigma 0, where a trained model has seen least: last='midpoint' does not.",
+)
 @dataclass(frozen=True)
 class Heun(RungeKutta):
     r"""Heun's method, the trapezoidal rule: $x' = x + \tfrac h2 (v(x, \sigma) + v(x + h v, \sigma'))$.
 
-    Two evaluations on every step, the last one included: in velocity form nothing is singular at ``sigma = 0``.
+    Two evaluations on every step, the last one included: in velocity form nothing is singular at ``sigma = 0``. EDM, ComfyUI and
+    diffusers end with Euler's step: ``last="euler"``.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
 
     Examples:
         >>> import torch, flowsamplers as fs
@@ -154,10 +90,99 @@ class Heun(RungeKutta):
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1,)), b=(1 / 2, 1 / 2), order=2)
 
 
-@register("rk4", reference="W. Kutta, Z. Math. Phys. 46 (1901)")
+@register(
+    "ralston",
+    aliases=("ralston2",),
+    reference="A. Ralston, Math. Comp. 16 (1962)",
+    advice="Between midpoint and heun: the smallest error bound of the two-call methods, and no call at sigma 0.",
+)
+@dataclass(frozen=True)
+class Ralston(RungeKutta):
+    r"""Ralston's method of order 2: node 2/3, weights 1/4 and 3/4.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> [e.sigma for e in fs.dry_run("ralston", fs.SigmaGrid([0.75, 0.0]))]
+        [0.75, 0.25]
+    """
+
+    order: ClassVar[int] = 2
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), order=2)
+
+
+@register("kutta3", reference="W. Kutta, Z. Math. Phys. 46 (1901)", advice="Order 3 in three calls; start-up of ab4.")
+@dataclass(frozen=True)
+class Kutta3(RungeKutta):
+    r"""Kutta's method of order 3, Simpson's rule on a quadrature.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("kutta3", fs.schedules.linear(4))
+        12
+    """
+
+    order: ClassVar[int] = 3
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1 / 2,), (-1, 2)), b=(1 / 6, 2 / 3, 1 / 6), order=3)
+
+
+@register(
+    "ralston3",
+    aliases=("bosh3_fixed",),
+    reference="A. Ralston, Math. Comp. 16 (1962); Bogacki and Shampine, Appl. Math. Lett. 2 (1989)",
+    advice="The best of order 3 in three calls, and no call at sigma 0.",
+)
+@dataclass(frozen=True)
+class Ralston3(RungeKutta):
+    r"""Ralston's method of order 3, nodes 1/2 and 3/4: the main method of Bogacki and Shampine's pair.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> [e.sigma for e in fs.dry_run("ralston3", fs.SigmaGrid([1.0, 0.0]))]
+        [1.0, 0.5, 0.25]
+    """
+
+    order: ClassVar[int] = 3
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1 / 2,), (0, 3 / 4)), b=(2 / 9, 1 / 3, 4 / 9), order=3)
+
+
+@register("ssprk3", reference="Shu and Osher, J. Comput. Phys. 77 (1988)", advice="For parity with RES4LYF.")
+@dataclass(frozen=True)
+class SSPRK3(RungeKutta):
+    r"""The strong-stability-preserving method of order 3: a convex combination of Euler steps.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("ssprk3", fs.schedules.linear(4))
+        12
+    """
+
+    order: ClassVar[int] = 3
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1,), (1 / 4, 1 / 4)), b=(1 / 6, 1 / 6, 2 / 3), order=3)
+
+
+@register(
+    "rk4",
+    reference="W. Kutta, Z. Math. Phys. 46 (1901)",
+    advice="For small errors at 64 calls and more, and for references.",
+)
 @dataclass(frozen=True)
 class RK4(RungeKutta):
     r"""The classical Runge-Kutta method of order 4, four evaluations a step.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
 
     Examples:
         >>> import torch, flowsamplers as fs
@@ -170,3 +195,140 @@ class RK4(RungeKutta):
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4
     )
+
+
+@register("rk38", aliases=("kutta38",), reference="W. Kutta, Z. Math. Phys. 46 (1901)", advice="As rk4, with smaller errors.")
+@dataclass(frozen=True)
+class RK38(RungeKutta):
+    r"""Kutta's 3/8 rule, of order 4.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("rk38", fs.schedules.linear(4))
+        16
+    """
+
+    order: ClassVar[int] = 4
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(
+        a=((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)), b=(1 / 8, 3 / 8, 3 / 8, 1 / 8), order=4
+    )
+
+
+@register(
+    "rk5",
+    aliases=("butcher5",),
+    reference="J. C. Butcher, J. Austral. Math. Soc. 4 (1964)",
+    advice="For references: order 5 at six calls a step.",
+)
+@dataclass(frozen=True)
+class RK5(RungeKutta):
+    r"""Butcher's method of order 5, six evaluations a step: Boole's rule on a quadrature.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("rk5", fs.schedules.linear(4))
+        24
+    """
+
+    order: ClassVar[int] = 5
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(
+        a=(
+            (),
+            (1 / 4,),
+            (1 / 8, 1 / 8),
+            (0, -1 / 2, 1),
+            (3 / 16, 0, 0, 9 / 16),
+            (-3 / 7, 2 / 7, 12 / 7, -12 / 7, 8 / 7),
+        ),
+        b=(7 / 90, 0, 32 / 90, 12 / 90, 32 / 90, 7 / 90),
+        order=5,
+    )
+
+
+@dataclass(frozen=True)
+class LowStorage(LastStep):
+    r"""Runge-Kutta methods in two registers: $q \leftarrow A_i q + h v$, $x \leftarrow x + B_i q$, however many stages there are.
+
+    Reference:
+        Williamson, J. Comput. Phys. 35 (1980).
+    """
+
+    registers: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
+    """A and B."""
+    tableau: ClassVar[ButcherTableau]
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        q: Tensor | None = None
+        for a, b, c in zip(*self.registers, self.tableau.c, strict=True):
+            v = yield Evaluate(x, node(at, c))
+            q = at.h * v if q is None else a * q + at.h * v
+            x = x + b * q
+        return x, state
+
+
+@register(
+    "williamson3",
+    reference="Williamson, J. Comput. Phys. 35 (1980), case 7",
+    advice="Order 3 where memory is short: two copies of the state.",
+)
+@dataclass(frozen=True)
+class Williamson3(LowStorage):
+    r"""Williamson's method of order 3 in two registers, three evaluations a step.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("williamson3", fs.schedules.linear(4))
+        12
+    """
+
+    order: ClassVar[int] = 3
+    registers: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((0, -5 / 9, -153 / 128), (1 / 3, 15 / 16, 8 / 15))
+    tableau: ClassVar[ButcherTableau] = low_storage(*registers, 3)
+
+
+@register(
+    "carpenter_kennedy4",
+    reference="Carpenter and Kennedy, NASA TM 109112 (1994), solution 3",
+    advice="Order 4 where memory is short: two copies of the state, five calls a step.",
+)
+@dataclass(frozen=True)
+class CarpenterKennedy4(LowStorage):
+    r"""Carpenter and Kennedy's method of order 4 in two registers, five evaluations a step.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("carpenter_kennedy4", fs.schedules.linear(4))
+        20
+    """
+
+    order: ClassVar[int] = 4
+    registers: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = (
+        (
+            0,
+            -567301805773 / 1357537059087,
+            -2404267990393 / 2016746695238,
+            -3550918686646 / 2091501179385,
+            -1275806237668 / 842570457699,
+        ),
+        (
+            1432997174477 / 9575080441755,
+            5161836677717 / 13612068292357,
+            1720146321549 / 2090206949498,
+            3134564353537 / 4481467310338,
+            2277821191437 / 14882151754819,
+        ),
+    )
+    tableau: ClassVar[ButcherTableau] = low_storage(*registers, 4)

@@ -1,0 +1,92 @@
+"""Methods of other software that are kept for parity, with the order that they have."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register
+from flowsamplers.samplers.policies import LastStep
+
+
+@register(
+    "dpm_2",
+    aliases=("kdpm2",),
+    reference="DPM-Solver-2 in k-diffusion's form; EDM, arXiv:2206.00364, appendix F",
+    advice="For parity; midpoint takes the middle of sigma, and its last step too.",
+)
+@dataclass(frozen=True)
+class DPM2(LastStep):
+    r"""The midpoint rule with the geometric mean for a middle.
+
+    $$ x' = x + h\,v(x + (\sigma_m - \sigma)v,\ \sigma_m), \qquad \sigma_m = \sqrt{\sigma\sigma'} $$
+
+    The middle of a step to ``sigma = 0`` would be 0: that step is Euler's.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("dpm_2", fs.schedules.linear(8))
+        15
+    """
+
+    order: ClassVar[int] = 2
+    order_to_data: ClassVar[int] = 1  # erratic: slopes of 0.9 to 3.6, because the mean is far from the middle near sigma 0
+    affine: ClassVar[bool] = False
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        middle = math.sqrt(at.s0 * at.s1)
+        if middle > 0:
+            v = yield Evaluate(x + (middle - at.s0) * v, middle)
+        return x + at.h * v, state
+
+
+@register(
+    "heunpp2",
+    literature=2,
+    reference="ComfyUI, after Huang et al., arXiv:2311.14768 (Heun++)",
+    advice="For parity: three calls a step for order 1.",
+)
+@dataclass(frozen=True)
+class HeunPP2(Sampler):
+    r"""ComfyUI's Heun++: the mean of up to three velocities, with weights that know sigma and not the step.
+
+    $$
+    x' = x + h\,(w_1 v_i + w_2 v_{i+1} + w_3 v_{i+2}), \quad
+    w_2 = \frac{\sigma_{i+1}}{3\sigma_0},\ w_3 = \frac{\sigma_{i+2}}{3\sigma_0},\ w_1 = 1 - w_2 - w_3
+    $$
+
+    The velocities are taken at Euler's points on the next two nodes, beyond the step's end. On the last step but one
+    $w_2 = \sigma_{i+1}/(2\sigma_0)$, $w_3 = 0$; the last is Euler's. The weights meet no condition of order 2.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("heunpp2", fs.schedules.linear(8))
+        21
+    """
+
+    order: ClassVar[int] = 1
+    affine: ClassVar[bool] = False
+    look_ahead: ClassVar[int] = 1
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        if at.last:
+            return x + at.h * v, state
+        ahead, top = at.grid.sigmas[at.index + 2], at.grid.start
+        second = x + at.h * v
+        v2 = yield Evaluate(second, at.s1)
+        if at.index == at.count - 2:
+            w2 = at.s1 / (2 * top)
+            return x + at.h * ((1 - w2) * v + w2 * v2), state
+        v3 = yield Evaluate(second + (ahead - at.s1) * v2, ahead)
+        w2, w3 = at.s1 / (3 * top), ahead / (3 * top)
+        return x + at.h * ((1 - w2 - w3) * v + w2 * v2 + w3 * v3), state

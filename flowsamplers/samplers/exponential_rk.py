@@ -1,0 +1,299 @@
+r"""Exponential Runge-Kutta methods: one-step, in the data prediction $D = x - \sigma v$, coefficients from phi functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from torch import Tensor
+
+from flowsamplers._errors import unknown
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, register
+from flowsamplers.samplers.interpolation import VARIABLES, Variable, phi
+from flowsamplers.samplers.policies import LastStep
+
+INVERSES: dict[str, Callable[[float], float]] = {
+    "lambda": lambda y: 1 / (1 + math.exp(y)),
+    "neg_log_sigma": lambda y: math.exp(-y),
+}
+
+Row: TypeAlias = tuple[float, ...]
+"""Coefficients of ``D_j - D_0`` for j = 1, 2, ...; that of ``D_0`` follows from their sum."""
+
+
+@dataclass(frozen=True)
+class ExponentialRungeKutta(LastStep):
+    r"""Base of the explicit exponential Runge-Kutta methods.
+
+    With $y = \lambda$ or $-\log\sigma$, h the step's length in y, $y_i = y + c_i h$ and $\beta_i$ its factor ($1 - \sigma_i$ or 1):
+
+    $$
+    x_i = \frac{\sigma_i}{\sigma} x + \Bigl(1 - \frac{\sigma_i}{\sigma}\Bigr) D_0 + \beta_i \sum_{j \ge 1} h a_{ij}(h)\,(D_j - D_0)
+    $$
+
+    and likewise $x'$ with the weights $b_j$. The part without the sum is Euler's move from $\sigma$ to $\sigma_i$.
+    On a step of infinite length (to ``sigma = 0``; in $\lambda$ also from ``sigma = 1``) only Euler's step remains.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        variable: ``"neg_log_sigma"`` (ComfyUI, RES4LYF), finite at ``sigma = 1``, or ``"lambda"``, the half log-SNR.
+    """
+
+    variable: Variable = "neg_log_sigma"
+
+    affine: ClassVar[bool] = False
+    order_to_data: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if self.variable not in INVERSES:
+            raise unknown("variable", self.variable, INVERSES)
+
+    def stages(self, h: float) -> list[tuple[float, Row]]:
+        """Node c and row of every stage after the first."""
+        raise NotImplementedError
+
+    def weights(self, h: float) -> Row:
+        """The weights of the stages after the first."""
+        raise NotImplementedError
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        y = VARIABLES[self.variable]
+        h = y(at.s1) - y(at.s0)
+        if not math.isfinite(h):
+            return x + at.h * v, state
+        d0, further = x - at.s0 * v, list[Tensor]()
+
+        def moved(sigma: float, row: Row) -> Tensor:
+            end = x + (sigma - at.s0) * v
+            beta = h * (1 - sigma if self.variable == "lambda" else 1.0)
+            for w, d in zip(row, further, strict=True):
+                end = end + (beta * w) * d
+            return end
+
+        for c, row in self.stages(h):
+            sigma = at.s1 if c == 1 else INVERSES[self.variable](y(at.s0) + c * h)
+            point = moved(sigma, row)
+            further.append(point - sigma * (yield Evaluate(point, sigma)) - d0)
+        return moved(at.s1, self.weights(h)), state
+
+
+@register(
+    "res_2s",
+    presets={"exp_heun_2_x0": {"c2": 1.0, "variable": "lambda"}},
+    reference="RES, arXiv:2308.02157; Hochbruck and Ostermann, Acta Numerica 19 (2010), (2.39)",
+    advice="RES4LYF's two-call method; midpoint costs the same and has a last step of order 2.",
+)
+@dataclass(frozen=True)
+class RES2S(ExponentialRungeKutta):
+    r"""The exponential Runge-Kutta method of order 2 with free node $c_2$: $b_2 = \varphi_2(-h)/c_2$.
+
+    At $c_2 = 1$ it is ComfyUI's exp_heun_2_x0.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        variable: see `ExponentialRungeKutta`.
+        c2: node of the second stage, in (0, 1].
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("res_2s", fs.schedules.linear(8))  # the last step is Euler's
+        15
+    """
+
+    c2: float = 0.5
+
+    order: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _check_node("c2", self.c2)
+
+    def stages(self, h: float) -> list[tuple[float, Row]]:
+        """See `ExponentialRungeKutta`."""
+        return [(self.c2, ())]
+
+    def weights(self, h: float) -> Row:
+        """See `ExponentialRungeKutta`."""
+        return (phi(2, h) / self.c2,)
+
+
+@register(
+    "dpmpp_2s",
+    aliases=("dpm_solver_pp_2s", "seeds_2_ode"),
+    reference="DPM-Solver++, arXiv:2211.01095, algorithm 1",
+    advice="For parity with DPM-Solver++(2S); res_2s differs in the fourth digit.",
+)
+@dataclass(frozen=True)
+class DPMSolverPP2S(RES2S):
+    r"""DPM-Solver++(2S): as `RES2S`, with the correction $b_2 = \varphi_1(-h)/(2 c_2)$.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        variable: see `ExponentialRungeKutta`.
+        c2: node of the second stage.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("dpmpp_2s", fs.schedules.linear(8))  # in lambda the first step is Euler's, too
+        14
+    """
+
+    variable: Variable = "lambda"
+
+    def weights(self, h: float) -> Row:
+        """See `ExponentialRungeKutta`."""
+        return (phi(1, h) / 2 / self.c2,)
+
+
+@register(
+    "res_3s",
+    reference="Hochbruck and Ostermann, Acta Numerica 19 (2010), (5.8); RES4LYF",
+    advice="RES4LYF's three-call method.",
+)
+@dataclass(frozen=True)
+class RES3S(ExponentialRungeKutta):
+    r"""The exponential Runge-Kutta methods of order 3 with free nodes.
+
+    $$
+    a_{32} = \gamma c_2 \varphi_2(-c_2 h) + \tfrac{c_3^2}{c_2} \varphi_2(-c_3 h), \quad
+    b_2 = \gamma b_3, \quad b_3 = \frac{\varphi_2(-h)}{\gamma c_2 + c_3}, \quad
+    \gamma = \frac{c_3 (3 c_3 - 2)}{c_2 (2 - 3 c_2)}
+    $$
+
+    where $2(\gamma c_2 + c_3) = 3(\gamma c_2^2 + c_3^2)$. At $c = (1/3, 2/3)$, $\gamma = 0$, it is DPM-Solver++(3S).
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        variable: see `ExponentialRungeKutta`.
+        c2: node of the second stage, in (0, 1] but not 2/3.
+        c3: node of the third stage, in (0, 1].
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("res_3s", fs.schedules.linear(8))
+        22
+    """
+
+    c2: float = 0.5
+    c3: float = 1.0
+
+    order: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _check_node("c2", self.c2)
+        _check_node("c3", self.c3)
+        if abs(self.c2 - 2 / 3) < 1e-12 or abs(self.gamma * self.c2 + self.c3) < 1e-12:
+            raise ValueError(f"c2={self.c2}, c3={self.c3}: no method of order 3 has these nodes; c2=0.5, c3=1 is one")
+
+    @property
+    def gamma(self) -> float:
+        """The ratio of the last two weights."""
+        return self.c3 * (3 * self.c3 - 2) / (self.c2 * (2 - 3 * self.c2))
+
+    def stages(self, h: float) -> list[tuple[float, Row]]:
+        """See `ExponentialRungeKutta`."""
+        a32 = self.gamma * self.c2 * phi(2, self.c2 * h) + self.c3**2 / self.c2 * phi(2, self.c3 * h)
+        return [(self.c2, ()), (self.c3, (a32,))]
+
+    def weights(self, h: float) -> Row:
+        """See `ExponentialRungeKutta`."""
+        b3 = phi(2, h) / (self.gamma * self.c2 + self.c3)
+        return self.gamma * b3, b3
+
+
+@register(
+    "dpmpp_3s",
+    aliases=("dpm_solver_pp_3s",),
+    reference="DPM-Solver++, arXiv:2211.01095, with DPM-Solver-3's nodes (arXiv:2206.00927, algorithm 5)",
+    advice="For parity with DPM-Solver++(3S).",
+)
+@dataclass(frozen=True)
+class DPMSolverPP3S(RES3S):
+    r"""DPM-Solver++(3S): `RES3S` in $\lambda$ with nodes 1/3 and 2/3.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        variable: see `ExponentialRungeKutta`.
+        c2: node of the second stage.
+        c3: node of the third stage.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("dpmpp_3s", fs.schedules.linear(8))
+        20
+    """
+
+    variable: Variable = "lambda"
+    c2: float = 1 / 3
+    c3: float = 2 / 3
+
+
+@register(
+    "etdrk4",
+    reference="Cox and Matthews, J. Comput. Phys. 176 (2002), (26) to (29)",
+    advice="Order 4 inside (0, 1); rk4 has it up to sigma 0.",
+)
+@dataclass(frozen=True)
+class ETDRK4(ExponentialRungeKutta):
+    r"""Cox and Matthews' exponential method of order 4, four evaluations a step.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        variable: see `ExponentialRungeKutta`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("etdrk4", fs.schedules.linear(8))
+        29
+    """
+
+    order: ClassVar[int] = 4
+
+    def stages(self, h: float) -> list[tuple[float, Row]]:
+        """See `ExponentialRungeKutta`."""
+        half = phi(1, h / 2)
+        return [(1 / 2, ()), (1 / 2, (half / 2,)), (1, (0.0, half))]
+
+    def weights(self, h: float) -> Row:
+        """See `ExponentialRungeKutta`."""
+        p2, p3 = phi(2, h), phi(3, h)
+        return 2 * p2 - 4 * p3, 2 * p2 - 4 * p3, 4 * p3 - p2
+
+
+@register(
+    "krogstad",
+    aliases=("res_4s", "res_4s_krogstad"),
+    reference="Krogstad, J. Comput. Phys. 203 (2005); Hochbruck and Ostermann, Acta Numerica 19 (2010), (2.42)",
+    advice="As etdrk4, with smaller errors where the linear part is stiff.",
+)
+@dataclass(frozen=True)
+class Krogstad(ETDRK4):
+    r"""Krogstad's exponential method of order 4, four evaluations a step.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        variable: see `ExponentialRungeKutta`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("krogstad", fs.schedules.linear(8))
+        29
+    """
+
+    def stages(self, h: float) -> list[tuple[float, Row]]:
+        """See `ExponentialRungeKutta`."""
+        return [(1 / 2, ()), (1 / 2, (phi(2, h / 2),)), (1, (0.0, 2 * phi(2, h)))]
+
+
+def _check_node(option: str, c: float) -> None:
+    if not 0 < c <= 1:
+        raise ValueError(f"{option}={c}: a node lies in (0, 1]")

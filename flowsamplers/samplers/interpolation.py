@@ -1,0 +1,154 @@
+r"""What all methods with a memory share: integrals of interpolating polynomials.
+
+Over one step the exact solution is $x' = A x + \int K(u)\,P(u)\,du$ for each prediction P of the model:
+
+| prediction | P | A | K(u) du |
+| --- | --- | --- | --- |
+| ``velocity`` | $v$ | $1$ | $du$ |
+| ``data`` | $D = x - \sigma v$ | $\sigma'/\sigma$ | $-\sigma' du/u^2$ |
+| ``noise`` | $\hat\epsilon = x + (1 - \sigma) v$ | $\alpha'/\alpha$ | $\alpha' du/(1 - u)^2$ |
+
+with $\alpha = 1 - \sigma$. A method puts for P the polynomial, in some variable g of sigma, through what it knows. A
+constant P gives Euler's step in all three, so every method here is Euler's step and corrections.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+Prediction: TypeAlias = Literal["velocity", "data", "noise"]
+Variable: TypeAlias = Literal["sigma", "neg_log_sigma", "lambda", "vp_time"]
+
+POINTS = 48
+"""Nodes of the Gauss-Legendre rule: exact to rounding for steps of up to 30 in log sigma."""
+
+
+def half_log_snr(sigma: float) -> float:
+    r"""$\lambda = \log\frac{1 - \sigma}{\sigma}$, exact at the ends: minus infinity at 1, infinity at 0.
+
+    >>> half_log_snr(1.0), half_log_snr(0.5), half_log_snr(0.0)
+    (-inf, 0.0, inf)
+    """
+    if sigma <= 0:
+        return math.inf
+    return math.log((1 - sigma) / sigma) if sigma < 1 else -math.inf
+
+
+def neg_log_sigma(sigma: float) -> float:
+    r"""$-\log\sigma$: 0 at 1, infinity at 0."""
+    return -math.log(sigma) if sigma > 0 else math.inf
+
+
+def vp_time(sigma: float, beta_min: float = 0.1, beta_d: float = 19.9) -> float:
+    r"""The time of the variance-preserving diffusion with noise-to-signal ratio ``sigma``.
+
+    $t$ with $\sigma^2 = e^{\beta_d t^2 / 2 + \beta_{min} t} - 1$. ComfyUI and diff-sampler feed it the flow's sigma.
+
+    Reference:
+        DEIS, arXiv:2204.13902; diff-sampler.
+    """
+    return (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d
+
+
+VARIABLES: dict[str, Callable[[float], float]] = {
+    "sigma": float,
+    "neg_log_sigma": neg_log_sigma,
+    "lambda": half_log_snr,
+    "vp_time": vp_time,
+}
+
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "velocity": lambda x, v, sigma: v,
+    "data": lambda x, v, sigma: x - sigma * v,
+    "noise": lambda x, v, sigma: x + (1 - sigma) * v,
+}
+
+
+@lru_cache(maxsize=8192)
+def moments(prediction: str, variable: str, s0: float, s1: float, count: int) -> tuple[float, ...]:
+    r"""$\int K\,\theta^k\,du$ for k = 0 to ``count - 1``, where $\theta$ runs from 0 to 1 over the step in the variable.
+
+    Empty where the variable or the kernel is infinite at an end: a polynomial says nothing there, and what remains of the
+    formula is Euler's step. The data prediction in plain sigma has a limit at ``sigma = 0``, all moments 1: the polynomial's end.
+
+    >>> moments("velocity", "sigma", 1.0, 0.5, 3)  # h, h / 2, h / 3
+    (-0.5, -0.25, -0.16666666666666666)
+    """
+    g = VARIABLES[variable]
+    start, length = g(s0), g(s1) - g(s0)
+    if not (math.isfinite(start) and math.isfinite(length)) or length == 0:
+        return ()
+    if prediction == "velocity" and variable == "sigma":
+        return tuple((s1 - s0) / (k + 1) for k in range(count))
+    if prediction == "data" and (s0 <= 0 or s1 <= 0):
+        return (1.0,) * count if s1 == 0 < s0 else ()
+    if prediction == "noise" and (s0 >= 1 or s1 >= 1):
+        return ()
+    u, measure = _rule(prediction, s0, s1)
+    theta = np.array([(g(float(w)) - start) / length for w in u])
+    return tuple(float(np.dot(measure, theta**k)) for k in range(count))
+
+
+def _rule(prediction: str, s0: float, s1: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes in sigma and weights, kernel included; Gauss-Legendre in the variable that makes the kernel tame."""
+    z, w = np.polynomial.legendre.leggauss(POINTS)
+    z, w = (z + 1) / 2, w / 2
+    if prediction == "data":  # t = log u: -s1 / u^2 du = -s1 / u dt
+        t = math.log(s0) + z * math.log(s1 / s0)
+        u = np.exp(t)
+        return u, -w * math.log(s1 / s0) * s1 / u
+    if prediction == "noise":  # t = log(1 - u): (1 - s1) / (1 - u)^2 du = -(1 - s1) / (1 - u) dt
+        length = math.log((1 - s1) / (1 - s0))
+        a = (1 - s0) * np.exp(z * length)
+        return 1 - a, -w * length * (1 - s1) / a
+    return s0 + z * (s1 - s0), w * (s1 - s0)
+
+
+def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> list[float]:
+    """Where earlier nodes lie, in units of the step from s0 to s1; those at infinity are left out, with all before them.
+
+    >>> positions("sigma", 0.5, 0.25, (0.75, 1.0))
+    [-1.0, -2.0]
+    """
+    g = VARIABLES[variable]
+    length = g(s1) - g(s0)
+    thetas = [(g(s) - g(s0)) / length for s in past]
+    finite = next((i for i, t in enumerate(thetas) if not math.isfinite(t)), len(thetas))
+    return thetas[:finite]
+
+
+def through(thetas: Sequence[float], values: Sequence[float]) -> list[float]:
+    r"""Weights w with $\sum_j w_j (P_j - P_0) = \sum_{k \ge 1} M_k d_k$ for the polynomial $P_0 + \sum_k d_k \theta^k$ through all $P_j$.
+
+    Args:
+        thetas: places of the P_j, without the 0 of $P_0$.
+        values: $M_1, M_2, \dots$, as many.
+
+    >>> [round(w, 12) for w in through([-1.0], [0.5])]  # Adams-Bashforth 2
+    [-0.5]
+    """
+    powers = np.array([[t ** (k + 1) for t in thetas] for k in range(len(thetas))])
+    return [float(w) for w in np.linalg.solve(powers, np.array(values))] if len(thetas) else []
+
+
+def phi(k: int, z: float) -> float:
+    r"""$\varphi_k(-z) = \int_0^1 e^{-(1 - \theta) z}\,\frac{\theta^{k - 1}}{(k - 1)!}\,d\theta$ for $k \ge 1$.
+
+    Reference:
+        Hochbruck and Ostermann, Exponential integrators, Acta Numerica 19 (2010), (2.10).
+
+    >>> phi(1, 0.0), phi(2, 0.0), abs(phi(1, 2.0) - (1 - math.exp(-2)) / 2) < 1e-15
+    (1.0, 0.5, True)
+    """
+    if z < 1:  # the series has no cancellation
+        return math.fsum((-z) ** j / math.factorial(j + k) for j in range(24))
+    value = math.exp(-z)  # phi_0; then z phi_{j+1} = 1 / j! - phi_j
+    for j in range(k):
+        value = (1 / math.factorial(j) - value) / z
+    return value

@@ -1,0 +1,173 @@
+r"""UniPC: a predictor of the exponential Adams kind, and a corrector that costs no evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal, TypeAlias
+
+from torch import Tensor
+
+from flowsamplers._errors import unknown
+from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, register
+from flowsamplers.samplers.interpolation import VARIABLES, Variable, moments, positions, through
+from flowsamplers.samplers.policies import Multistep, answered
+
+Base: TypeAlias = Literal["bh1", "bh2"]
+Solve: TypeAlias = Literal["shortcut", "full"]
+
+Memory: TypeAlias = tuple[tuple[float, Tensor], ...]
+"""Sigmas and data predictions, the newest first."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "variable": ("lambda", "neg_log_sigma", "sigma"),
+    "base": ("bh1", "bh2"),
+    "solve": ("shortcut", "full"),
+}
+
+
+@dataclass(frozen=True)
+class UniPC(Multistep):
+    r"""Predict, evaluate once, and correct with the evaluation that the next step needs anyway.
+
+    $$
+    x' = \frac{\sigma'}{\sigma} x + \Bigl(1 - \frac{\sigma'}{\sigma}\Bigr) D + \alpha' B \sum_j \rho_j\,\frac{D_j - D}{\theta_j}
+    $$
+
+    The predictor's sum runs over earlier predictions, the corrector's over the new one too, at $\theta = 1$. With ``solve="full"`` the
+    $\rho_j$ solve the paper's linear system and B drops out: both integrate a polynomial. ``"shortcut"`` is what is shipped:
+    $\rho = 1/2$ wherever a single unknown remains, and there $B = h$ (bh1) differs from $B = 1 - e^{-h}$ (bh2).
+
+    Args:
+        last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
+        startup: policy of the first steps, see `Multistep`.
+        variable: where the prediction is interpolated: ``"lambda"`` (the paper), ``"neg_log_sigma"`` (ComfyUI), or ``"sigma"``.
+        base: the function B, ``"bh1"`` or ``"bh2"``.
+        solve: ``"shortcut"`` (as shipped) or ``"full"``.
+        corrector: whether to correct.
+    """
+
+    variable: Variable = "lambda"
+    base: Base = "bh2"
+    solve: Solve = "shortcut"
+    corrector: bool = True
+
+    affine: ClassVar[bool] = False
+    order_to_data: ClassVar[int] = 2
+    ramp_order: ClassVar[int] = 2  # Euler's step, corrected to the trapezoidal rule
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        for option, known in CHOICES.items():
+            if getattr(self, option) not in known:
+                raise unknown(option, getattr(self, option), known)
+        if not self.corrector:
+            self._limit_order(self.memory)
+        if self.variable == "sigma" and self.base == "bh1":
+            raise ValueError("base='bh1' is a length in a logarithm; with variable='sigma' use base='bh2'")
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        d = x - at.s0 * v
+        memory: Memory = ()
+        predicted = False
+        if state is not None:
+            memory, predicted = state
+        if predicted and self.corrector:
+            offset = self._correction(memory, at.s0, d)
+            x, v = x + offset, v + offset / at.s0  # the prediction D, not the velocity, is that of the corrected point
+        other = self.other(at)
+        if other is not None:
+            end, _ = yield from answered(other.step(x, at, other.init(x)), v)
+        else:
+            end = x + at.h * v
+            for w, (_, earlier) in zip(self._weights(at.s0, at.s1, _sigmas(memory), new=False), memory, strict=False):
+                end = end + w * (earlier - d)
+        return end, (((at.s0, d), *memory)[: self.memory], other is None)
+
+    def _correction(self, memory: Memory, s1: float, new: Tensor) -> Tensor:
+        """Corrected minus predicted end of the step that ended at s1: an offset, so that an edit made from outside survives."""
+        (s0, d), *older = memory
+        older = older[: self.memory - 1]
+        past = tuple(s for s, _ in older)
+        before = self._weights(s0, s1, past, new=False)
+        w_new, *after = self._weights(s0, s1, past, new=True) or (0.0,)
+        offset = w_new * (new - d)
+        for wc, wp, (_, earlier) in zip(after, before, older, strict=False):
+            offset = offset + (wc - wp) * (earlier - d)
+        return offset
+
+    def _weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
+        return _weights(self.variable, self.base, self.solve, s0, s1, past[: self.memory - 1], new=new)
+
+
+def _sigmas(memory: Memory) -> tuple[float, ...]:
+    return tuple(s for s, _ in memory)
+
+
+@lru_cache(maxsize=8192)
+def _weights(
+    variable: Variable, base: Base, solve: Solve, s0: float, s1: float, past: tuple[float, ...], *, new: bool
+) -> list[float]:
+    """Weights of (D_j - D) for the new prediction, if there is one, and for the earlier ones."""
+    m = moments("data", variable, s0, s1, len(past) + 2)
+    if not m:
+        return []
+    thetas = [*([1.0] if new else []), *positions(variable, s0, s1, past)]
+    if len(thetas) != 1 or solve == "full":
+        return through(thetas, m[1 : len(thetas) + 1])
+    scale = m[0]
+    if base == "bh1":
+        alpha = 1 - s1 if variable == "lambda" else 1.0
+        scale = alpha * (VARIABLES[variable](s1) - VARIABLES[variable](s0))
+    return [scale / 2 / thetas[0]]
+
+
+@register(
+    "unipc",
+    aliases=("unipc_2",),
+    reference="UniPC, arXiv:2302.04867, algorithms 5 to 8",
+    advice="The usual choice for Wan and at 10 to 20 calls on flat schedules; its last step is Euler's unless last= says otherwise.",
+)
+@dataclass(frozen=True)
+class UniPC2(UniPC):
+    """UniPC-2, which corrected has order 3 inside (0, 1), and 2 on runs to ``sigma = 0``; see `UniPC` for the options.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("unipc", fs.schedules.linear(8))
+        8
+    """
+
+    order: ClassVar[int] = 3
+    memory: ClassVar[int] = 2
+
+
+@register(
+    "unipc_3",
+    aliases=("unipc3",),
+    presets={
+        "uni_pc": {"startup": "ramp", "variable": "neg_log_sigma", "base": "bh1"},
+        "uni_pc_bh2": {"startup": "ramp", "variable": "neg_log_sigma"},
+    },
+    reference="UniPC, arXiv:2302.04867, algorithms 5 to 8",
+    advice="From about 24 calls, on schedules without a large last step.",
+)
+@dataclass(frozen=True)
+class UniPC3(UniPC):
+    """UniPC-3, which corrected has order 4 inside (0, 1), and 2 on runs to ``sigma = 0``; see `UniPC` for the options.
+
+    The first step is Kutta's of order 3: what is shipped, ``startup="ramp"``, begins with order 2 and so has order 3.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("unipc_3", fs.schedules.linear(8)), fs.nfe(fs.get_sampler("unipc_3", startup="ramp"), fs.schedules.linear(8))
+        (10, 8)
+    """
+
+    startup: SamplerLike = "kutta3"
+
+    order: ClassVar[int] = 4
+    memory: ClassVar[int] = 3

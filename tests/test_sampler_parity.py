@@ -1,0 +1,151 @@
+"""Our samplers beside what people run today: diffusers' schedulers on the same field and grid, in float64.
+
+Each is wrapped so that it runs on the given sigmas with exact times; where stock itself is wrong, that is a test too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+import flowsamplers as fs
+from fields import smooth, start
+
+diffusers = pytest.importorskip("diffusers")
+
+INSIDE = (0.95, 0.88, 0.75, 0.6, 0.52, 0.35, 0.2, 0.1)
+TO_DATA = (*INSIDE, 0.0)
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+CLOSE = 1e-13
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+
+
+def stock(scheduler: Any, sigmas: tuple[float, ...], **step: Any) -> Tensor:
+    """Run a stock multistep scheduler on these sigmas, its casts to float32 made casts to float64."""
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)
+    scheduler.timesteps = scheduler.sigmas[:-1] * 1000
+    scheduler.set_begin_index(0)
+    x = start()
+    for sigma, t in zip(sigmas, scheduler.timesteps, strict=False):
+        v = smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
+        x = in_float64(scheduler.step, v, t, x, return_dict=False, **step)[0]
+    return x
+
+
+def in_float64(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call with float64 where stock writes float32, and as the default."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        with mock.patch("torch.float32", torch.float64):
+            return function(*args, **kwargs)
+    finally:
+        torch.set_default_dtype(torch.float)
+
+
+def ends(sigmas: tuple[float, ...]) -> dict[str, Any]:
+    """The configuration under which stock keeps its order up to the last sigma, if that is not 0."""
+    return {} if sigmas is TO_DATA else {"lower_order_final": False, "final_sigmas_type": "sigma_min"}
+
+
+def ours(name: str, sigmas: tuple[float, ...], **options: Any) -> Tensor:
+    return fs.sample(smooth, start(), fs.SigmaGrid(list(sigmas)), fs.get_sampler(name, **options))
+
+
+def agree(a: Tensor, b: Tensor) -> None:
+    assert (a - b).abs().max() <= CLOSE * b.abs().max()
+
+
+@pytest.mark.parametrize("sigmas", [INSIDE, TO_DATA], ids=["inside", "to-data"])
+@pytest.mark.parametrize("base", ["bh1", "bh2"])
+@pytest.mark.parametrize(("name", "order"), [("unipc", 2), ("unipc_3", 3)])
+def test_unipc_equals_diffusers(name: str, order: int, base: str, sigmas: tuple[float, ...]) -> None:
+    if base == "bh1" and sigmas is TO_DATA:
+        pytest.skip("diffusers' bh1 is not finite there, see below")
+    scheduler = diffusers.UniPCMultistepScheduler(solver_order=order, solver_type=base, **ends(sigmas), **FLOW)
+    if order == 3 and sigmas is TO_DATA:  # their last step but one is lowered to order 2 as well
+        pytest.skip("lower_order_final has no counterpart for the last step but one")
+    agree(ours(name, sigmas, base=base, startup="ramp"), stock(scheduler, sigmas))
+
+
+def test_stock_unipc_with_bh1_is_not_finite_at_sigma_0_and_ours_takes_the_limit() -> None:
+    """B = h is infinite on the last step: infinity times no correction."""
+    scheduler = diffusers.UniPCMultistepScheduler(solver_order=2, solver_type="bh1", **FLOW)
+    assert not torch.isfinite(stock(scheduler, TO_DATA)).any()
+    assert torch.isfinite(ours("unipc", TO_DATA, base="bh1")).all()
+
+
+@pytest.mark.parametrize("sigmas", [INSIDE, TO_DATA], ids=["inside", "to-data"])
+@pytest.mark.parametrize(("kind", "name"), [("midpoint", "dpmpp_2m"), ("heun", "res_2m")])
+def test_dpmpp_2m_equals_diffusers(kind: str, name: str, sigmas: tuple[float, ...]) -> None:
+    """solver_type="heun" integrates the line exactly: that is res_2m in lambda."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(solver_order=2, solver_type=kind, **ends(sigmas), **FLOW)
+    agree(ours(name, sigmas, variable="lambda"), stock(scheduler, sigmas))
+
+
+def test_dpmpp_3m_equals_diffusers() -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler(solver_order=3, solver_type="midpoint", **ends(INSIDE), **FLOW)
+    agree(ours("dpmpp_3m", INSIDE), stock(scheduler, INSIDE))
+
+
+@pytest.mark.parametrize(("order", "name"), [(2, "dpmpp_2s"), (3, "dpmpp_3s")])
+def test_dpmpp_singlestep_equals_diffusers_on_its_intermediate_nodes(order: int, name: str) -> None:
+    """Theirs reads every node of its list as a stage; ours is asked on the outer nodes alone, and finds the inner ones in lambda.
+
+    Stock's 3S takes its second stage with the shortcut of its "midpoint" type; the paper's, and ours, is the one of type "heun".
+    """
+    outer = (0.95, 0.7, 0.4, 0.15)
+    nodes = [e.sigma for e in fs.dry_run(name, fs.SigmaGrid(list(outer)))]
+    scheduler = diffusers.DPMSolverSinglestepScheduler(
+        solver_order=order, solver_type="midpoint", lower_order_final=True, **FLOW
+    )
+    scheduler.set_timesteps(len(nodes))
+    scheduler.order_list = [*range(1, order + 1)] * (len(outer) - 1)
+    scheduler.sigmas = torch.tensor([*nodes, outer[-1]], dtype=torch.float64)
+    scheduler.timesteps = scheduler.sigmas[:-1] * 1000
+    scheduler.set_begin_index(0)
+    x = start()
+    for i, (sigma, t) in enumerate(zip(nodes, scheduler.timesteps, strict=True)):
+        scheduler.register_to_config(solver_type="heun" if order == 3 and i % 3 == 1 else "midpoint")
+        v = smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
+        x = in_float64(scheduler.step, v, t, x, return_dict=False)[0]
+    agree(ours(name, outer), x)
+
+
+def test_heun_equals_flow_match_heun() -> None:
+    """On its own doubled list of nodes; its last step is Euler's."""
+    scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
+    scheduler.set_timesteps(len(TO_DATA) - 1)
+    s = torch.tensor(TO_DATA, dtype=torch.float64)
+    scheduler.sigmas = torch.cat([s[:1], s[1:-1].repeat_interleave(2), s[-1:]])
+    scheduler.timesteps = torch.cat([s[:1], s[1:-1].repeat_interleave(2)]) * 1000
+    scheduler._step_index, scheduler._begin_index = None, None
+    scheduler.prev_derivative = scheduler.dt = None
+    scheduler.set_begin_index(0)
+    x = start()
+    for t in scheduler.timesteps:
+        v = smooth(x, torch.full((len(x),), float(t) / 1000, dtype=x.dtype))
+        x = in_float64(scheduler.step, v, t, x, return_dict=False)[0]
+    agree(ours("heun", TO_DATA, last="euler"), x)
+
+
+def test_deis_in_log_rho_equals_diffusers_where_it_does_not_end() -> None:
+    scheduler = diffusers.DEISMultistepScheduler(solver_order=2, lower_order_final=False, **FLOW)
+    agree(ours("deis_log_rho", INSIDE), stock(scheduler, INSIDE))
+
+
+def test_stock_deis_and_sa_solver_never_reach_0() -> None:
+    """Their last sigma repeats the one before; ours ends at 0."""
+    for cls in (diffusers.DEISMultistepScheduler, diffusers.SASolverScheduler):
+        scheduler = cls(**FLOW)
+        scheduler.set_timesteps(8)
+        assert scheduler.sigmas[-1] == scheduler.sigmas[-2] > 0
+    assert fs.schedules.linear(8).end == 0
