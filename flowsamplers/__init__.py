@@ -7,6 +7,7 @@
 """
 
 from flowsamplers import flows, reference, schedules, study
+from flowsamplers.benchmark import recommend
 from flowsamplers.drive import Trace, Velocity, dry_run, nfe, sample, trace
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
@@ -49,6 +50,7 @@ __all__ = [
     "list_samplers",
     "list_schedules",
     "nfe",
+    "recommend",
     "reference",
     "register",
     "sample",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,14 @@ def test_every_sampler_has_its_row_on_the_samplers_page(name: str) -> None:
 
 def test_the_readme_says_that_nothing_is_from_real_weights() -> None:
     assert "No figure here is from the real FLUX.2 weights" in (DOCS.parent / "README.md").read_text()
+
+
+def test_pages_that_tools_write_are_what_the_tools_write() -> None:
+    """Tables from committed measurements: run the tool with --page after changing either."""
+    for tool, page in (("build_catalogue", "reference/samplers.md"), ("build_benchmark", "reference/benchmark.md")):
+        spec = importlib.util.spec_from_file_location(tool, DOCS.parent / "tools" / f"{tool}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert module.page() == (DOCS / page).read_text(), f"python tools/{tool}.py --page"

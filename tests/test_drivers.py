@@ -75,7 +75,8 @@ def test_the_dry_run_names_exactly_the_sigmas_that_are_asked_for(sampler: fs.Sam
 @every_fixed_variant
 def test_requested_sigmas_lie_inside_their_step(sampler: fs.Sampler) -> None:
     for e in fs.dry_run(sampler, IRREGULAR):
-        assert IRREGULAR.sigmas[e.step + 1] <= e.sigma <= IRREGULAR.sigmas[e.step]
+        end = min(e.step + 1 + sampler.look_ahead, IRREGULAR.steps)
+        assert IRREGULAR.sigmas[end] <= e.sigma <= IRREGULAR.sigmas[e.step]
 
 
 @pytest.mark.parametrize("max_batch", [1, 5, 64])
@@ -107,7 +108,7 @@ def test_lock_step_takes_as_many_rounds_as_the_longest_run() -> None:
     assert flow.calls == fs.nfe("rk4", grid) < sum(fs.nfe(s, grid) for s in ("euler", "heun", "rk4", "ab2"))
 
 
-@every_sampler
+@every_fixed_sampler
 def test_a_row_gets_the_same_result_in_any_batch(name: str) -> None:
     x1 = start(rows=4)
     seeds = [11, 12, 13, 14]
@@ -148,7 +149,7 @@ def test_dtype_is_kept_and_the_model_sees_the_dtype_of_the_start(name: str, dtyp
     assert fs.sample(velocity, start(dtype=dtype), IRREGULAR, name, seed=0).dtype == dtype
 
 
-@every_sampler
+@every_fixed_sampler
 def test_nothing_waits_for_the_device(name: str) -> None:
     x1 = torch.empty(2, 3, device="meta")
     assert fs.sample(lambda x, sigma: x * sigma[:, None], x1, IRREGULAR, name, seed=0).device.type == "meta"
@@ -161,7 +162,7 @@ def test_gradients_flow_through_a_whole_run(name: str) -> None:
     assert torch.autograd.gradcheck(lambda x: fs.sample(smooth, x, grid, name, seed=0, grad=True), (x1,))
 
 
-@every_sampler
+@every_fixed_sampler
 def test_a_trace_is_the_same_run_with_a_record(name: str) -> None:
     x1 = start()
     run = fs.trace(smooth, x1, IRREGULAR, name, seed=0)
@@ -213,10 +214,10 @@ def test_a_shift_made_before_any_model_call_appears_in_the_result(sampler: fs.Sa
             stepper = pickle.loads(pickle.dumps(stepper))
             stepper.tell(v)
         shift = stepper.point - plain
-        # A method with memory sees the edit as a change of its data prediction, and may carry that on; the others may not.
-        if "last" not in sampler.options or calls[edited].step == IRREGULAR.steps - 1:
-            assert torch.allclose(shift, torch.full_like(shift, 2.0), atol=1e-13, rtol=0)
-        assert shift.abs().min() > 1.0
+        # A method in the data prediction sees the edit as a change of that, and may carry it on; the others may not.
+        if sampler.affine:
+            assert torch.allclose(shift, torch.full_like(shift, 2.0), atol=1e-12, rtol=0)
+        assert shift.abs().min() > 0.1
 
 
 @every_fixed_variant
@@ -247,7 +248,7 @@ def test_bad_input_is_named() -> None:
         fs.sample(smooth, x1, grid, "huen")
     with pytest.raises(ValueError, match=r"unknown option of AdamsBashforth2 'lst': did you mean 'last'\?"):
         fs.get_sampler("ab2", lst="euler")
-    with pytest.raises(ValueError, match=r"last='ab2': the last step needs a sampler without memory"):
+    with pytest.raises(ValueError, match=r"last='ab2': this step needs a sampler without memory"):
         fs.get_sampler("ab2", last="ab2")
     with pytest.raises(ValueError, match=r"velocity returned shape \(3, 1\) for x of shape \(3, 5\)"):
         fs.sample(lambda x, s: x[:, :1], x1, grid)

@@ -67,6 +67,7 @@ LEVELS = [
     {"schedules", "samplers", "drive"},
     {"lockstep", "stepper"},
     {"flows", "reference", "orders"},
+    {"benchmark", "catalogue"},
     {"study", "testing"},
     {"cli"},
 ]

@@ -1,0 +1,157 @@
+"""Which sampler at so many model calls: the answer of a committed benchmark."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from flowsamplers._errors import unknown
+from flowsamplers.drive import nfe as calls_of
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.sampler import Sampler, get_sampler
+from flowsamplers.schedules import get_schedule
+
+SCHEDULES: dict[str, dict[str, Any]] = {"flux2": {"tokens": 4096}, "linear": {}}
+"""The schedules of the benchmark with their options."""
+BUDGETS = (4, 6, 8, 10, 16, 20, 32)
+"""Its numbers of model calls."""
+STOCK: dict[str, dict[str, Any]] = {
+    "FlowMatchEuler": {"name": "euler"},
+    "FlowMatchHeun": {"name": "heun", "options": {"last": "euler"}},
+    "UniPC, order 2": {"name": "unipc"},
+    "UniPC, order 3": {"name": "unipc_3", "options": {"startup": "ramp"}},
+    "DPM++ 2M": {"name": "dpmpp_2m"},
+    "DPM++ 3M": {"name": "dpmpp_3m"},
+    "DPM++ 2S": {"name": "dpmpp_2s"},
+    "DPM++ 3S": {"name": "dpmpp_3s"},
+}
+"""What people run in diffusers, as the samplers here that equal it in float64 (tests/test_sampler_parity.py)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One cell of the benchmark.
+
+    Attributes:
+        schedule: name of the schedule.
+        nfe: the number of model calls that were allowed.
+        sampler: its configuration, ``{"name": ..., "options": {...}}``.
+        steps: steps that it could take for them.
+        errors: relative error on each flow of the benchmark, by the flow's name.
+    """
+
+    schedule: str
+    nfe: int
+    sampler: Mapping[str, Any]
+    steps: int
+    errors: Mapping[str, float]
+
+    @property
+    def error(self) -> float:
+        """Geometric mean of the errors over the flows."""
+        return math.exp(sum(map(math.log, self.errors.values())) / len(self.errors))
+
+    @property
+    def label(self) -> str:
+        """The configuration in one word, as the command line reads it."""
+        options = ",".join(f"{k}={v}" for k, v in self.sampler.get("options", {}).items())
+        return self.sampler["name"] + (f":{options}" if options else "")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The measured best at a number of model calls.
+
+    Attributes:
+        sampler: the sampler, ready to use.
+        steps: how many steps to give it.
+        best: its cell of the benchmark.
+        stock: the best cell of what diffusers ships.
+        matched: the benchmark's schedule that the answer is for.
+    """
+
+    sampler: Sampler
+    steps: int
+    best: Measured
+    stock: Measured
+    matched: str
+
+    def __str__(self) -> str:
+        """The answer in a sentence."""
+        ratio = self.best.error / self.stock.error
+        return (
+            f"{self.best.label} with {self.steps} steps ({self.best.nfe} calls, schedule {self.matched}): "
+            f"error {self.best.error:.1e}, {ratio:.2f} times that of {self.stock.label}; "
+            f"geometric mean over {', '.join(self.best.errors)}"
+        )
+
+
+def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
+    """The measured best sampler for a schedule and a number of model calls.
+
+    From a benchmark on velocity fields whose solutions are known (mixtures of Gaussians) and on the bundled klein-digits:
+    see the site for what that is worth on another model, and ``flowsamplers study`` for measuring yours.
+
+    Args:
+        grid: name of a schedule of the benchmark, or a complete grid, which is matched to the nearest of them.
+        nfe: model calls to spend; a number between the measured ones takes the next lower. By default one for each step of the grid.
+
+    Raises:
+        ValueError: fewer calls than were measured, an unknown name, or neither a grid nor a number.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> answer = recommend("flux2", nfe=8)
+        >>> answer.best.error < 0.4 * answer.stock.error
+        True
+    """
+    if isinstance(grid, str):
+        if grid not in SCHEDULES:
+            raise unknown("schedule of the benchmark", grid, SCHEDULES)
+        matched = grid
+    else:
+        matched = min(SCHEDULES, key=lambda name: _distance(grid, name))
+        nfe = grid.steps if nfe is None else nfe
+    if nfe is None or nfe < BUDGETS[0]:
+        raise ValueError(f"nfe={nfe}: the benchmark begins at {BUDGETS[0]} model calls")
+    budget = max(b for b in BUDGETS if b <= nfe)
+    cells = [m for m in measured() if (m.schedule, m.nfe) == (matched, budget)]
+    best = min(cells, key=lambda m: m.error)
+    shipped = [to_plain(c) for c in STOCK.values()]
+    stock = min((m for m in cells if to_plain(m.sampler) in shipped), key=lambda m: m.error)
+    sampler = get_sampler(best.sampler)
+    return Recommendation(sampler, steps_for(sampler, matched, nfe), best, stock, matched)
+
+
+def steps_for(sampler: Sampler, schedule: str, nfe: int) -> int:
+    """The most steps of a benchmark's schedule that a sampler can take with at most this many model calls; 0 if none."""
+    steps = 0
+    while steps < nfe and calls_of(sampler, get_schedule(schedule, steps + 1, **SCHEDULES[schedule])) <= nfe:
+        steps += 1
+    return steps
+
+
+def to_plain(config: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:
+    """A configuration as a value that compares."""
+    return config["name"], tuple(sorted(config.get("options", {}).items()))
+
+
+@cache
+def measured() -> Sequence[Measured]:
+    """All cells of the committed benchmark, as ``tools/build_benchmark.py`` measured them."""
+    data = json.loads((files("flowsamplers") / "measurements" / "benchmark.json").read_text())
+    names = data["flows"]
+    return tuple(
+        Measured(row["schedule"], row["nfe"], row["sampler"], row["steps"], dict(zip(names, row["errors"], strict=True)))
+        for row in data["rows"]
+    )
+
+
+def _distance(grid: SigmaGrid, schedule: str) -> float:
+    other = get_schedule(schedule, grid.steps, **SCHEDULES[schedule])
+    return max(abs(a - b) for a, b in zip(grid.sigmas, other.sigmas, strict=True))

@@ -1,0 +1,70 @@
+"""The committed benchmark keeps its promises, and its numbers are those that come out."""
+
+from __future__ import annotations
+
+import pytest
+
+import flowsamplers as fs
+from flowsamplers.benchmark import BUDGETS, SCHEDULES, STOCK, measured, steps_for, to_plain
+from flowsamplers.flows import MixtureFlow
+
+SHIPPED = [to_plain(c) for c in STOCK.values()]
+MIXTURES = [n for n in measured()[0].errors if n != "klein-digits"]
+
+
+def ratio(schedule: str, budget: int, flow: str) -> float:
+    """Best error here by best error of what diffusers ships."""
+    cells = [m for m in measured() if (m.schedule, m.nfe) == (schedule, budget)]
+    return min(m.errors[flow] for m in cells) / min(m.errors[flow] for m in cells if to_plain(m.sampler) in SHIPPED)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_on_flux2s_schedule_the_best_here_has_at_most_six_tenths_of_the_error_of_stock(budget: int) -> None:
+    assert all(ratio("flux2", budget, flow) <= 0.6 for flow in MIXTURES)
+    assert ratio("flux2", budget, "appendix-a") <= 0.4
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_on_the_uniform_schedule_the_best_here_is_not_worse(budget: int) -> None:
+    assert all(ratio("linear", budget, flow) <= 1 for flow in MIXTURES)
+
+
+def test_every_ode_sampler_is_in_it() -> None:
+    there = {m.sampler["name"] for m in measured()}
+    assert there == {i.name for i in fs.list_samplers() if not i.stochastic and not i.adaptive}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("budget", [4, 10, 32])
+def test_its_numbers_come_out_again(schedule: str, budget: int) -> None:
+    flow = MixtureFlow.appendix_a()
+    x = flow.noise(list(range(32)))
+    truth = flow.solution(x)
+    cells = [m for m in measured() if (m.schedule, m.nfe) == (schedule, budget)]
+    for cell in sorted(cells, key=lambda m: m.error)[::12]:
+        sampler = fs.get_sampler(cell.sampler)
+        assert steps_for(sampler, schedule, budget) == cell.steps
+        grid = fs.get_schedule(schedule, cell.steps, **SCHEDULES[schedule])
+        error = (fs.sample(flow.velocity, x, grid, sampler) - truth).norm() / truth.norm()
+        assert error.item() == pytest.approx(cell.errors["appendix-a"], rel=1e-3)
+
+
+def test_recommend_keeps_its_word() -> None:
+    for schedule, options in SCHEDULES.items():
+        for nfe in (4, 7, 8, 50):
+            answer = fs.recommend(schedule, nfe)
+            grid = fs.get_schedule(schedule, answer.steps, **options)
+            assert fs.nfe(answer.sampler, grid) <= nfe
+            assert answer.best.error <= answer.stock.error
+            assert answer.best.label in str(answer)
+    assert fs.recommend(fs.schedules.flux2(8, tokens=4096)).matched == "flux2"
+    assert fs.recommend(fs.schedules.linear(8), 8).matched == "linear"
+
+
+def test_recommend_names_what_it_cannot_answer() -> None:
+    with pytest.raises(ValueError, match="nfe=3: the benchmark begins at 4"):
+        fs.recommend("flux2", 3)
+    with pytest.raises(ValueError, match="unknown schedule of the benchmark 'karras'"):
+        fs.recommend("karras", 8)
+    with pytest.raises(ValueError, match="nfe=None"):
+        fs.recommend("flux2")
