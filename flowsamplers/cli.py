@@ -26,7 +26,8 @@ from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.sampler import Sampler, get_sampler, sampler_info
 from flowsamplers.schedules import list_schedules, tokens_for
 from flowsamplers.study.plan import DEFAULT_PROMPTS, DEFAULT_SAMPLERS, Study
-from flowsamplers.study.rows import changed_options, check_writable, label, write_atomically
+from flowsamplers.study.rows import changed_options, label
+from flowsamplers.study.store import check_writable, write_atomically
 from flowsamplers.study.steps import ScheduleTable, as_json, klein_steps
 
 FAMILIAR = (ValueError, OSError, ImportError, FloatingPointError)

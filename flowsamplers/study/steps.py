@@ -11,7 +11,7 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.reference import relative_error, solve
 from flowsamplers.schedules import empirical_mu, flux2, pipeline_sigmas
-from flowsamplers.study.rows import check_writable, write_atomically
+from flowsamplers.study.store import check_writable, write_atomically
 
 STEPS = (1, 2, 3, 4, 6, 10)
 
