@@ -17,7 +17,7 @@ from flowsamplers.lockstep import Task, Work, advance, whole
 from flowsamplers.sampler import steps_of, to_config
 from flowsamplers.study.measure import NOTHING, Errors, along, local_errors, psnr, ssim
 from flowsamplers.study.plan import Planned, Study
-from flowsamplers.study.rows import Key, Row, changed_options
+from flowsamplers.study.rows import Key, Row, changed_options, key
 from flowsamplers.study.truth import Truth
 
 
@@ -55,8 +55,10 @@ class Bench:
     study: Study
     flow: Any
     seconds: float
-    origin: dict[str, str]
-    _images: dict[int, Tensor | None] = field(default_factory=dict[int, "Tensor | None"])
+    origin: dict[str, Any]
+    _images: dict[tuple[str | None, int], Tensor | None] = field(
+        default_factory=dict[tuple["str | None", int], "Tensor | None"]
+    )
 
     def measure(
         self, jobs: Sequence[Job], on_end: Callable[[Ended], None], *, on_call: Callable[[int], None] | None = None
@@ -78,8 +80,12 @@ class Bench:
             max_batch=self.study.max_batch,
             window=self.study.window,
             on_call=on_call,
-            on_error=lambda i, error: on_end(Ended(self._row(jobs[i], NOTHING, failure=_reason(error)), None)),
+            on_error=lambda i, error: on_end(self.failed(jobs[i], _reason(error))),
         )
+
+    def failed(self, job: Job, reason: str) -> Ended:
+        """How a job ends that has no result."""
+        return Ended(self._row(job, NOTHING, failure=reason), None)
 
     def _work(self, job: Job) -> Work:
         """The run; from the first noise, its errors on the way and those of its single steps."""
@@ -98,7 +104,7 @@ class Bench:
     def _ended(self, job: Job, result: _Result) -> Ended:
         x0 = result.x0.to(job.truth.x1.dtype)
         if not bool(torch.isfinite(x0).all()):
-            return Ended(self._row(job, NOTHING, failure="the result is not finite"), None)
+            return self.failed(job, "the result is not finite")
         message, image, pictured = "", None, (math.nan, math.nan)
         try:
             image = self._image(x0)
@@ -113,9 +119,10 @@ class Bench:
 
     def truth_image(self, truth: Truth) -> Tensor | None:
         """The picture of a reference; None if the model makes none."""
-        if id(truth) not in self._images:
-            self._images[id(truth)] = self._image(truth.x0.to(truth.x1.dtype))
-        return self._images[id(truth)]
+        case = truth.prompt, truth.seed
+        if case not in self._images:
+            self._images[case] = self._image(truth.x0.to(truth.x1.dtype))
+        return self._images[case]
 
     def _image(self, x0: Tensor) -> Tensor | None:
         return self.flow.decode(x0, "pt")[0].float().cpu() if hasattr(self.flow, "decode") else None
@@ -132,9 +139,8 @@ class Bench:
         message: str = "",
     ) -> Row:
         planned, truth = job
-        values = dict(zip(IDENTITY, identity(self.study, planned, truth.prompt, truth.seed), strict=True))
         return Row(
-            **values,
+            **identity(self.study, planned, truth.prompt, truth.seed),
             **asdict(errors),
             **self.origin,
             nfe=planned.nfe,
@@ -153,27 +159,25 @@ class Bench:
         )
 
 
-IDENTITY = ("model", "prompt", "seed", "sampler", "options", "schedule", "schedule_options", "steps")
-
-
-def identity(study: Study, planned: Planned, prompt: str | None, seed: int) -> tuple[Any, ...]:
+def identity(study: Study, planned: Planned, prompt: str | None, seed: int) -> dict[str, Any]:
     """The values that name a row, see `Row.key`."""
-    name, options = to_config(planned.sampler)["name"], changed_options(planned.sampler)
-    return study.model, prompt or "", seed, name, options, study.schedule, planned.schedule_options, planned.grid.steps
+    return {
+        "model": study.model,
+        "prompt": prompt or "",
+        "seed": seed,
+        "sampler": to_config(planned.sampler)["name"],
+        "options": changed_options(planned.sampler),
+        "schedule": study.schedule,
+        "schedule_options": planned.schedule_options,
+        "steps": planned.grid.steps,
+    }
 
 
 def keys(study: Study, planned: Sequence[Planned]) -> Iterator[tuple[Key, int, int]]:
     """Key of the row, index of the run and index of the case of everything in a study, cheap runs first."""
     for i in sorted(range(len(planned)), key=lambda i: planned[i].nfe):
         for c, case in enumerate(study.cases):
-            yield key_of(identity(study, planned[i], *case)), i, c
-
-
-def key_of(values: tuple[Any, ...]) -> Key:
-    """The key of the row with these values."""
-    nothing = {k: math.nan for k, v in Row.__annotations__.items() if v == "float"}
-    blank = Row(**dict(zip(IDENTITY, values, strict=True)), **nothing, nfe=0, forward_passes=0, floored=False)
-    return blank.key
+            yield key(**identity(study, planned[i], *case)), i, c
 
 
 def png(image: Tensor) -> bytes:

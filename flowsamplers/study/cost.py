@@ -113,11 +113,15 @@ class Meter:
         before = time.monotonic()
         v = self.flow.velocity(x, sigma, condition)
         self._slowest[n] = max(likely, time.monotonic() - before)
-        self.rows += n
-        self.calls += 1
-        if self.on_call is not None:
-            self.on_call(n)
+        self.credit(n, 1)
         return v
+
+    def credit(self, rows: int, calls: int) -> None:
+        """Count evaluations, made here or by somebody else."""
+        self.rows += rows
+        self.calls += calls
+        if self.on_call is not None:
+            self.on_call(rows)
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,10 @@ class Plan:
         """How long it will take, at most, from the probe."""
         return self.evaluations * self.probe.batched
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "rows": self.rows, "evaluations": self.evaluations, "seconds": self.seconds}
+
     def lines(self) -> list[str]:
         """For the terminal."""
         p = self.probe
@@ -267,8 +275,10 @@ class Plan:
             f"forward passes        {self.evaluations * self.passes:>10,}   at most, {self.passes} an evaluation",
             f"FLOPs                 {flops}",
             f"memory                {memory}, and {_bytes(self.states)} for the runs on their way",
-            f"time                  {_duration(self.seconds)} at most, by a probe: an evaluation takes {1e3 * p.solo:.1f} ms alone, "
-            f"{1e3 * p.batched:.1f} ms in a batch of {p.rows}",
+            (
+                f"time                  {_duration(self.seconds)} at most, by a probe: an evaluation takes {1e3 * p.solo:.1f} ms alone, "
+                f"{1e3 * p.batched:.1f} ms in a batch of {p.rows}"
+            ),
         ]
 
 

@@ -21,9 +21,11 @@ TRAJECTORY_NFE = 8
 FIGURES = {
     "error-vs-nfe": (
         "Error against work",
-        "Left to right: more calls of the model, so more time. Top to bottom: smaller error. A line further to the lower left is a better "
-        "sampler. Thin lines are single images, bold lines their geometric mean. Dashed: what halving (order 1), quartering (order 2) "
-        "and so on of the error with every doubling looks like. Hollow points are too near to the reference's own error to be read.",
+        (
+            "Left to right: more calls of the model, so more time. Top to bottom: smaller error. The further to the lower left a line, the "
+            "better its sampler. Thin lines are single images, bold lines their geometric mean. Dashed: an error that halves "
+            "(order 1) or quarters (order 2) with every doubling of the work. Hollow points are too near to the reference's own error to be read."
+        ),
     ),
     "best-at-nfe": (
         "The best sampler at each number of model calls",
@@ -31,17 +33,21 @@ FIGURES = {
     ),
     "error-vs-steps": (
         "Error against steps",
-        "The same errors, over the number of steps. Some samplers call the model more than once in a step. The slope of a line is the "
-        "order of its sampler.",
+        (
+            "The same errors, over the number of steps. Some samplers call the model more than once in a step. The slope of a line is the "
+            "order of its sampler."
+        ),
     ),
     "trajectory": (
         "Where the error arises",
-        "One image, from noise (left) to data (right). Above: how far the run has strayed after each step. Below: the error that each step "
-        f"makes by itself, when it starts from the exact place. Each sampler with at most {TRAJECTORY_NFE} model calls.",
+        (
+            "One image, from noise (left) to data (right). Above: how far the run has strayed after each step. Below: the error that each "
+            f"step makes by itself, when it starts from the exact place. Each sampler with at most {TRAJECTORY_NFE} model calls."
+        ),
     ),
     "schedule": (
         "The schedule",
-        "At which noise levels the steps begin and end; 1 is pure noise, 0 is the image. Where a line is flat the steps are short.",
+        "At which noise levels the steps begin and end; 1 is pure noise, 0 is the image. Most steps are spent where marks are dense.",
     ),
 }
 
@@ -51,16 +57,21 @@ h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2.5rem}
 .main{font-size:1.2rem;border-left:4px solid #0072B2;padding:.3rem 0 .3rem 1rem}
 img{width:100%;height:auto}.pixels{image-rendering:pixelated}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .55rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}th:first-child,td:first-child{text-align:left}
-.floored{color:#666;font-style:italic}.best{font-weight:700;background:#e8f2f9}figcaption,.note{color:#555;font-size:.9rem}figure{margin:1rem 0}
+th,td{padding:.25rem .55rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+.floored{color:#666;font-style:italic}
+.best{font-weight:700;background:#e8f2f9}
+figcaption,.note{color:#555;font-size:.9rem}figure{margin:1rem 0}
 pre{white-space:pre-wrap;font-size:.8rem;background:#f5f5f5;padding:.8rem}dt{font-weight:600}dd{margin:0 0 .6rem 1rem}
 """
 
 GLOSSARY = (
     (
         "relative error",
-        "How far the latents (the image before it is decoded) that a run ends with are from the exact solution of the model's "
-        "differential equation from the same noise, divided by the size of the solution. 0.01 is one per cent.",
+        (
+            "How far the latents (the image before it is decoded) that a run ends with are from the exact solution of the model's "
+            "differential equation from the same noise, divided by the size of the solution. 0.01 is one per cent."
+        ),
     ),
     ("model calls, NFE", "Number of function evaluations: how often the network is asked for one image. Time is spent here."),
     (
@@ -69,13 +80,17 @@ GLOSSARY = (
     ),
     (
         "order",
-        "An order of 2 says that twice as many steps make the error 2² = 4 times smaller. 'reduced' says that at these step counts it "
-        "falls more slowly than theory promises for many steps, 'pre-asymptotic' that no slope has settled.",
+        (
+            "An order of 2 says that twice as many steps make the error 2² = 4 times smaller. 'reduced' says that at these step counts it "
+            "falls more slowly than theory promises for many steps, 'pre-asymptotic' that no slope has settled."
+        ),
     ),
     (
         "reference",
-        "The exact solution is not known. It is computed with much finer steps by one method of high order and checked by another; what "
-        "they disagree by is the reference's own error.",
+        (
+            "The exact solution is not known. It is computed with much finer steps by one method of high order and checked by another; "
+            "what they disagree by is the reference's own error."
+        ),
     ),
     ("PSNR, SSIM", "How alike two decoded pictures are: in decibels (40 is hard to see), and from 0 to 1 (alike)."),
     ("a small error", "is not a pretty image. It says that the sampler did what the model asked for."),
@@ -147,9 +162,11 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
     parts = [
         f"<h1>How far from the truth? {model}</h1>",
         f'<p class="main">{escape(" ".join(takeaway(results).split()))}</p>',
-        f"<p>{len(results.labels)} samplers drew the same {cases} image{'s' * (cases > 1)} with few and with many calls of the model. "
-        "This report says how far each came from what the model really asked for. "
-        '<a href="#words">What the words mean</a>.</p>',
+        (
+            f"<p>{len(results.labels)} samplers drew the same {cases} image{'s' * (cases > 1)} with few and with many calls of the model. "
+            "This report says how far each came from what the model really asked for. "
+            '<a href="#words">What the words mean</a>.</p>'
+        ),
     ]
     if results.settings.get("flow", {}).get("is_distilled"):
         parts.append(f'<p class="note">{escape(" ".join(DISTILLED.split()))}</p>')
@@ -161,7 +178,7 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
                 parts.append(
                     _figure(
                         "What that looks like",
-                        "The same image by every sampler (rows) with more and more model calls (columns); the last column is the exact solution.",
+                        "The same image by every sampler (rows) with more and more model calls (columns); last, the exact solution.",
                         f"data:image/png;base64,{_base64(grid)}",
                     )
                 )

@@ -101,6 +101,7 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
+        self._check_numbers()
         for name in ("prompts", "seeds", "samplers", "nfe"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=[]: a study needs at least one")
@@ -108,19 +109,21 @@ class Study:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={list(values)}: one of them is there twice")
-        for budget in self.nfe:
-            if budget < 1:
-                raise ValueError(f"nfe={budget}: a budget is at least 1 model call")
         if len({json.dumps(to_config(get_sampler(s))) for s in self.samplers}) < len(self.samplers):
             raise ValueError("samplers: one of them is there twice")
-        if self.max_batch < 1:
-            raise ValueError(f"max_batch={self.max_batch}: a model call needs at least 1 row")
         for sampler in map(get_sampler, self.samplers):
             if sampler.stochastic or sampler.adaptive:
                 kind = "stochastic" if sampler.stochastic else "adaptive"
                 raise ValueError(
                     f"sampler {to_config(sampler)['name']!r} is {kind}: it has no error against the number of steps"
                 )
+
+    def _check_numbers(self) -> None:
+        for budget in self.nfe:
+            if budget < 1:
+                raise ValueError(f"nfe={budget}: a budget is at least 1 model call")
+        if self.max_batch < 1:
+            raise ValueError(f"max_batch={self.max_batch}: a model call needs at least 1 row")
         if isinstance(self.mu, str) and self.mu not in ("fixed", "follow"):
             raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
 

@@ -107,22 +107,14 @@ class Plots:
         return figure
 
     def schedule(self) -> Any:
-        """Where the model is asked: sigma at the nodes of the grids for a few step counts."""
+        """Where the model is asked: the nodes of the grids for a few step counts."""
         rows = self._of_first_case(self.results.labels[0])
-        figure, ((axes,),) = _figure(WIDTH, 0.8 * HEIGHT)
         shown = [n for n in (1, 2, 4, 8, 16, 32, 64) if n in rows][-5:] or list(rows)[:5]
+        figure, ((axes,),) = _figure(WIDTH, 0.6 + 0.42 * len(shown))
         for i, n in enumerate(shown):
-            grid = grid_of(rows[n])
-            axes.plot(
-                [j / n for j in range(n + 1)],
-                grid.sigmas,
-                color=PALETTE[i],
-                marker=MARKERS[i],
-                markersize=4 if n < 20 else 0,
-                label=f"{n} step{'s' * (n > 1)}",
-            )
-        axes.set(xlabel="share of the steps done", ylabel="noise level sigma")
-        axes.legend(frameon=False)
+            axes.plot(grid_of(rows[n]).sigmas, [i] * (n + 1), color=PALETTE[0], marker="|", markersize=11, linewidth=1)
+        axes.set_yticks(range(len(shown)), [f"{n} step{'s' * (n > 1)}" for n in shown])
+        axes.set(xlabel="noise level sigma, from noise to data", xlim=(1.02, -0.02), ylim=(len(shown) - 0.5, -0.5))
         _grid(axes)
         return figure
 
@@ -185,8 +177,8 @@ def image_grid(
     """
     first = next(iter(images.values()))
     aspect = first.height / first.width
-    cell = 1.15 if first.width < 256 else 2.4
-    figure, axes = _figure(1.5 + cell * len(columns), 0.9 + cell * aspect * len(rows), len(rows), len(columns))
+    cell = 0.56 if first.width < 256 else 1.2
+    figure, axes = _figure(1.1 + cell * len(columns), 0.7 + cell * aspect * len(rows), len(rows), len(columns))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             ax = axes[i][j]
@@ -197,10 +189,10 @@ def image_grid(
             if (row, column) in images:
                 ax.imshow(images[row, column], interpolation="nearest" if first.width < 256 else "antialiased")
             if i == 0:
-                ax.set_title(column, fontsize=10)
+                ax.set_title(column, fontsize=8.5)
             if j == 0:
-                ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=10)
-    figure.suptitle(f"{title}   (columns: {note})", fontsize=11, x=0.02, ha="left")
+                ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=8.5)
+    figure.suptitle(f"{title}   (columns: {note})", fontsize=9.5, x=0.02, ha="left")
     return png(figure)
 
 
@@ -326,7 +318,7 @@ def _labels_at_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) ->
             fontweight="bold",
             va="center",
             linespacing=1.0,
-            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8},
+            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8, "relpos": (0, 0.5)},
         )
 
 

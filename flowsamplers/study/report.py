@@ -110,9 +110,11 @@ def cost(results: Results) -> list[str]:
     settings, rows = results.settings, results.rows
     reference = settings.get("reference", {})
     lines = [
-        f"{len(rows)} runs. Truth: {reference.get('method', 'a reference')}, with up to {reference.get('evaluations', '?')} model calls an "
-        f"image; its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a result by up to "
-        f"{results.noise_floor:.1e}; no smaller difference means anything.",
+        (
+            f"{len(rows)} runs. Truth: {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls an image; "
+            f" its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a result by up to "
+            f"{results.noise_floor:.1e}; no smaller difference means anything."
+        ),
     ]
     if results.sessions:
         done, calls, seconds = (sum(s[k] for s in results.sessions) for k in ("evaluations", "model_calls", "seconds"))

@@ -87,11 +87,31 @@ class Row:
     @property
     def key(self) -> Key:
         """What makes a row that row: no study has two of one key."""
-        options, schedule = (json.dumps(o, sort_keys=True) for o in (self.options, self.schedule_options))
-        return self.model, self.prompt, self.seed, self.sampler, options, self.schedule, schedule, self.steps
+        return key(**{name: getattr(self, name) for name in IDENTITY})
+
+
+IDENTITY = ("model", "prompt", "seed", "sampler", "options", "schedule", "schedule_options", "steps")
+"""The columns that name a row."""
+
+
+def key(
+    *,
+    model: str,
+    prompt: str,
+    seed: int,
+    sampler: str,
+    options: Mapping[str, Any],
+    schedule: str,
+    schedule_options: Mapping[str, Any],
+    steps: int,
+) -> Key:
+    """The key of the row with these values."""
+    texts = [json.dumps(o, sort_keys=True) for o in (options, schedule_options)]
+    return model, prompt, seed, sampler, texts[0], schedule, texts[1], steps
 
 
 _FLOATS = frozenset(f.name for f in fields(Row) if f.type == "float")
+_LISTS = ("trajectory", "local_errors")
 _NAMES = frozenset(f.name for f in fields(Row))
 
 
@@ -119,14 +139,15 @@ def changed_options(sampler: Sampler) -> dict[str, Any]:
 
 def to_dict(row: Row) -> dict[str, Any]:
     """A row as JSON values: what is not finite becomes None."""
-    return {
-        k: None
-        if isinstance(v, float) and not math.isfinite(v)
-        else [x if math.isfinite(x) else None for x in v]
-        if k in ("trajectory", "local_errors") and v is not None
-        else v
-        for k, v in asdict(row).items()
-    }
+    values = {k: _finite(v) for k, v in asdict(row).items()}
+    for name in _LISTS:
+        if values[name] is not None:
+            values[name] = [_finite(x) for x in values[name]]
+    return values
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_dict(values: Mapping[str, Any]) -> Row:
@@ -136,7 +157,7 @@ def from_dict(values: Mapping[str, Any]) -> Row:
         TypeError: a value is missing, or one that no row has.
     """
     row: dict[str, Any] = {k: math.nan if v is None and k in _FLOATS else v for k, v in values.items()}
-    for name in ("trajectory", "local_errors"):
+    for name in _LISTS:
         if row.get(name) is not None:
             row[name] = [math.nan if x is None else x for x in row[name]]
     return Row(**row)

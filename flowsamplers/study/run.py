@@ -112,6 +112,7 @@ class _Session:
         self.store.check(rows, [k for k, _, _ in everything])
         origin = provenance(self.flow.flow)
         self.store.describe(origin)
+        self.store.note({"tokens": self.flow.tokens})
         done = {row.key for row in rows}
         missing = [item for item in everything if item[0] not in done]
         stopped = ""
@@ -227,7 +228,7 @@ def provenance(flow: Any) -> dict[str, Any]:
     }
 
 
-def origin_of_rows(flow: Any, origin: Mapping[str, Any]) -> dict[str, str]:
+def origin_of_rows(flow: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
     """What every row says of where it comes from."""
     x1 = flow.noise([0])
     versions = ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if k != "python")
