@@ -22,9 +22,10 @@ FIGURES = {
     "error-vs-nfe": (
         "Error against work",
         (
-            "Left to right: more calls of the model, so more time. Top to bottom: smaller error. The further to the lower left a line, the "
-            "better its sampler. Thin lines are single images, bold lines their geometric mean. Dashed: an error that halves "
-            "(order 1) or quarters (order 2) with every doubling of the work. Hollow points are too near to the reference's own error to be read."
+            "Left to right: more calls of the model, so more time. Top to bottom: smaller error. The further to the lower left a line, "
+            "the better its sampler. Thin lines are single images, bold lines their geometric mean. Dashed: an error that halves "
+            "(order 1) or quarters (order 2) with every doubling of the work. Hollow points are too near to the reference's own "
+            "error to be read."
         ),
     ),
     "best-at-nfe": (

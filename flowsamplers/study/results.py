@@ -12,8 +12,8 @@ import numpy as np
 
 from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.sampler import sampler_info
-from flowsamplers.study.rows import Row, from_jsonl, to_dict
-from flowsamplers.study.store import ROWS, SESSIONS, read_settings
+from flowsamplers.study.rows import Row, to_dict
+from flowsamplers.study.store import SESSIONS, read_rows, read_settings
 
 if TYPE_CHECKING:
     from flowsamplers.study.plots import Plots
@@ -229,14 +229,7 @@ def load(folder: str | Path) -> Results:
     """
     folder = Path(folder)
     settings = read_settings(folder)
-    path = folder / ROWS
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: no study here, {ROWS} is missing")
-    content = path.read_bytes()
-    try:
-        rows = from_jsonl(content[: content.rfind(b"\n") + 1].decode(), str(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not rows of a study: {error}") from error
+    rows, _ = read_rows(folder)
     log = folder / SESSIONS
     sessions = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     return Results(settings, rows, sessions, folder)

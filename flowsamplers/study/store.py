@@ -94,12 +94,9 @@ class Store:
         Raises:
             ValueError: a line that is no row.
         """
-        path = self.folder / ROWS
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        rows = from_jsonl(whole.decode(), str(path))
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
+        rows, whole = read_rows(self.folder)
+        if whole < (self.folder / ROWS).stat().st_size:
+            os.truncate(self.folder / ROWS, whole)
         return rows
 
     def check(self, rows: Sequence[Row], planned: Iterable[Key]) -> None:
@@ -154,6 +151,24 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or "model" not in settings:
         raise ValueError(f"{path}: not a study's settings: no model in it")
     return settings
+
+
+def read_rows(folder: Path) -> tuple[list[Row], int]:
+    """The rows in a folder, and how many bytes of the file are whole lines.
+
+    Raises:
+        FileNotFoundError: no rows there.
+        ValueError: the file is not a study's.
+    """
+    path = folder / ROWS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no study here, {ROWS} is missing")
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    try:
+        return from_jsonl(content[:whole].decode(), str(path)), whole
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not rows of a study: {error}") from error
 
 
 def _lock(file: int, folder: Path) -> None:
