@@ -152,7 +152,7 @@ def test_generate_draws_an_image_or_a_grid(tmp_path) -> None:
         ([*QUICK, "--sampler", "huen"], "unknown sampler 'huen': did you mean 'heun'?"),
         ([*QUICK, "--sampler", "ab2:lst=euler"], "unknown option of AdamsBashforth2 'lst': did you mean 'last'?"),
         ([*QUICK, "--sampler", "ab2:last"], "give options as name=value"),
-        ([*QUICK, "--sampler", "lcm"], "sampler 'lcm' is stochastic"),
+        ([*QUICK, "--sampler", "lcm"], "sampler 'lcm' is stochastic (see study.stochastic_orders)"),
         ([*QUICK, "--budget", "soon"], "give a number of evaluations, or a time such as 90s, 10min or 2h"),
         ([*QUICK, "--nfe", "0"], "nfe=0: a budget is at least 1 model call"),
         ([*QUICK, "--max-batch", "0"], "max_batch=0"),

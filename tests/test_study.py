@@ -16,7 +16,7 @@ from flowsamplers.study.cost import Meter
 from flowsamplers.study.measure import BEST_PSNR, Errors, psnr, ssim
 from flowsamplers.study.page import FIGURES
 from flowsamplers.study.plan import largest_steps
-from flowsamplers.study.report import WIDTH, takeaway, terminal
+from flowsamplers.study.report import WIDTH, percent, takeaway, terminal
 from flowsamplers.study.results import Results, bootstrap
 from flowsamplers.study.rows import from_jsonl, label, to_jsonl
 from flowsamplers.study.run import origin_of_rows, provenance
@@ -197,7 +197,7 @@ def test_the_report_fits_the_terminal_and_its_sentence_follows_from_the_rows(res
     text = terminal(results)
     assert max(map(len, text.splitlines())) <= WIDTH
     name, error = results.best(8) or ("", 0.0)
-    assert f"With 8 model calls {name} has the smallest error, {error:.1e}" in " ".join(takeaway(results).split())
+    assert f"With 8 model calls {name} has the smallest error, {percent(error)}" in " ".join(takeaway(results).split())
     assert all(results.error(other, 8) is None or results.error(other, 8) >= error for other in results.labels)
 
 

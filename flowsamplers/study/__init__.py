@@ -6,6 +6,7 @@ from flowsamplers.study.diff import Diff, diff
 from flowsamplers.study.plan import Planned, Study
 from flowsamplers.study.results import Interval, Results, load
 from flowsamplers.study.rows import Row
+from flowsamplers.study.stochastic import StochasticOrders, stochastic_orders
 
 __all__ = [
     "Budget",
@@ -16,9 +17,11 @@ __all__ = [
     "Planned",
     "Results",
     "Row",
+    "StochasticOrders",
     "Study",
     "diff",
     "load",
     "order",
     "pairwise_slopes",
+    "stochastic_orders",
 ]

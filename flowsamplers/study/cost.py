@@ -200,7 +200,7 @@ class _Rough:
 
 
 def unique_evaluations(planned: Sequence[Planned]) -> int:
-    """Evaluations that the runs from one noise need when equal ones are computed once.
+    """Evaluations that the runs from one noise need when they begin together and equal ones are computed once.
 
     Found by running them all on a small field in lock-step: which requests are equal depends on the methods alone.
     """

@@ -113,10 +113,9 @@ class Study:
             raise ValueError("samplers: one of them is there twice")
         for sampler in map(get_sampler, self.samplers):
             if sampler.stochastic or sampler.adaptive:
-                kind = "stochastic" if sampler.stochastic else "adaptive"
-                raise ValueError(
-                    f"sampler {to_config(sampler)['name']!r} is {kind}: it has no error against the number of steps"
-                )
+                kind = "stochastic (see study.stochastic_orders)" if sampler.stochastic else "adaptive"
+                name = to_config(sampler)["name"]
+                raise ValueError(f"sampler {name!r} is {kind}: it has no error against the number of steps")
 
     def _check_numbers(self) -> None:
         for budget in self.nfe:

@@ -93,7 +93,7 @@ class Plots:
         if "euler" in results.labels:
             ns, errors = results.curve("euler")
             axes.plot(ns, errors, color="#999999", linewidth=1.5, linestyle="--")
-            axes.annotate("euler", (ns[-1], errors[-1]), (-2, 6), textcoords="offset points", color=GREY, ha="right")
+            axes.annotate("euler", (ns[-1], errors[-1]), (0, 14), textcoords="offset points", color=GREY, ha="right")
         axes.plot([n for n, _, _ in winners], [e for _, _, e in winners], color="#BBBBBB", linewidth=1, zorder=1)
         named: set[str] = set()
         for n, name, error in winners:

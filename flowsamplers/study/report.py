@@ -79,12 +79,14 @@ def takeaway(results: Results, budget: int = 8) -> str:
     if best is None:
         return ""
     name, error = best
-    start = f"With {budget} model calls {name} has the smallest error, {error:.1e}"
+    start = f"With {budget} model calls {name} has the smallest error, {percent(error)}"
     if euler is None or name == "euler":
         return start + "."
     needed = _calls_for("euler", error, results, nfes)
     more = f"euler needs {needed} calls for that" if needed else f"euler does not get there in {nfes[-1]}"
-    return _wrapped(f"{start}: {euler / error:.1f} times less than euler ({euler:.1e}); {more}.{_doubt(results, name, budget)}")
+    return _wrapped(
+        f"{start}: {euler / error:.1f} times less than euler ({percent(euler)}); {more}.{_doubt(results, name, budget)}"
+    )
 
 
 def _doubt(results: Results, name: str, budget: int) -> str:
@@ -95,6 +97,17 @@ def _doubt(results: Results, name: str, budget: int) -> str:
     if ratio is None or ratio.low > 1 or second == name:
         return ""
     return f" On these images {second} could as well be the best: its error is {ratio} times that."
+
+
+def percent(error: float) -> str:
+    """A relative error for everybody; very small ones as powers of ten.
+
+    >>> percent(0.076), percent(1.1), percent(3e-7)
+    ('7.6 %', '110 %', '3.0e-07')
+    """
+    if error < 1e-4:
+        return f"{error:.1e}"
+    return f"{100 * error:.0f} %" if error >= 0.1 else f"{100 * error:.2g} %"
 
 
 def _calls_for(name: str, error: float, results: Results, nfes: Sequence[int]) -> int | None:
