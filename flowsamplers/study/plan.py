@@ -101,6 +101,8 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
+        for name in ("prompts", "seeds", "samplers", "nfe"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_numbers()
         for name in ("prompts", "seeds", "samplers", "nfe"):
             if not getattr(self, name):
