@@ -1,10 +1,17 @@
-"""The lock-step driver: many runs advance together, and share batched model calls."""
+"""The lock-step driver: many runs advance together, and share batched model calls.
+
+`advance` drives any generators that ask for velocities, a few at a time if there are many; `sample_many` is its everyday form.
+What several of them ask for at once (the first velocity from one noise, the second of two methods that begin with the same
+step) is computed once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +19,7 @@ from torch import Tensor
 from flowsamplers.drive import carry_dtype, noise_for
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Noise, Seeds
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, Step, get_sampler, steps_of
+from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, get_sampler, steps_of
 
 
 class Flow(Protocol):
@@ -45,6 +52,29 @@ class Run:
     seeds: Seeds | Noise | None = None
 
 
+class Halt(Exception):  # noqa: N818  (nothing went wrong)
+    """Raised by a flow to end everything; never taken for the failure of one run."""
+
+
+Work: TypeAlias = Generator[Evaluate, Tensor, Any]
+"""Yields requests, is sent velocities, returns a result."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A generator to be driven in lock-step with others.
+
+    Attributes:
+        start: makes the generator; called when its turn comes.
+        condition: what the flow is conditioned on.
+        rows: how many rows its requests have.
+    """
+
+    start: Callable[[], Work]
+    condition: Any = None
+    rows: int = 1
+
+
 def sample_many(
     flow: Flow,
     runs: Sequence[Run],
@@ -55,7 +85,8 @@ def sample_many(
 ) -> list[Tensor]:
     """Many runs in lock-step: in each round all waiting requests share batched model calls.
 
-    The runs may have different samplers, grids, conditions and lengths; their rows have one shape, dtype and device.
+    The runs may have different samplers, grids, conditions and lengths; their rows have one shape, dtype and device. Requests
+    that are the same, such as the first of two runs from one noise, are computed once.
 
     Args:
         flow: its ``velocity(x, sigma, condition)`` gets a list with the condition of each row.
@@ -78,47 +109,170 @@ def sample_many(
         >>> [x.item() for x in sample_many(Decay(), [Run(torch.ones(1, 1), grid, s) for s in ("euler", "heun")])]
         [0.25, 0.390625]
     """
+    _check_alike(runs)
+    if not runs:
+        return []
+    tasks = [Task(partial(_begun, run, carry), run.condition, len(run.x1)) for run in runs]
+    results: dict[int, Tensor] = {}
+    advance(flow, tasks, results.__setitem__, dtype=runs[0].x1.dtype, max_batch=max_batch, on_call=on_call)
+    return [results[i].to(run.x1.dtype) for i, run in enumerate(runs)]
+
+
+def advance(
+    flow: Flow,
+    tasks: Sequence[Task],
+    on_done: Callable[[int, Any], None],
+    *,
+    dtype: torch.dtype,
+    max_batch: int = 64,
+    window: int | None = None,
+    on_call: Callable[[int], None] | None = None,
+    on_error: Callable[[int, Exception], None] | None = None,
+) -> None:
+    """Drive generators in lock-step.
+
+    Args:
+        flow: see `sample_many`.
+        tasks: what to drive, in the order in which they begin.
+        on_done: told the index and the result of each task when it ends.
+        dtype: what the model is given.
+        max_batch: the largest number of rows in one model call; the requests of one task may be split over several.
+        window: how many rows are on their way at once, and so in memory; by default all.
+        on_call: told the number of rows after every model call.
+        on_error: told the index and the error of a task that fails; the others go on. A failing model call is split in
+            halves until the rows that fail are found, which also finds a batch that fits the memory. By default the first
+            error is raised.
+
+    Raises:
+        ValueError: ``max_batch`` or ``window`` below 1, a velocity of another shape.
+        Halt: whatever the flow raises of this kind.
+    """
     if max_batch < 1:
         raise ValueError(f"max_batch={max_batch}: a model call needs at least 1 row")
-    _check_alike(runs)
-    results: list[Tensor | None] = [None] * len(runs)
+    if window is not None and window < 1:
+        raise ValueError(f"window={window}: at least 1 row is on its way")
+    caller = _Caller(flow, dtype, max_batch, on_call, on_error is not None)
+    room = sum(t.rows for t in tasks) if window is None else window
     with torch.no_grad():
-        waiting = [_Waiting(i, run, _start(run, carry)) for i, run in enumerate(runs)]
-        for w in waiting:
-            w.request = next(w.work)
-        while waiting:
-            velocities = _evaluate_batched(flow, waiting, max_batch, on_call)
-            for w, v in zip(waiting, velocities, strict=True):
-                try:
-                    w.request = w.work.send(v)
-                except StopIteration as done:
-                    results[w.index] = done.value.to(w.run.x1.dtype)
-                    w.request = None
-            waiting = [w for w in waiting if w.request is not None]
-    return [r for r in results if r is not None]
+        _Rounds(tasks, on_done, on_error, room).drive(caller)
 
 
 @dataclass(eq=False)
-class _Waiting:
-    """A run in lock-step, and what it is waiting for."""
+class _Active:
+    """A task on its way, and what it is waiting for."""
 
     index: int
-    run: Run
-    work: Generator[Evaluate, Tensor, Tensor]
+    task: Task
+    work: Work
     request: Evaluate | None = None
 
 
-def _start(run: Run, carry: torch.dtype | None) -> Generator[Evaluate, Tensor, Tensor]:
+@dataclass(eq=False)
+class _Rounds:
+    """Who is on the way, and what is known of first velocities while more are to begin."""
+
+    tasks: Sequence[Task]
+    on_done: Callable[[int, Any], None]
+    on_error: Callable[[int, Exception], None] | None
+    window: int
+    active: list[_Active] = field(default_factory=list["_Active"])
+    firsts: list[tuple[_Active, Tensor]] = field(default_factory=list[tuple["_Active", Tensor]])
+    begun: int = 0
+
+    def drive(self, caller: _Caller) -> None:
+        """Until nobody asks for more."""
+        while True:
+            new = self._admit()
+            if not self.active:
+                return
+            asked, which = _distinct(self.active)
+            answers = caller.answers(asked)
+            if self.begun < len(self.tasks):
+                both = zip(asked, answers, strict=True)
+                self.firsts += [(replace(a), v) for a, v in both if a.index in new and isinstance(v, Tensor)]
+            else:
+                self.firsts.clear()
+            self.active = [a for a, k in zip(self.active, which, strict=True) if self._go_on(a, answers[k])]
+
+    def _admit(self) -> range:
+        """Let tasks begin while there is room, past a first velocity that is known; their indices."""
+        before = self.begun
+        room = self.window - sum(a.task.rows for a in self.active)
+        while room > 0 and self.begun < len(self.tasks):
+            a = _Active(self.begun, self.tasks[self.begun], self.tasks[self.begun].start())
+            self.begun += 1
+            alive = self._go_on(a, None)
+            while alive and (known := next((v for f, v in self.firsts if _same(f, a)), None)) is not None:
+                alive = self._go_on(a, known)
+            if alive:
+                room -= a.task.rows
+                self.active.append(a)
+        return range(before, self.begun)
+
+    def _go_on(self, a: _Active, answer: Tensor | Exception | None) -> bool:
+        """Send an answer; whether the task asks for more."""
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            a.request = next(a.work) if answer is None else a.work.send(answer)
+        except StopIteration as done:
+            self.on_done(a.index, done.value)
+            return False
+        except Halt:
+            raise
+        except Exception as error:
+            a.work.close()
+            if self.on_error is None:
+                raise
+            self.on_error(a.index, error)
+            return False
+        return True
+
+
+def _distinct(active: Sequence[_Active]) -> tuple[list[_Active], list[int]]:
+    """One task for each different request, and for each task where its request stands among these."""
+    asked: list[_Active] = []
+    which: list[int] = []
+    by_sigma: dict[float, list[int]] = {}
+    for a in active:
+        assert a.request is not None
+        alike = by_sigma.setdefault(a.request.sigma, [])
+        found = next((k for k in alike if _same(asked[k], a)), None)
+        if found is None:
+            found = len(asked)
+            asked.append(a)
+            alike.append(found)
+        which.append(found)
+    return asked, which
+
+
+def _same(a: _Active, b: _Active) -> bool:
+    """Whether two tasks ask for the very same velocity."""
+    p, q = a.request, b.request
+    assert p is not None
+    assert q is not None
+    if p.sigma != q.sigma or p.x.dtype != q.x.dtype:
+        return False
+    c, d = a.task.condition, b.task.condition
+    alike = c is d or (isinstance(c, str | int | float) and type(c) is type(d) and c == d)
+    return alike and (p.x is q.x or torch.equal(p.x, q.x))
+
+
+def _begun(run: Run, carry: torch.dtype | None) -> Work:
     sampler = get_sampler(run.sampler)
     noise = noise_for(sampler, run.seeds)
-    return _whole(sampler, run.x1.to(carry_dtype(run.x1, carry)), steps_of(run.grid, noise))
+    return whole(sampler, run.x1.to(carry_dtype(run.x1, carry)), steps_of(run.grid, noise))
 
 
-def _whole(sampler: Sampler, x: Tensor, steps: Iterable[Step]) -> Generator[Evaluate, Tensor, Tensor]:
-    """A whole run as one generator."""
-    state = sampler.init(x)
+def whole(
+    sampler: Sampler, x: Tensor, steps: Iterable[Step], seen: Callable[[Step, Tensor], None] | None = None
+) -> Generator[Evaluate, Tensor, Tensor]:
+    """A whole run as one generator; ``seen`` is told each step and the state it ends with."""
+    state: State = sampler.init(x)
     for at in steps:
         x, state = yield from sampler.step(x, at, state)
+        if seen is not None:
+            seen(at, x)
     return x
 
 
@@ -128,24 +282,56 @@ def _check_alike(runs: Sequence[Run]) -> None:
         raise ValueError(f"runs: rows in lock-step share one shape, dtype and device, not {sorted(map(str, kinds))}")
 
 
-def _evaluate_batched(
-    flow: Flow, waiting: Sequence[_Waiting], max_batch: int, on_call: Callable[[int], None] | None
-) -> tuple[Tensor, ...]:
-    """The velocities of all pending requests, in batches of at most ``max_batch`` rows."""
-    requests = [w.request for w in waiting if w.request is not None]
-    rows = [r.x.shape[0] for r in requests]
-    x = torch.cat([r.x for r in requests])
-    sigma = torch.cat([x.new_full((n,), r.sigma) for n, r in zip(rows, requests, strict=True)])
-    condition = [w.run.condition for w, n in zip(waiting, rows, strict=True) for _ in range(n)]
-    dtype = waiting[0].run.x1.dtype
-    parts: list[Tensor] = []
-    for lo in range(0, x.shape[0], max_batch):
-        hi = lo + max_batch
-        xs = x[lo:hi]
-        v = flow.velocity(xs.to(dtype), sigma[lo:hi], condition[lo:hi])
-        if v.shape != xs.shape:
-            raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(xs.shape)}")
-        parts.append(v.to(x.dtype))
-        if on_call is not None:
-            on_call(xs.shape[0])
-    return torch.cat(parts).split(rows)
+@dataclass(eq=False)
+class _Caller:
+    """Batches requests into model calls."""
+
+    flow: Flow
+    dtype: torch.dtype
+    max_batch: int
+    on_call: Callable[[int], None] | None
+    isolates: bool
+
+    def answers(self, asked: Sequence[_Active]) -> list[Tensor | Exception]:
+        """The velocity of each request, or why there is none."""
+        requests = [a.request for a in asked if a.request is not None]
+        rows = [r.x.shape[0] for r in requests]
+        x = torch.cat([r.x for r in requests])
+        sigma = torch.cat([x.new_full((n,), r.sigma) for n, r in zip(rows, requests, strict=True)])
+        condition = [a.task.condition for a, n in zip(asked, rows, strict=True) for _ in range(n)]
+        parts: list[Tensor] = []
+        failed: dict[int, Exception] = {}
+        lo = 0
+        while lo < len(x):
+            for lo_, v in self._velocities(x[lo : lo + self.max_batch], sigma[lo:], condition[lo:]):
+                if isinstance(v, Exception):
+                    failed[lo + lo_] = v
+                parts.append(torch.full_like(x[:1], torch.nan) if isinstance(v, Exception) else v)
+            lo = sum(map(len, parts))
+        ends = [0, *accumulate(rows)]
+        reasons = [next((failed[i] for i in range(*span) if i in failed), None) for span in pairwise(ends)]
+        return [why or v for why, v in zip(reasons, torch.cat(parts).split(rows), strict=True)]
+
+    def _velocities(self, x: Tensor, sigma: Tensor, condition: Sequence[Any]) -> list[tuple[int, Tensor | Exception]]:
+        """The velocities of a batch in one piece, or in halves of halves where it fails."""
+        n = len(x)
+        try:
+            v = self.flow.velocity(x.to(self.dtype), sigma[:n], condition[:n])
+            if v.shape != x.shape:
+                raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}")
+        except Halt:
+            raise
+        except Exception as error:
+            if not self.isolates:
+                raise
+            if n == 1:
+                return [(0, error)]
+            half = n // 2
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                self.max_batch = half
+            left = self._velocities(x[:half], sigma, condition)
+            right = self._velocities(x[half:], sigma[half:], condition[half:])
+            return left + [(half + i, v) for i, v in right]
+        if self.on_call is not None:
+            self.on_call(n)
+        return [(0, v.to(x.dtype))]

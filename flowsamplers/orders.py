@@ -45,17 +45,25 @@ def pairwise_slopes(n: Sequence[float], error: Sequence[float]) -> list[float]:
     return [math.log(e0 / e1) / math.log(n1 / n0) for n0, n1, e0, e1 in pairs]
 
 
-def order(n: Sequence[float], error: Sequence[float], *, declared: float, floor: float = 0.0) -> OrderVerdict:
+def order(
+    n: Sequence[float],
+    error: Sequence[float],
+    *,
+    declared: float,
+    floor: float = 0.0,
+    uncertainty: Sequence[float] | None = None,
+) -> OrderVerdict:
     """Judge a declared order.
 
-    Errors below ten times the floor are left out. The window is the finest run of at least three points whose neighbouring
-    slopes agree within `AGREE`; the order is the least-squares slope there.
+    Errors below ten times the floor are left out, and those of which less than two thirds is sure. The window is the finest run
+    of at least three points whose neighbouring slopes agree within `AGREE`; the order is the least-squares slope there.
 
     Args:
         n: numbers of steps, rising.
         error: positive errors at these.
         declared: the order that the method claims.
         floor: error of the reference, or of the evaluation.
+        uncertainty: standard errors of the errors, where these are means over samples.
 
     Examples:
         >>> order([4, 8, 16, 32], [1.6e-1, 4e-2, 1e-2, 2.5e-3], declared=2).verdict
@@ -63,7 +71,8 @@ def order(n: Sequence[float], error: Sequence[float], *, declared: float, floor:
     """
     if not all(math.isfinite(e) for e in error):
         return OrderVerdict("unstable")
-    clear = [(m, e) for m, e in zip(n, error, strict=True) if e > max(10 * floor, 0.0)]
+    unsure = [0.0] * len(error) if uncertainty is None else uncertainty
+    clear = [(m, e) for m, e, u in zip(n, error, unsure, strict=True) if e > max(10 * floor, 3 * u, 0.0)]
     if len(clear) < 3:
         return OrderVerdict("floor-limited" if len(clear) < len(error) else "pre-asymptotic")
     ns, es = [m for m, _ in clear], [e for _, e in clear]

@@ -13,7 +13,8 @@ pytest.importorskip("click")
 pytest.importorskip("diffusers")
 from click.testing import CliRunner
 
-from flowsamplers.cli import main, parse_sampler
+from flowsamplers.cli import main
+from flowsamplers.cli.types import parse_sampler
 
 QUICK = ["study", "--model", "mixture", "--quiet", "--seed", "0", "--nfe", "4", "--nfe", "8"]
 
@@ -50,7 +51,13 @@ def test_a_study_prints_a_table_and_writes_its_files(tmp_path) -> None:
     text = run(*QUICK, "--sampler", "euler", "--sampler", "ab2:last=midpoint", "--out", str(tmp_path / "s"))
     assert "ab2 last=midpoint" in text
     assert max(map(len, text.splitlines()[:-1])) <= 80
-    assert {p.name for p in (tmp_path / "s").iterdir()} == {"error-vs-nfe.png", "rows.csv", "rows.jsonl", "study.json"}
+    assert {p.name for p in (tmp_path / "s").iterdir()} >= {
+        "report.html",
+        "error-vs-nfe.png",
+        "rows.csv",
+        "rows.jsonl",
+        "study.json",
+    }
     rows = [json.loads(line) for line in run(*QUICK, "--json", "--out", str(tmp_path / "t")).splitlines()]
     assert {r["status"] for r in rows} == {"ok"}
 
@@ -64,6 +71,46 @@ def test_a_study_of_the_bundled_klein(tmp_path) -> None:
     settings = json.loads((tmp_path / "s" / "study.json").read_text())
     assert settings["flow"]["guidance_scale"] == 4.0
     assert settings["flow"]["dtype"] == "float32"
+
+
+def test_a_dry_run_says_what_it_costs_and_writes_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = run(*QUICK, "--dry-run")
+    for word in ("rows", "evaluations asked for", "left after sharing", "forward passes", "FLOPs", "memory", "time"):
+        assert word in text
+    assert json.loads(run(*QUICK, "--dry-run", "--json"))["rows"] == 14
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_stops_a_study_and_the_same_command_goes_on(tmp_path) -> None:
+    command = [*QUICK, "--out", str(tmp_path / "s")]
+    run(*QUICK, "--out", str(tmp_path / "whole"))
+    spent = json.loads((tmp_path / "whole" / "sessions.jsonl").read_text())["evaluations"]
+    assert "it ended before the first row" in " ".join(run(*command, "--budget", "100", code=2).split())
+    text = run(*QUICK, "--out", str(tmp_path / "s"), "--budget", str(spent - 30))
+    assert "runs early; the same command goes on." in " ".join(text.split())
+    assert "runs early" not in run(*command)
+    assert len((tmp_path / "s" / "rows.jsonl").read_text().splitlines()) == 14
+
+
+def test_two_studies_are_compared_and_the_exit_code_says_whether_they_differ(tmp_path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    run(*QUICK, "--out", str(first))
+    run(*QUICK, "--out", str(second))
+    assert "14 samplers and step counts in both, 0 differ" in run("study", "diff", str(first), str(second))
+    rows = (second / "rows.jsonl").read_text().splitlines()
+    values = json.loads(rows[0])
+    rows[0] = json.dumps({**values, "error": 2 * values["error"]})
+    (second / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    assert "1 differ by more than the uncertainty" in run("study", "diff", str(first), str(second), code=1)
+    assert "no study here" in run("study", "diff", str(first), str(tmp_path), code=2)
+
+
+def test_a_report_is_made_anew_from_the_rows(tmp_path) -> None:
+    run(*QUICK, "--out", str(tmp_path / "s"))
+    (tmp_path / "s" / "report.html").unlink()
+    assert "With 8 model calls" in run("report", str(tmp_path / "s"))
+    assert (tmp_path / "s" / "report.html").is_file()
 
 
 def test_the_preset_of_the_experiment(tmp_path) -> None:
@@ -105,7 +152,8 @@ def test_generate_draws_an_image_or_a_grid(tmp_path) -> None:
         ([*QUICK, "--sampler", "huen"], "unknown sampler 'huen': did you mean 'heun'?"),
         ([*QUICK, "--sampler", "ab2:lst=euler"], "unknown option of AdamsBashforth2 'lst': did you mean 'last'?"),
         ([*QUICK, "--sampler", "ab2:last"], "give options as name=value"),
-        ([*QUICK, "--sampler", "lcm"], "sampler 'lcm' is stochastic"),
+        ([*QUICK, "--sampler", "lcm"], "sampler 'lcm' is stochastic (see study.stochastic_orders)"),
+        ([*QUICK, "--budget", "soon"], "give a number of evaluations, or a time such as 90s, 10min or 2h"),
         ([*QUICK, "--nfe", "0"], "nfe=0: a budget is at least 1 model call"),
         ([*QUICK, "--max-batch", "0"], "max_batch=0"),
         ([*QUICK, "--mu", "hold"], "accepted are a number, 'fixed' and 'follow'"),
@@ -135,7 +183,7 @@ def test_a_full_disk_is_a_message(tmp_path) -> None:
     assert "Not a directory: " in text or "File exists" in text
 
 
-@pytest.mark.parametrize("command", ["study", "schedule", "list", "trace", "generate", "cite"])
+@pytest.mark.parametrize("command", ["study", "schedule", "list", "trace", "generate", "cite", "report"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     assert f"flowsamplers {command}" in run(command, "--help").split("Options:")[0].split("\n", 1)[1]
 
@@ -148,4 +196,8 @@ def test_the_script_is_installed() -> None:
 
 def test_samplers_are_parsed_with_their_options() -> None:
     assert parse_sampler("lcm:eta=0.5").options == {"eta": 0.5}
-    assert parse_sampler("dpmpp_2m:last=euler,variable=neg_log_sigma").options == {"last": "euler", "variable": "neg_log_sigma"}
+    assert parse_sampler("dpmpp_2m:last=euler,variable=neg_log_sigma").options == {
+        "last": "euler",
+        "startup": "ramp",
+        "variable": "neg_log_sigma",
+    }

@@ -101,3 +101,12 @@ def test_the_logarithm_at_sigma_1_is_there_in_lambda_and_not_in_neg_log_sigma() 
     assert regular.order == pytest.approx(2.0, abs=0.05)
     assert singular.order is not None
     assert singular.order < 1.95
+
+
+def test_points_that_chance_could_have_made_are_left_out() -> None:
+    errors = power(1)
+    sure = order(N, errors, declared=1, uncertainty=[1e-3] * 7)
+    assert sure.verdict == "confirmed"
+    assert order(N, errors, declared=1, uncertainty=[e / 2 for e in errors]).verdict == "floor-limited"
+    wild = [*errors[:4], 0.05, 0.001, 0.04]
+    assert order(N, wild, declared=1, uncertainty=[1e-4] * 4 + [0.04] * 3).verdict == "confirmed"

@@ -1,22 +1,29 @@
-"""Studies: what is planned, what is measured, what is written."""
+"""Studies: what is planned, what is measured, what is said of it."""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 import flowsamplers as fs
-from flowsamplers.flows import MixtureFlow
-from flowsamplers.study import Row, Study, load
+from flowsamplers.flows import GaussianFlow, MixtureFlow
+from flowsamplers.study import Budget, Row, Study, diff, load
+from flowsamplers.study.bench import Bench, Job
+from flowsamplers.study.cost import Meter
+from flowsamplers.study.measure import BEST_PSNR, Errors, psnr, ssim
+from flowsamplers.study.page import FIGURES
 from flowsamplers.study.plan import largest_steps
-from flowsamplers.study.report import WIDTH, takeaway, terminal
-from flowsamplers.study.results import Results
-from flowsamplers.study.rows import from_jsonl, label, to_jsonl, write_atomically
+from flowsamplers.study.report import WIDTH, percent, takeaway, terminal
+from flowsamplers.study.results import Results, bootstrap
+from flowsamplers.study.rows import from_jsonl, label, to_jsonl
+from flowsamplers.study.run import origin_of_rows, provenance
+from flowsamplers.study.truth import noise_floors, truths
 
 pytest.importorskip("matplotlib")
-SMALL = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8, 16), reference_evaluations=1600)
+SMALL = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8, 16))
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +31,74 @@ def results(tmp_path_factory) -> Results:
     return SMALL.run(tmp_path_factory.mktemp("study"))
 
 
+def bench_of(study: Study, flow, folder) -> tuple[Bench, list[Job]]:
+    """A study's bench with a flow of one's own, and all its jobs."""
+    meter = Meter(flow)
+    found = truths(meter, {}, study.cases, folder, evaluations=study.reference_evaluations, max_batch=64, chunk=64)
+    bench = Bench(study, meter, 0.0, origin_of_rows(flow, provenance(flow)))
+    return bench, [Job(planned, truth) for planned in study.runs(flow.tokens) for truth in found]
+
+
+# What is planned
+
+
 def test_each_budget_is_spent_as_far_as_whole_steps_go() -> None:
-    for planned in SMALL.plan(tokens=8):
+    for planned in SMALL.runs(tokens=8):
         assert planned.nfe == fs.nfe(planned.sampler, planned.grid)
         more, _ = SMALL.grid(planned.grid.steps + 1, 8)
         assert any(planned.nfe <= budget < fs.nfe(planned.sampler, more) for budget in SMALL.nfe)
     assert largest_steps(fs.get_sampler("rk4"), 3, fs.schedules.linear) == 0
+
+
+def test_a_plan_says_what_the_runs_ask_for_and_what_is_left_after_sharing(tmp_path) -> None:
+    plan = SMALL.plan()
+    bench, jobs = bench_of(SMALL, MixtureFlow.appendix_a(), tmp_path)
+    assert plan.rows == len(jobs)
+    assert plan.asked == sum(job.planned.nfe for job in jobs)
+    before = bench.flow.rows
+    assert before <= plan.references
+    bench.measure(jobs, lambda ended: None)
+    # the local errors share some evaluations with the runs
+    assert plan.unique <= bench.flow.rows - before <= plan.unique + plan.local
+    assert plan.unique < 0.95 * plan.asked
+
+
+def test_without_local_errors_the_plan_is_exact(tmp_path) -> None:
+    study = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1, 2), nfe=(1, 2, 4, 8, 16), local_nfe=0)
+    bench, jobs = bench_of(study, MixtureFlow.appendix_a(), tmp_path)
+    before = bench.flow.rows
+    bench.measure(jobs, lambda ended: None)
+    assert bench.flow.rows - before == study.plan().unique
+
+
+def test_a_plan_counts_the_operations_of_the_network() -> None:
+    pytest.importorskip("diffusers")
+    study = Study("klein-digits", prompts=("three",), seeds=(0,), samplers=("euler",), nfe=(2,))
+    plan = study.plan()
+    assert plan.passes == 2
+    assert plan.probe.flops > 1e6
+    assert "FLOPs" in "\n".join(plan.lines())
+
+
+def test_bad_settings_are_named() -> None:
+    for options, message in (
+        ({"nfe": (0,)}, "nfe=0: a budget is at least 1 model call"),
+        ({"seeds": ()}, r"seeds=\[\]: a study needs at least one"),
+        ({"seeds": (1, 1)}, r"seeds=\[1, 1\]: one of them is there twice"),
+        ({"samplers": ("euler", "euler")}, "samplers: one of them is there twice"),
+        ({"samplers": ("lcm",)}, "sampler 'lcm' is stochastic"),
+        ({"samplers": ("huen",)}, "did you mean 'heun'"),
+        ({"mu": "hold"}, "mu='hold'"),
+        ({"max_batch": 0}, "max_batch=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Study("mixture", prompts=(None,), **{"seeds": (0,), **options})
+    for text in ("many", "0", "-3", "1.5", "3 weeks"):
+        with pytest.raises(ValueError, match="give a number of evaluations, or a time"):
+            Budget.parse(text)
+
+
+# What is measured
 
 
 def test_reported_errors_are_the_true_errors(results: Results) -> None:
@@ -44,96 +113,182 @@ def test_reported_errors_are_the_true_errors(results: Results) -> None:
         assert row.nfe == fs.nfe(fs.get_sampler(row.sampler, **row.options), grid)
 
 
+@pytest.mark.parametrize("max_batch", [1, 7, 256])
+def test_results_do_not_depend_on_the_batching(results: Results, max_batch: int, tmp_path) -> None:
+    other = Study(SMALL.model, prompts=(None,), seeds=(0, 1), nfe=SMALL.nfe, max_batch=max_batch).run(tmp_path)
+    expected = {row.key: row.error for row in results.rows}
+    assert {row.key: row.error for row in other.rows} == pytest.approx(expected, rel=1e-10)
+
+
 def test_there_is_one_row_for_each_run_and_noise(results: Results) -> None:
-    keys = [(r.sampler, json.dumps(r.options), r.steps, r.prompt, r.seed) for r in results.rows]
-    assert len(keys) == len(set(keys)) == len(SMALL.plan(tokens=8)) * 2
+    keys = [row.key for row in results.rows]
+    assert len(keys) == len(set(keys)) == len(SMALL.runs(tokens=8)) * 2
 
 
-def test_the_folder_holds_rows_table_settings_and_figure(tmp_path) -> None:
-    SMALL.run(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["error-vs-nfe.png", "rows.csv", "rows.jsonl", "study.json"]
-    again = load(tmp_path)
-    assert again.rows == SMALL.run(tmp_path).rows
-    assert again.settings["versions"]["torch"] == torch.__version__
-    assert (tmp_path / "error-vs-nfe.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "rows.csv").read_text().count("\n") == len(again.rows) + 1
+def test_every_row_says_where_it_comes_from(results: Results) -> None:
+    assert {(r.device, r.dtype) for r in results.rows} == {("cpu", "float64")}
+    assert all(f"torch {torch.__version__}" in r.versions for r in results.rows)
 
 
-def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> None:
-    SMALL.run(tmp_path / "a")
-    other = Study("mixture:1", prompts=(None,), seeds=(0,), nfe=(4,))
-    with pytest.raises(ValueError, match=r"holds a study with other settings \(model, seeds, nfe"):
-        other.run(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match="holds files that are not a study's"):
-        other.run(tmp_path / "b")
-    assert [p.name for p in (tmp_path / "b").iterdir()] == ["thesis.tex"]
+def test_the_first_noise_is_followed_and_its_way_ends_at_its_error(results: Results) -> None:
+    for row in results.rows:
+        assert (row.trajectory is None) == (row.seed != 0)
+        if row.trajectory is not None:
+            assert len(row.trajectory) == row.steps
+            assert row.trajectory[-1] == pytest.approx(row.error, rel=1e-6)
+            assert row.local_errors is not None
+            assert row.local_errors[0] == pytest.approx(row.trajectory[0], rel=1e-6)
 
 
-def test_a_corrupt_folder_is_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no study here, study\.json is missing"):
-        load(tmp_path)
-    SMALL.run(tmp_path)
-    (tmp_path / "rows.jsonl").write_text('{"sampler": "euler"}\n')
-    with pytest.raises(ValueError, match=r"rows.jsonl, line 1: not a row of a study"):
-        load(tmp_path)
+def test_local_errors_are_those_of_steps_from_the_exact_state(tmp_path) -> None:
+    flow = GaussianFlow([1.0, -2.0, 0.5], std=[0.3, 1.0, 0.6])
+    flow.name = "gaussian"
+    study = Study("mixture", prompts=(None,), seeds=(0,), samplers=("midpoint",), nfe=(8,), schedule="linear")
+    bench, jobs = bench_of(study, flow, tmp_path)
+    rows: list[Row] = []
+    bench.measure(jobs, lambda ended: rows.append(ended.row))
+    x1, sigmas = flow.noise([0]), fs.schedules.linear(4).sigmas
+    for a, b, measured in zip(sigmas[:-1], sigmas[1:], rows[0].local_errors or [], strict=True):
+        start, end = (flow.solution(x1, 1.0, s) for s in (a, b))
+        step = fs.sample(flow.velocity, start, fs.SigmaGrid([a, b]), "midpoint")
+        assert measured == pytest.approx(((step - end).norm() / end.norm()).item(), rel=1e-6)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
-    target = tmp_path / "file"
-    write_atomically(target, "before")
+@pytest.mark.parametrize(("dtype", "low", "high"), [(torch.bfloat16, 1e-4, 3e-2), (torch.float32, 1e-9, 1e-6)])
+def test_the_noise_floor_is_what_rounding_does(dtype: torch.dtype, low: float, high: float) -> None:
+    """A network that computes in its dtype; the floor is of the size of that dtype's eps."""
 
-    def full_disk(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.replace", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(target, "after")
-    assert target.read_text() == "before"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_run_that_fails_is_a_row_with_its_reason(tmp_path, monkeypatch) -> None:
-    class Fragile(MixtureFlow):
+    class Rounded(MixtureFlow):
         def velocity(self, x, sigma, condition=None):
-            v = super().velocity(x, sigma)
-            return torch.where(sigma[:, None] == 0, torch.nan, v)  # only Heun looks at 0
+            return super().velocity(x.double(), sigma.double()).to(dtype)
 
-    oracle = MixtureFlow.appendix_a()
-    broken = Fragile(oracle.means, [0.35, 0.5, 0.7, 0.45], [0.3, 0.3, 0.2, 0.2])
+    exact = MixtureFlow.appendix_a()
+    flow = Rounded(exact.means, exact.stds, exact.weights)
+    floors = noise_floors(flow, exact.noise([0, 1, 2]).to(dtype), [None] * 3, 64)
+    assert all(low < floor < high for floor in floors)
+    assert max(noise_floors(exact, exact.noise([0, 1, 2]), [None] * 3, 64)) < 1e-14
 
-    def open_it(model, **options):
-        return broken
 
-    monkeypatch.setattr("flowsamplers.study.run.load_flow", open_it)
-    monkeypatch.setattr("flowsamplers.study.run.solve", lambda flow, x1, **k: fs.reference.solve(oracle, x1))
-    results = Study("mixture", prompts=(None,), seeds=(0,), samplers=("euler", "heun"), nfe=(4, 8)).run(tmp_path)
-    assert {(r.sampler, r.status) for r in results.rows} == {("euler", "ok"), ("heun", "failed")}
-    assert "2 of 4 runs failed" in terminal(results)
+def test_pictures_are_compared_as_the_definitions_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(2, 12, 13, generator=generator, dtype=torch.float64) for _ in range(2))
+    assert psnr(a, a) == BEST_PSNR
+    assert psnr(a, b) == pytest.approx(-10 * np.log10(((a - b) ** 2).mean().item()))
+    line = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
+    w = np.outer(line, line) / line.sum() ** 2
+    values = []
+    for p, q in zip(a.numpy(), b.numpy(), strict=True):
+        for i in range(2):
+            for j in range(3):
+                x, y = (t[i : i + 11, j : j + 11] for t in (p, q))
+                mx, my = (w * x).sum(), (w * y).sum()
+                vx, vy, c = (w * (x - mx) ** 2).sum(), (w * (y - my) ** 2).sum(), (w * (x - mx) * (y - my)).sum()
+                values.append((2 * mx * my + 1e-4) * (2 * c + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4)))
+    assert ssim(a, b) == pytest.approx(np.mean(values))
+    errors = Errors.of(torch.tensor([[3.0, 5.0]]), torch.tensor([[3.0, 4.0]]))
+    assert (errors.max_error, errors.rmse) == (1.0, pytest.approx(0.5**0.5))
+    assert errors.cosine == pytest.approx(29 / (34**0.5 * 5))
+
+
+# What is said of it
 
 
 def test_the_report_fits_the_terminal_and_its_sentence_follows_from_the_rows(results: Results) -> None:
     text = terminal(results)
     assert max(map(len, text.splitlines())) <= WIDTH
     name, error = results.best(8) or ("", 0.0)
-    assert f"With 8 model calls {name} has the smallest error, {error:.1e}" in " ".join(takeaway(results).split())
+    assert f"With 8 model calls {name} has the smallest error, {percent(error)}" in " ".join(takeaway(results).split())
     assert all(results.error(other, 8) is None or results.error(other, 8) >= error for other in results.labels)
 
 
+def test_the_report_is_one_file_that_needs_no_other(results: Results) -> None:
+    text = (results.folder / "report.html").read_text()
+    assert "src=" in text
+    assert all(part.startswith('"data:') for part in text.split("src=")[1:])
+    assert 'href="http' not in text
+    assert " ".join(takeaway(results).split()) in text.replace("&#x27;", "'")
+    for name, (title, _) in FIGURES.items():
+        assert title in text
+        assert (results.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results.folder / f"{name}.svg").read_text().startswith("<?xml")
+    for word in ("NFE", "order", "reference", "relative error"):
+        assert f"<dt>{word}" in text or word in text
+
+
+def test_every_figure_carries_settings_and_versions(results: Results) -> None:
+    for name in FIGURES:
+        assert torch.__version__ in (results.folder / f"{name}.svg").read_text()
+        assert torch.__version__.encode() in (results.folder / f"{name}.png").read_bytes()
+
+
+def test_figures_need_rows_only(results: Results) -> None:
+    rows_only = Results(results.settings, from_jsonl(to_jsonl(results.rows), "x"))
+    assert rows_only.plot.work_precision().axes
+    assert rows_only.plot.trajectory(4).axes
+
+
+def test_samplers_are_listed_in_the_order_of_the_study(results: Results) -> None:
+    assert results.labels == ["euler", "heun", "midpoint", "ab2", "ab2 last=midpoint", "fireflow", "dpmpp_2m"]
+
+
+def test_a_bootstrap_interval_covers_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    covered = sum(i.low <= 1.0 <= i.high for i in (bootstrap(np.exp(rng.normal(size=40)).tolist()) for _ in range(300)))
+    assert 0.9 <= covered / 300 <= 0.99
+
+
+def test_paired_comparisons_take_the_noise_out(results: Results) -> None:
+    """Errors of single noises differ by more than the samplers do, and yet the comparison is sure."""
+    rows = [
+        Row(
+            **{
+                **vars(r),
+                "seed": seed,
+                "error": scale * np.exp(0.01 * np.sin(7.0 * seed + len(r.label))) * (1 + 0.3 * (r.label == "heun")),
+            }
+        )
+        for r in results.rows
+        if r.seed == 0 and r.label in ("euler", "heun")
+        for seed, scale in enumerate((0.01, 0.1, 1.0, 10.0))
+    ]
+    ratio = Results(results.settings, rows).compare("heun", "euler", 8)
+    assert ratio is not None
+    assert 1.25 < ratio.low < ratio.value < ratio.high < 1.35
+
+
+def test_two_studies_are_compared_within_their_uncertainty(results: Results) -> None:
+    def changed(factor: float, name: str) -> Results:
+        rows = [Row(**{**vars(r), "error": r.error * (factor if r.label == name else 1.0)}) for r in results.rows]
+        return Results(results.settings, rows)
+
+    assert diff(results, results).same
+    assert diff(results, changed(1 + 1e-14, "heun")).same
+    found = diff(results, changed(1.01, "heun"))
+    assert not found.same
+    assert {d.label for d in found.common if d.differs} == {"heun"}
+    assert max(map(len, found.lines())) <= WIDTH
+    fewer = Results(results.settings, results.rows[:-3])
+    assert diff(results, fewer).only_first == 3
+
+
 def test_rows_survive_their_file(results: Results) -> None:
-    assert from_jsonl(to_jsonl(results.rows), "x") == [Row(**vars(r)) for r in results.rows]
+    assert to_jsonl(from_jsonl(to_jsonl(results.rows), "x")) == to_jsonl(results.rows)
+    assert "NaN" not in to_jsonl(results.rows)
     assert label("ab2", {"last": {"name": "midpoint", "options": {}}}) == "ab2 last=midpoint"
 
 
-def test_bad_settings_are_named() -> None:
-    for options, message in (
-        ({"nfe": (0,)}, "nfe=0: a budget is at least 1 model call"),
-        ({"seeds": ()}, r"seeds=\[\]: a study needs at least one"),
-        ({"samplers": ("lcm",)}, "sampler 'lcm' is stochastic"),
-        ({"samplers": ("huen",)}, "did you mean 'heun'"),
-        ({"mu": "hold"}, "mu='hold'"),
-        ({"max_batch": 0}, "max_batch=0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Study("mixture", prompts=(None,), **{"seeds": (0,), **options})
+def test_rows_become_data_frames(results: Results) -> None:
+    for package, frame in (("pandas", results.to_pandas), ("polars", results.to_polars)):
+        try:
+            __import__(package)
+        except ModuleNotFoundError:
+            with pytest.raises(ImportError, match=f"pip install {package}"):
+                frame()
+        else:
+            assert len(frame()) == len(results.rows)
+
+
+def test_the_table_has_a_line_for_every_row(results: Results) -> None:
+    assert (results.folder / "rows.csv").read_text().count("\n") == len(results.rows) + 1
+    assert load(results.folder).settings["versions"]["torch"] == torch.__version__
+    assert json.loads((results.folder / "study.json").read_text())["reference"]["steps"] >= 8

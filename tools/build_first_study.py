@@ -1,6 +1,6 @@
 """Rebuild the committed studies and the page that shows them: docs/studies and docs/start/first-study.md.
 
-python tools/build_first_study.py           # run both studies anew (two minutes), then write the page
+python tools/build_first_study.py           # run both studies anew (a minute), then write the page
 python tools/build_first_study.py --page    # write the page from the committed rows
 """
 
@@ -29,6 +29,10 @@ def run() -> None:
     torch.set_num_threads(1)
     shutil.rmtree(STUDIES, ignore_errors=True)
     Study().run(STUDIES / "klein-digits")
+    for name in ("images", "references"):  # what the report was made from, and what can be solved again
+        shutil.rmtree(STUDIES / "klein-digits" / name)
+    for figure in (STUDIES / "klein-digits").glob("*.svg"):
+        figure.unlink()
     klein_steps(load_flow("klein-digits", prompt=DEFAULT_PROMPTS[0]), STUDIES / "klein-steps")
 
 

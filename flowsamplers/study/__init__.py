@@ -1,8 +1,27 @@
 """The instrument: integration error against the number of model calls, with the reference's own error beside it."""
 
 from flowsamplers.orders import OrderVerdict, order, pairwise_slopes
+from flowsamplers.study.cost import Budget, Plan
+from flowsamplers.study.diff import Diff, diff
 from flowsamplers.study.plan import Planned, Study
-from flowsamplers.study.results import Results, load
+from flowsamplers.study.results import Interval, Results, load
 from flowsamplers.study.rows import Row
+from flowsamplers.study.stochastic import StochasticOrders, stochastic_orders
 
-__all__ = ["OrderVerdict", "Planned", "Results", "Row", "Study", "load", "order", "pairwise_slopes"]
+__all__ = [
+    "Budget",
+    "Diff",
+    "Interval",
+    "OrderVerdict",
+    "Plan",
+    "Planned",
+    "Results",
+    "Row",
+    "StochasticOrders",
+    "Study",
+    "diff",
+    "load",
+    "order",
+    "pairwise_slopes",
+    "stochastic_orders",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,16 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowsamplers.drive import nfe
+from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, to_config
 from flowsamplers.schedules import empirical_mu, get_schedule
+from flowsamplers.study.store import REFERENCES
 
 if TYPE_CHECKING:
+    from flowsamplers.study.cost import Budget, Plan
     from flowsamplers.study.results import Results
-    from flowsamplers.study.run import Progress
+    from flowsamplers.study.run import Engine, Progress
 
 PIPELINE_STEPS = 50
 """FLUX.2 pipelines' default number of steps, at which studies hold mu."""
+
+WINDOW = 4
+"""Full batches of runs that are on their way at once."""
 
 DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = (
     "euler",
@@ -64,16 +71,19 @@ class Study:
         mu: for ``flux2``: a number, or ``"fixed"`` to hold the empirical mu of 50 steps, so that grids of one family are
             compared, or ``"follow"`` to let it follow the number of steps as the pipeline does.
         flow_options: given to the model's loader: height, width, guidance_scale, dtype, device, offload, full_time.
-        max_batch: rows in one model call.
-        reference_evaluations: budget of the reference, in model calls.
+        max_batch: rows in one model call; changes what a study costs, not what it finds.
+        reference_evaluations: budget of each reference.
+        local_nfe: up to this budget the local errors of the first prompt and seed are measured.
 
     Raises:
-        ValueError: budgets below 1, nothing to do, a sampler that has no place here.
+        ValueError: budgets below 1, nothing to do or the same twice, a sampler that has no place here.
 
     Examples:
         >>> study = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8))
-        >>> [(p.grid.steps, p.nfe) for p in study.plan(tokens=8)]
+        >>> [(p.grid.steps, p.nfe) for p in study.runs(tokens=8)]
         [(4, 4), (8, 8), (2, 4), (4, 8)]
+        >>> study.plan().rows
+        8
     """
 
     model: str = "klein-digits"
@@ -86,24 +96,35 @@ class Study:
     mu: float | Literal["fixed", "follow"] = "fixed"
     flow_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     max_batch: int = 64
-    reference_evaluations: int = 1600
+    reference_evaluations: int = 2400
+    local_nfe: int = 16
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
         for name in ("prompts", "seeds", "samplers", "nfe"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_numbers()
+        for name in ("prompts", "seeds", "samplers", "nfe"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=[]: a study needs at least one")
+        for name in ("prompts", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}={list(values)}: one of them is there twice")
+        if len({json.dumps(to_config(get_sampler(s))) for s in self.samplers}) < len(self.samplers):
+            raise ValueError("samplers: one of them is there twice")
+        for sampler in map(get_sampler, self.samplers):
+            if sampler.stochastic or sampler.adaptive:
+                kind = "stochastic (see study.stochastic_orders)" if sampler.stochastic else "adaptive"
+                name = to_config(sampler)["name"]
+                raise ValueError(f"sampler {name!r} is {kind}: it has no error against the number of steps")
+
+    def _check_numbers(self) -> None:
         for budget in self.nfe:
             if budget < 1:
                 raise ValueError(f"nfe={budget}: a budget is at least 1 model call")
         if self.max_batch < 1:
             raise ValueError(f"max_batch={self.max_batch}: a model call needs at least 1 row")
-        for sampler in map(get_sampler, self.samplers):
-            if sampler.stochastic or sampler.adaptive:
-                kind = "stochastic" if sampler.stochastic else "adaptive"
-                raise ValueError(
-                    f"sampler {to_config(sampler)['name']!r} is {kind}: it has no error against the number of steps"
-                )
         if isinstance(self.mu, str) and self.mu not in ("fixed", "follow"):
             raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
 
@@ -117,8 +138,8 @@ class Study:
             options["mu"] = fixed if self.mu == "fixed" else self.mu
         return get_schedule(self.schedule, steps, **options), options
 
-    def plan(self, tokens: int) -> list[Planned]:
-        """The runs: for each sampler and budget the largest number of steps that fits, each number once."""
+    def runs(self, tokens: int) -> list[Planned]:
+        """The samplers on their grids: for each sampler and budget the largest number of steps that fits, each number once."""
         planned: list[Planned] = []
         for sampler in map(get_sampler, self.samplers):
             done: set[int] = set()
@@ -130,17 +151,52 @@ class Study:
                     planned.append(Planned(sampler, grid, nfe(sampler, grid), options))
         return planned
 
+    @property
+    def cases(self) -> list[tuple[str | None, int]]:
+        """Prompts and seeds; every run is made from each of them."""
+        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+
+    @property
+    def window(self) -> int:
+        """How many runs are on their way at once: a few full batches."""
+        return WINDOW * self.max_batch
+
     def settings(self) -> dict[str, Any]:
-        """What defines the study, as JSON values."""
+        """What defines the study, as JSON values; not how it is computed."""
         values = asdict(self)
+        del values["max_batch"]
         values["samplers"] = [to_config(get_sampler(s)) for s in self.samplers]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
-    def run(self, folder: str | Path, *, progress: Progress | None = None) -> Results:
-        """Run it, and write rows, figures and the image grid into a folder; see `study.run.run`."""
+    def open(self) -> Any:
+        """The model's velocity field, see `flows.load_flow`."""
+        prompt = {} if self.prompts[0] is None else {"prompt": self.prompts[0]}
+        return load_flow(self.model, **prompt, **self.flow_options)
+
+    def plan(self, flow: Any = None) -> Plan:
+        """What it will cost: opens the model, times a few calls, computes nothing else and writes nothing.
+
+        Args:
+            flow: the model, if it is open already.
+        """
+        from flowsamplers.study.cost import plan  # noqa: PLC0415  (which knows of this module)
+
+        return plan(self, self.open() if flow is None else flow)
+
+    def run(
+        self,
+        folder: str | Path,
+        *,
+        engine: Engine = "local",
+        budget: Budget | None = None,
+        references: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Results:
+        """Run it, or go on with it, and write rows, figures and the report into a folder; see `study.run.run`."""
         from flowsamplers.study.run import run  # noqa: PLC0415  (a plan needs no runner)
 
-        return run(self, Path(folder), progress=progress)
+        where = Path(folder) / REFERENCES if references is None else Path(references)
+        return run(self, Path(folder), engine=engine, budget=budget, references=where, progress=progress)
 
 
 def largest_steps(sampler: Sampler, budget: int, grid_of: Any) -> int:

@@ -1,12 +1,20 @@
-"""Figures of a study, as PNG bytes. They take rows, never a model."""
+"""Figures of a study. They take rows, never a model.
+
+Made to be read at a width of 400 pixels, in Okabe and Ito's colours, with a marker of its own for every sampler.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from flowsamplers.schedules import get_schedule
+from flowsamplers.study.rows import Row
 
 if TYPE_CHECKING:
     from flowsamplers.study.results import Results
@@ -14,45 +22,145 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: distinguishable for all kinds of colour vision. Black is kept for text.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A800", "#882255")
 MARKERS = "osD^vP*Xh"
+WIDTH, HEIGHT = 5.4, 4.4
+GREY = "#666666"
 
 
 def check_available() -> None:
     """Raise the error that says what to install, before anything is computed.
 
     Raises:
-        ImportError: no matplotlib.
+        ImportError: no matplotlib or no pillow.
     """
-    if find_spec("matplotlib") is None:
-        raise ImportError("plots need matplotlib: pip install 'flowsamplers[study]'")
+    for package, name in (("matplotlib", "matplotlib"), ("PIL", "pillow")):
+        if find_spec(package) is None:
+            raise ImportError(f"plots need {name}: pip install 'flowsamplers[study]'")
 
 
-def work_precision(results: Results) -> bytes:
-    """Error against model calls, log-log: thin lines for each noise, bold their geometric mean.
+@dataclass(frozen=True)
+class Plots:
+    """The figures of a study, as matplotlib figures; `png` and `svg` turn them into files.
 
-    Below the reference's own error, shaded, nothing can be read; guides show what orders 1, 2 and 4 look like.
+    Args:
+        results: the rows.
     """
-    figure, ((axes,),) = _figure(8.6, 5.8)
-    ends: list[tuple[float, float, str, str]] = []
-    for i, name in enumerate(results.labels):
-        colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
-        for nfes, errors in results.single_curves(name):
-            axes.plot(nfes, errors, color=colour, alpha=0.18, linewidth=0.8)
-        nfes, errors = results.curve(name)
-        if not nfes:
-            continue
-        axes.plot(nfes, errors, color=colour, marker=marker, markersize=5, linewidth=2.2)
-        ends.append((nfes[-1], errors[-1], name, colour))
-    axes.set(xscale="log", yscale="log")
-    _floor(axes, results)
-    _guides(axes, results)
-    _ticks(axes, sorted({row.nfe for row in results.rows}))
-    _labels_at_ends(axes, ends)
-    axes.set_xlabel("model calls per image (NFE)")
-    axes.set_ylabel("relative error of the final latents")
-    axes.set_title(_title(results), loc="left", fontsize=12)
-    axes.grid(visible=True, which="major", color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
-    return _png(figure)
+
+    results: Results
+
+    def work_precision(self) -> Any:
+        """Error against model calls, log-log: thin lines for each noise, bold their geometric mean.
+
+        Below the reference's own error, shaded, nothing can be read, and points near it are hollow; dashed lines show what orders
+        1, 2 and 4 look like.
+        """
+        return self._errors("nfe", "model calls for one image (NFE)")
+
+    def error_vs_steps(self) -> Any:
+        """Error against the number of steps, log-log; here the slope of a line is the order of its sampler."""
+        return self._errors("steps", "steps")
+
+    def _errors(self, axis: str, what: str) -> Any:
+        results = self.results
+        figure, ((axes,),) = _figure(WIDTH, HEIGHT)
+        ends: list[tuple[float, float, str, str]] = []
+        for name in results.labels:
+            colour, marker = self.style(name)
+            for ns, errors in results.single_curves(name, axis):
+                axes.plot(ns, errors, color=colour, alpha=0.18, linewidth=0.7)
+            ns, errors = results.curve(name, axis)
+            if not ns:
+                continue
+            axes.plot(ns, errors, color=colour, linewidth=2)
+            floored = {getattr(r, axis) for r in results.rows if r.label == name and r.floored}
+            for n, error in zip(ns, errors, strict=True):
+                axes.plot(n, error, marker, color=colour, markersize=4.5, markerfacecolor="white" if n in floored else colour)
+            ends.append((ns[-1], errors[-1], name, colour))
+        axes.set(xscale="log", yscale="log", xlabel=what, ylabel="relative error")
+        _floor(axes, results)
+        numbers = sorted({getattr(row, axis) for row in results.rows})
+        _guides(axes, results, numbers, axis)
+        _ticks(axes, numbers)
+        _grid(axes)
+        _labels_at_ends(axes, ends)
+        return figure
+
+    def best(self) -> Any:
+        """The smallest error of any sampler at each number of model calls, and Euler's method beside it."""
+        results = self.results
+        figure, ((axes,),) = _figure(WIDTH, HEIGHT)
+        nfes = sorted({row.nfe for row in results.rows})
+        winners = [(n, *best) for n in nfes if (best := results.best(n)) is not None]
+        if "euler" in results.labels:
+            ns, errors = results.curve("euler")
+            axes.plot(ns, errors, color="#999999", linewidth=1.5, linestyle="--")
+            axes.annotate("euler", (ns[-1], errors[-1]), (0, 14), textcoords="offset points", color=GREY, ha="right")
+        axes.plot([n for n, _, _ in winners], [e for _, _, e in winners], color="#BBBBBB", linewidth=1, zorder=1)
+        named: set[str] = set()
+        for n, name, error in winners:
+            colour, marker = self.style(name)
+            axes.plot(n, error, marker, color=colour, markersize=8, label=None if name in named else name)
+            named.add(name)
+        axes.set(xscale="log", yscale="log", xlabel="model calls for one image (NFE)", ylabel="smallest relative error")
+        axes.legend(loc="lower left", frameon=False, title="best sampler", alignment="left")
+        _ticks(axes, nfes)
+        _grid(axes)
+        return figure
+
+    def schedule(self) -> Any:
+        """Where the model is asked: the nodes of the grids for a few step counts."""
+        rows = self._of_first_case(self.results.labels[0])
+        shown = [n for n in (1, 2, 4, 8, 16, 32, 64) if n in rows][-5:] or list(rows)[:5]
+        figure, ((axes,),) = _figure(WIDTH, 0.6 + 0.42 * len(shown))
+        for i, n in enumerate(shown):
+            axes.plot(grid_of(rows[n]).sigmas, [i] * (n + 1), color=PALETTE[0], marker="|", markersize=11, linewidth=1)
+        axes.set_yticks(range(len(shown)), [f"{n} step{'s' * (n > 1)}" for n in shown])
+        axes.set(xlabel="noise level sigma, from noise to data", xlim=(1.02, -0.02), ylim=(len(shown) - 0.5, -0.5))
+        _grid(axes)
+        return figure
+
+    def trajectory(self, nfe: int = 8) -> Any:
+        """From the first noise: the error after each step, and below it the error that each step makes by itself.
+
+        Args:
+            nfe: every sampler with the most model calls that it can make of these.
+        """
+        figure, ((above,), (below,)) = _figure(WIDTH, 1.35 * HEIGHT, 2)
+        ends: list[tuple[float, float, str, str]] = []
+        for name in self.results.labels:
+            fits = [row for row in self._of_first_case(name).values() if row.nfe <= nfe and row.trajectory]
+            if not fits:
+                continue
+            row = max(fits, key=lambda r: r.nfe)
+            colour, marker = self.style(name)
+            sigmas = grid_of(row).sigmas[1:]
+            assert row.trajectory is not None
+            above.plot(sigmas, row.trajectory, color=colour, marker=marker, markersize=4.5)
+            ends.append((sigmas[-1], row.trajectory[-1], name, colour))
+            if row.local_errors:
+                below.plot(sigmas, row.local_errors, color=colour, marker=marker, markersize=4.5, linewidth=1)
+        for axes, what in ((above, "error so far"), (below, "error of the step alone")):
+            axes.set(yscale="log", ylabel=what, xlim=(1.02, -0.02))
+            _grid(axes)
+        below.set_xlabel("noise level sigma, from noise to data")
+        _labels_at_ends(above, ends)
+        return figure
+
+    def style(self, name: str) -> tuple[str, str]:
+        """Colour and marker of a sampler, the same in all figures of a study."""
+        i = self.results.labels.index(name)
+        return PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+
+    def _of_first_case(self, name: str) -> dict[int, Row]:
+        """Rows of a sampler from the first prompt and seed, by steps."""
+        settings = self.results.settings
+        first = (settings["prompts"][0] or "", settings["seeds"][0])
+        rows = [r for r in self.results.rows if r.label == name and (r.prompt, r.seed) == first]
+        return {r.steps: r for r in sorted(rows, key=lambda r: r.steps)}
+
+
+def grid_of(row: Row) -> Any:
+    """The schedule that a row was run on."""
+    return get_schedule(row.schedule, row.steps, **row.schedule_options)
 
 
 def image_grid(
@@ -69,8 +177,8 @@ def image_grid(
     """
     first = next(iter(images.values()))
     aspect = first.height / first.width
-    cell = 1.15 if first.width < 256 else 2.4
-    figure, axes = _figure(1.5 + cell * len(columns), 0.9 + cell * aspect * len(rows), len(rows), len(columns))
+    cell = 0.56 if first.width < 256 else 1.2
+    figure, axes = _figure(1.1 + cell * len(columns), 0.7 + cell * aspect * len(rows), len(rows), len(columns))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             ax = axes[i][j]
@@ -81,11 +189,42 @@ def image_grid(
             if (row, column) in images:
                 ax.imshow(images[row, column], interpolation="nearest" if first.width < 256 else "antialiased")
             if i == 0:
-                ax.set_title(column, fontsize=10)
+                ax.set_title(column, fontsize=8.5)
             if j == 0:
-                ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=10)
-    figure.suptitle(f"{title}   (columns: {note})", fontsize=11, x=0.02, ha="left")
-    return _png(figure)
+                ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=8.5)
+    figure.suptitle(f"{title}   (columns: {note})", fontsize=9.5, x=0.02, ha="left")
+    return png(figure)
+
+
+def png(figure: Any, about: Mapping[str, Any] | None = None) -> bytes:
+    """A figure as PNG, 200 dots an inch.
+
+    Args:
+        figure: of `Plots`.
+        about: written into the file: settings, versions.
+    """
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=200, metadata=_metadata(about))
+    return out.getvalue()
+
+
+def svg(figure: Any, about: Mapping[str, Any] | None = None) -> bytes:
+    """A figure as SVG, the same bytes every time.
+
+    Args:
+        figure: of `Plots`.
+        about: written into the file: settings, versions.
+    """
+    from matplotlib import rc_context  # noqa: PLC0415
+
+    out = io.BytesIO()
+    with rc_context({"svg.hashsalt": "flowsamplers"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, **_metadata(about)})
+    return out.getvalue()
+
+
+def _metadata(about: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if about is None else {"Description": json.dumps(about)}
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
@@ -97,60 +236,57 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _png(figure: Any) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=130)
-    return out.getvalue()
-
-
-def _title(results: Results) -> str:
-    cases = len({(row.prompt, row.seed) for row in results.rows})
-    held = results.settings.get("mu")
-    mu = {"fixed": ", mu held fixed", "follow": ", mu follows the steps"}.get(str(held), f", mu={held}")
-    schedule = results.settings["schedule"]
-    return (
-        f"{results.settings['model']}: integration error, {cases} runs a point, schedule {schedule}{mu * (schedule == 'flux2')}"
-    )
+def _grid(axes: Any) -> None:
+    axes.grid(visible=True, which="major", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def _floor(axes: Any, results: Results) -> None:
-    """Shade what the reference cannot tell, if that is anywhere near the errors."""
-    low = min(row.error for row in results.rows if row.status == "ok" and row.error > 0)
-    own = results.reference_error
-    note = f"the reference's own error, {own:.0e}"
-    if own < low / 300:
-        axes.set_ylim(bottom=low / 30)
-        axes.annotate(f"{note}, lies below this plot", (0.01, 0.015), xycoords="axes fraction", fontsize=9, color="#666666")
-        return
-    axes.set_ylim(bottom=min(low, own) / 3)
-    axes.axhspan(axes.get_ylim()[0], own, color="#EEEEEE", zorder=0)
-    axes.axhline(own, color="#999999", linewidth=1, linestyle=":")
-    axes.annotate(
-        note,
-        (0.01, own),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        fontsize=9,
-        color="#666666",
-    )
+    """Shade what the reference cannot tell, and draw how far rounding moves a result, if that is near the errors."""
+    low = min((row.error for row in results.rows if row.status == "ok" and row.error > 0), default=1.0)
+    for own, what, line in (
+        (results.reference_error, "error of the reference", ":"),
+        (results.noise_floor, "noise of the model", "--"),
+    ):
+        if own < low / 300:
+            continue
+        axes.set_ylim(bottom=min(low, own, axes.get_ylim()[0] * 3) / 3)
+        axes.axhline(own, color="#999999", linewidth=1, linestyle=line)
+        axes.annotate(
+            f"{what}, {own:.0e}",
+            (0.01, own),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=GREY,
+        )
+        if line == ":":
+            axes.axhspan(axes.get_ylim()[0] / 1e3, own, color="#EEEEEE", zorder=0)
+    if results.reference_error < low / 300:
+        axes.set_ylim(bottom=low / 12)
+        note = f"truth known to {results.reference_error:.0e}, rounding {results.noise_floor:.0e}: below this plot"
+        axes.annotate(note, (0.01, 0.015), xycoords="axes fraction", fontsize=8.5, color=GREY)
 
 
-def _guides(axes: Any, results: Results) -> None:
+def _guides(axes: Any, results: Results, numbers: Sequence[int], axis: str) -> None:
     """A small fan below the curves: what the slopes of orders 1, 2 and 4 look like."""
-    nfes = sorted({row.nfe for row in results.rows})
-    left = nfes[0]
+    left = numbers[0]
     bottom, top = axes.get_ylim()
-    start = min(row.error for row in results.rows if row.nfe == left and row.status == "ok") / 6
-    length = min(4.0, nfes[-1] / left)
-    if length == 1 or start < 4 * bottom:
+    firsts = [row.error for row in results.rows if getattr(row, axis) == left and row.status == "ok"]
+    start = min(firsts, default=bottom) / 4
+    length = min(4.0, numbers[-1] / left)
+    bottom_of_fan = 2.2 * bottom
+    if length == 1 or start < 4 * bottom_of_fan:
         return
     for order in (1, 2, 4):
-        span = min(length, (start / (1.6 * bottom)) ** (1 / order))
+        span = min(length, (start / bottom_of_fan) ** (1 / order))
         end = start * span**-order
         axes.plot([left, left * span], [start, end], color="#999999", linestyle="--", linewidth=1, zorder=1)
         axes.annotate(
-            f"order {order}", (left * span, end), xytext=(3, -3), textcoords="offset points", fontsize=8, color="#777777"
+            f"order {order}", (left * span, end), xytext=(3, -4), textcoords="offset points", fontsize=8.5, color=GREY
         )
     axes.set_ylim(bottom, top)
 
@@ -162,26 +298,48 @@ def _ticks(axes: Any, nfes: Sequence[int]) -> None:
 
 
 def _labels_at_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside the right ends of the lines, pushed apart where they would overlap."""
-    figure = axes.get_figure()
+    """Names beside the right ends of the lines, pushed apart where they would overlap, options on a line of their own."""
     bottom, top = axes.get_ylim()
-    axes.set_xlim(right=axes.get_xlim()[1])
-    height = axes.get_window_extent().height if figure.canvas else 400
-    gap = 15 * figure.dpi / 72 / height  # of the axis
+    axes.set_xlim(axes.get_xlim())
+    height = axes.get_position().height * axes.get_figure().get_figheight() * 72
     span = math.log(top / bottom)
-    placed: list[float] = []
-    for x, y, name, colour in sorted(ends, key=lambda e: e[1]):
-        at = math.log(y / bottom) / span
-        at = max(at, placed[-1] + gap) if placed else at
-        placed.append(at)
+    sizes = [(1 + name.count(" ")) * 12.5 / height for _, _, name, _ in ends]
+    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
+    wanted = [math.log(ends[i][1] / bottom) / span if 0 < ends[i][1] < math.inf else 0.0 for i in order]
+    for place, at in zip(order, _apart(wanted, [sizes[i] for i in order]), strict=True):
+        x, y, name, colour = ends[place]
         axes.annotate(
-            name,
+            name.replace(" ", "\n"),
             (x, y),
-            xytext=(1.015, at),
+            xytext=(1.03, at),
             textcoords="axes fraction",
             color=colour,
-            fontsize=10,
+            fontsize=9.5,
             fontweight="bold",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8},
+            linespacing=1.0,
+            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8, "relpos": (0, 0.5)},
         )
+
+
+def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Rising places as near as may be to the wanted ones, at least so far apart that things of these sizes do not overlap.
+
+    >>> [round(y, 3) for y in _apart([0.5, 0.5], [0.1, 0.1])]
+    [0.45, 0.55]
+    """
+    groups: list[tuple[list[float], list[float]]] = []  # offsets within the group and what each member would have the group at
+    for want, size in zip(wanted, sizes, strict=True):
+        groups.append(([0.0, size], [want + 0.0 - size / 2]))
+        while len(groups) > 1 and _at(groups[-2]) + groups[-2][0][-1] > _at(groups[-1]):
+            (ends, votes), (more, others) = groups[-2:]
+            groups[-2:] = [([*ends, *(ends[-1] + e for e in more[1:])], [*votes, *(v - ends[-1] for v in others)])]
+    places: list[float] = []
+    for group in groups:
+        start = min(max(_at(group), 0.0), max(1.0 - group[0][-1], 0.0))
+        places += [start + (a + b) / 2 for a, b in zip(group[0], group[0][1:], strict=False)]
+    return places
+
+
+def _at(group: tuple[list[float], list[float]]) -> float:
+    return sum(group[1]) / len(group[1])

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from flowsamplers.study.results import Results
 
 WIDTH = 80
+DISTILLED = (
+    "This model is distilled for a few steps: its ODE has no limit that means quality.\n"
+    "Read these figures as the distance from its own fine solution, not as how good\nthe pictures are."
+)
 _SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -15,10 +19,7 @@ def terminal(results: Results) -> str:
     """Everything, in at most 80 columns."""
     parts = [table(results), best_lines(results), order_lines(results), takeaway(results)]
     if results.settings.get("flow", {}).get("is_distilled"):
-        parts.append(
-            "This model is distilled for a few steps: its ODE has no limit that means quality. Read these\n"
-            "figures as the distance from its own fine solution, not as how good the pictures are."
-        )
+        parts.append(DISTILLED)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -31,9 +32,7 @@ def table(results: Results) -> str:
     head = f"{'model calls':<{name_width}}" + "".join(f"{n:>9}" for n in columns)
     lines = ["Relative error of the final latents (geometric mean over prompts and seeds)", head]
     for name in results.labels:
-        nfe, errors = results.curve(name)
-        at = dict(zip(nfe, errors, strict=True))
-        cells = "".join(f"{at[n]:>9.1e}" if n in at else f"{_within(results, name, n):>9}" for n in columns)
+        cells = "".join(f"{within(results, name, n):>9}" for n in columns)
         lines.append(f"{name:<{name_width}}{cells}")
     lines.append(f"{'reference':<{name_width}}  its own relative error is at most {results.reference_error:.1e}")
     failed = sum(row.status != "ok" for row in results.rows)
@@ -42,12 +41,13 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _within(results: Results, name: str, budget: int) -> str:
-    """The error with fewer calls than the budget, in brackets, where the sampler cannot spend it exactly."""
-    nfes, _ = results.curve(name)
-    fewer = [n for n in nfes if n < budget]
-    error = results.error(name, budget)
-    return f"({error:.0e})" if error is not None and fewer and fewer[-1] >= budget / 2 else "-"
+def within(results: Results, name: str, budget: int) -> str:
+    """The error at a budget in words; with fewer calls in brackets, where the sampler cannot spend it exactly."""
+    at = dict(zip(*results.curve(name), strict=True))
+    if budget in at:
+        return f"{at[budget]:.1e}"
+    fewer = [n for n in at if budget / 2 <= n < budget]
+    return f"({at[fewer[-1]]:.0e})" if fewer else "-"
 
 
 def best_lines(results: Results) -> str:
@@ -79,12 +79,35 @@ def takeaway(results: Results, budget: int = 8) -> str:
     if best is None:
         return ""
     name, error = best
-    start = f"With {budget} model calls {name} has the smallest error, {error:.1e}"
+    start = f"With {budget} model calls {name} has the smallest error, {percent(error)}"
     if euler is None or name == "euler":
         return start + "."
     needed = _calls_for("euler", error, results, nfes)
     more = f"euler needs {needed} calls for that" if needed else f"euler does not get there in {nfes[-1]}"
-    return _wrapped(f"{start}: {euler / error:.1f} times less than euler ({euler:.1e}); {more}.")
+    return _wrapped(
+        f"{start}: {euler / error:.1f} times less than euler ({percent(euler)}); {more}.{_doubt(results, name, budget)}"
+    )
+
+
+def _doubt(results: Results, name: str, budget: int) -> str:
+    """What the interval of the paired comparison with the runner-up says, if it says that there is no winner."""
+    others = [(e, n) for n in results.labels if n != name and (e := results.error(n, budget)) is not None]
+    second = min(others)[1] if others else name
+    ratio = results.compare(second, name, budget)
+    if ratio is None or ratio.low > 1 or second == name:
+        return ""
+    return f" On these images {second} could as well be the best: its error is {ratio} times that."
+
+
+def percent(error: float) -> str:
+    """A relative error for everybody; very small ones as powers of ten.
+
+    >>> percent(0.076), percent(1.1), percent(3e-7)
+    ('7.6 %', '110 %', '3.0e-07')
+    """
+    if error < 1e-4:
+        return f"{error:.1e}"
+    return f"{100 * error:.0f} %" if error >= 0.1 else f"{100 * error:.2g} %"
 
 
 def _calls_for(name: str, error: float, results: Results, nfes: Sequence[int]) -> int | None:
@@ -93,3 +116,28 @@ def _calls_for(name: str, error: float, results: Results, nfes: Sequence[int]) -
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH)
+
+
+def cost(results: Results) -> list[str]:
+    """How it was measured and what it cost, in sentences."""
+    settings, rows = results.settings, results.rows
+    reference = settings.get("reference", {})
+    lines = [
+        (
+            f"{len(rows)} runs. Truth: {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls an image; "
+            f" its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a result by up to "
+            f"{results.noise_floor:.1e}; no smaller difference means anything."
+        ),
+    ]
+    if results.sessions:
+        done, calls, seconds = (sum(s[k] for s in results.sessions) for k in ("evaluations", "model_calls", "seconds"))
+        asked = sum(row.nfe for row in rows)
+        lines.append(
+            f"The runs asked for {asked:,} evaluations. Performed were {done:,}, those for the references among them, in {calls:,} batched "
+            f"model calls and {seconds:.0f} seconds. What several runs ask for alike was computed once."
+        )
+    first = rows[0]
+    lines.append(
+        f"{first.versions}; {first.device}, {first.dtype}. One evaluation on its own takes {1e3 * first.seconds / first.nfe:.1f} ms."
+    )
+    return lines

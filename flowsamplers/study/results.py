@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.sampler import sampler_info
-from flowsamplers.study.rows import Row, from_jsonl
+from flowsamplers.study.rows import Row, to_dict
+from flowsamplers.study.store import SESSIONS, read_rows, read_settings
 
-SETTINGS, ROWS, TABLE = "study.json", "rows.jsonl", "rows.csv"
+if TYPE_CHECKING:
+    from flowsamplers.study.plots import Plots
+
+RESAMPLES, SHARE = 2000, 0.95
+"""Of the bootstrap: how often, and what share of the outcomes its interval holds."""
+
+
+class Interval(NamedTuple):
+    """A number with its uncertainty.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.value:.2g} ({self.low:.2g} to {self.high:.2g})"
 
 
 @dataclass(frozen=True)
@@ -24,40 +47,72 @@ class Results:
     Attributes:
         settings: what defined the study, with versions, device and dtype.
         rows: one for each run and noise.
+        sessions: what each sitting cost: rows, evaluations performed, model calls, seconds. A killed one left no record.
+        folder: where they came from.
     """
 
     settings: Mapping[str, Any]
     rows: Sequence[Row]
+    sessions: Sequence[Mapping[str, Any]] = ()
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def labels(self) -> list[str]:
         """The samplers, in the order of the study."""
-        return list(dict.fromkeys(row.label for row in self.rows))
+        present = {row.label: row for row in self.rows}
+        wanted = [json.dumps(s["options"], sort_keys=True) + s["name"] for s in self.settings.get("samplers", [])]
 
-    def curve(self, name: str) -> tuple[list[int], list[float]]:
-        """NFE and geometric mean of the error over prompts and seeds of one sampler; failed runs are left out."""
-        by_nfe: dict[int, list[float]] = {}
+        def place(label: str) -> tuple[int, str]:
+            row = present[label]
+            options = {**sampler_info(row.sampler).options, **row.options}
+            mark = json.dumps(options, sort_keys=True) + row.sampler
+            return wanted.index(mark) if mark in wanted else len(wanted), label
+
+        return sorted(present, key=place)
+
+    def curve(self, name: str, axis: str = "nfe") -> tuple[list[int], list[float]]:
+        """An axis and the geometric mean of the error over prompts and seeds of one sampler; failed runs are left out.
+
+        Args:
+            name: label of the sampler.
+            axis: ``"nfe"``, ``"steps"``, ``"forward_passes"``, ``"h_max"`` or ``"seconds"``.
+        """
+        found = self._by(name, axis)
+        return list(found), [geometric_mean(list(found[n].values())) for n in found]
+
+    def intervals(self, name: str, axis: str = "nfe") -> list[Interval]:
+        """The points of `curve` with 95 % bootstrap intervals over prompts and seeds."""
+        return [bootstrap(list(cases.values())) for cases in self._by(name, axis).values()]
+
+    def single_curves(self, name: str, axis: str = "nfe") -> list[tuple[list[int], list[float]]]:
+        """An axis and error of one sampler for each prompt and seed."""
+        curves: dict[tuple[str, int], tuple[list[int], list[float]]] = {}
+        for n, cases in self._by(name, axis).items():
+            for case, error in cases.items():
+                ns, errors = curves.setdefault(case, ([], []))
+                ns.append(n)
+                errors.append(error)
+        return list(curves.values())
+
+    def _by(self, name: str, axis: str) -> dict[Any, dict[tuple[str, int], float]]:
+        found: dict[Any, dict[tuple[str, int], float]] = {}
         for row in self.rows:
             if row.label == name and row.status == "ok":
-                by_nfe.setdefault(row.nfe, []).append(row.error)
-        nfes = sorted(by_nfe)
-        return nfes, [geometric_mean(by_nfe[n]) for n in nfes]
-
-    def single_curves(self, name: str) -> list[tuple[list[int], list[float]]]:
-        """NFE and error of one sampler for each prompt and seed."""
-        curves: dict[tuple[str, int], list[tuple[int, float]]] = {}
-        for row in self.rows:
-            if row.label == name and row.status == "ok":
-                curves.setdefault((row.prompt, row.seed), []).append((row.nfe, row.error))
-        return [([n for n, _ in sorted(c)], [e for _, e in sorted(c)]) for c in curves.values()]
+                found.setdefault(getattr(row, axis), {})[row.prompt, row.seed] = row.error
+        return dict(sorted(found.items()))
 
     @property
     def reference_error(self) -> float:
         """The largest of the references' own relative errors."""
         return max(row.reference_error for row in self.rows)
 
+    @property
+    def noise_floor(self) -> float:
+        """The largest distance of two runs whose evaluations differ by a rounding."""
+        return max(row.noise_floor for row in self.rows)
+
     def error(self, name: str, nfe: int) -> float | None:
-        """The error of a sampler with at most ``nfe`` model calls; None if it has no such run."""
+        """The error of a sampler with at most ``nfe`` evaluations; None if it has no such run."""
         nfes, errors = self.curve(name)
         fits = [e for n, e in zip(nfes, errors, strict=True) if n <= nfe]
         return fits[-1] if fits else None
@@ -67,23 +122,80 @@ class Results:
         found = [(e, i, name) for i, name in enumerate(self.labels) if (e := self.error(name, nfe)) is not None]
         return (min(found)[2], min(found)[0]) if found else None
 
+    def compare(self, name: str, other: str, nfe: int) -> Interval | None:
+        """How many times larger the error of one sampler is than another's, paired: from the same prompts and noises.
+
+        Args:
+            name: label of the one.
+            other: label of the other.
+            nfe: each with the most evaluations that it can make of these.
+
+        Returns:
+            The geometric mean of the ratios with its interval; None if they have no noise in common.
+        """
+        sides = [self._at(n, nfe) for n in (name, other)]
+        common = [case for case in sides[0] if case in sides[1]]
+        return bootstrap([sides[0][c] / sides[1][c] for c in common]) if common else None
+
+    def _at(self, name: str, nfe: int) -> dict[tuple[str, int], float]:
+        fits = [cases for n, cases in self._by(name, "nfe").items() if n <= nfe]
+        return fits[-1] if fits else {}
+
     def orders(self) -> dict[str, OrderVerdict]:
         """The verdict on each sampler's declared order, from the errors against the number of steps."""
         verdicts: dict[str, OrderVerdict] = {}
         for name in self.labels:
             rows = [r for r in self.rows if r.label == name]
-            by_steps: dict[int, list[float]] = {}
-            for r in rows:
-                by_steps.setdefault(r.steps, []).append(r.error)
-            steps = sorted(by_steps)
-            errors = [geometric_mean(by_steps[n]) for n in steps]
+            failed = {r.steps for r in rows if r.status != "ok"}
+            steps, errors = self.curve(name, "steps")
+            points = sorted([*zip(steps, errors, strict=True), *((n, float("nan")) for n in failed - set(steps))])
+            floor = max(self.reference_error, self.noise_floor)
             declared = sampler_info(rows[0].sampler).order
-            verdicts[name] = order(steps, errors, declared=declared, floor=self.reference_error)
+            verdicts[name] = order([n for n, _ in points], [e for _, e in points], declared=declared, floor=floor)
         return verdicts
+
+    @property
+    def plot(self) -> Plots:
+        """The figures, such as ``results.plot.work_precision()``."""
+        from flowsamplers.study.plots import Plots, check_available  # noqa: PLC0415  (matplotlib is an extra)
+
+        check_available()
+        return Plots(self)
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas data frame.
+
+        Raises:
+            ImportError: no pandas.
+        """
+        return _frame("pandas", lambda pandas, rows: pandas.DataFrame(rows), self.rows)
+
+    def to_polars(self) -> Any:
+        """The rows as a polars data frame; options as JSON.
+
+        Raises:
+            ImportError: no polars.
+        """
+
+        def build(polars: Any, rows: list[dict[str, Any]]) -> Any:
+            flat = [{k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows]
+            return polars.DataFrame(flat, infer_schema_length=None)
+
+        return _frame("polars", build, self.rows)
+
+
+def _frame(package: str, build: Callable[[Any, list[dict[str, Any]]], Any], rows: Sequence[Row]) -> Any:
+    from importlib import import_module  # noqa: PLC0415
+
+    try:
+        module = import_module(package)
+    except ModuleNotFoundError as missing:
+        raise ImportError(f"this needs the package {package!r}: pip install {package}") from missing
+    return build(module, [to_dict(row) for row in rows])
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Of positive numbers; NaN if one is not finite.
+    """Of positive numbers; NaN if one is not.
 
     >>> round(geometric_mean([1.0, 100.0]), 9)
     10.0
@@ -91,19 +203,33 @@ def geometric_mean(values: Sequence[float]) -> float:
     return float(np.exp(np.mean(np.log(values)))) if all(v > 0 for v in values) else float("nan")
 
 
+def bootstrap(values: Sequence[float]) -> Interval:
+    """The geometric mean of positive numbers, and where it would lie with other draws of such numbers: 95 % of the resamples.
+
+    The resampling is the same every time.
+
+    >>> bootstrap([2.0, 2.0, 2.0])
+    Interval(value=2.0, low=2.0, high=2.0)
+    """
+    value = geometric_mean(values)
+    if len(values) < 2 or not np.isfinite(value):
+        return Interval(value, value, value)
+    logs = np.log(values)
+    picks = np.random.default_rng(0).integers(len(logs), size=(RESAMPLES, len(logs)))
+    low, high = np.exp(np.quantile(logs[picks].mean(1), [(1 - SHARE) / 2, (1 + SHARE) / 2]))
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
 def load(folder: str | Path) -> Results:
-    """The results of a study from its folder.
+    """The results of a study from its folder; of one that is not finished, what there is.
 
     Raises:
         FileNotFoundError: no study there.
         ValueError: files that are not a study's.
     """
     folder = Path(folder)
-    for name in (SETTINGS, ROWS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder}: no study here, {name} is missing")
-    try:
-        settings = json.loads((folder / SETTINGS).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / SETTINGS}: not a study's settings: {error}") from error
-    return Results(settings, from_jsonl((folder / ROWS).read_text(), str(folder / ROWS)))
+    settings = read_settings(folder)
+    rows, _ = read_rows(folder)
+    log = folder / SESSIONS
+    sessions = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return Results(settings, rows, sessions, folder)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flowsamplers.sampler import Sampler, get_sampler, to_config
+
+Key: TypeAlias = tuple[str, str, int, str, str, str, str, int]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run from one noise.
+    """One run from one noise. Numbers that could not be measured are NaN, in files null.
 
     Attributes:
         model: name of the model.
@@ -28,16 +28,26 @@ class Row:
         schedule: name of the schedule.
         schedule_options: its options.
         steps: N.
-        nfe: model calls, as the dry run counts them.
+        nfe: evaluations of the velocity, as the dry run counts them; shared ones count for each run.
         forward_passes: passes through the network, twice as many under classifier-free guidance.
         h_max: largest step in sigma.
+        seconds: wall time of the run on its own: ``nfe`` times what one evaluation of one row took in a probe.
         error: relative L2 distance of the final latents to the reference.
         rmse: root mean square difference.
         max_error: largest absolute difference.
+        cosine: of the angle between latents and reference.
+        psnr: peak signal-to-noise ratio of the decoded image against the reference's, in decibels, at most 120.
+        ssim: structural similarity of these images.
         reference_error: the reference's own relative error.
-        floored: whether the error is below ten times that, and so says nothing.
+        noise_floor: relative distance of two runs whose evaluations differ by a rounding.
+        floored: whether the error is below ten times the reference's, and so says nothing.
+        trajectory: relative error after each step, for the first noise of the study; None for the others.
+        local_errors: relative error that each step makes by itself, from the exact state; None where not measured.
         status: ``"ok"`` or ``"failed"``.
-        message: why it failed.
+        message: why it failed, or what could not be measured.
+        device: where the model ran.
+        dtype: of the network.
+        versions: of this library and of torch.
     """
 
     model: str
@@ -51,27 +61,73 @@ class Row:
     nfe: int
     forward_passes: int
     h_max: float
+    seconds: float
     error: float
     rmse: float
     max_error: float
+    cosine: float
+    psnr: float
+    ssim: float
     reference_error: float
+    noise_floor: float
     floored: bool
+    trajectory: Sequence[float] | None = None
+    local_errors: Sequence[float] | None = None
     status: str = "ok"
     message: str = ""
+    device: str = ""
+    dtype: str = ""
+    versions: str = ""
 
     @property
     def label(self) -> str:
-        """How tables and plots call the sampler."""
+        """The sampler with its options, as plots and tables name it."""
         return label(self.sampler, self.options)
+
+    @property
+    def key(self) -> Key:
+        """What makes a row that row: no study has two of one key."""
+        return key(**{name: getattr(self, name) for name in IDENTITY})
+
+
+IDENTITY = ("model", "prompt", "seed", "sampler", "options", "schedule", "schedule_options", "steps")
+"""The columns that name a row."""
+
+
+def key(
+    *,
+    model: str,
+    prompt: str,
+    seed: int,
+    sampler: str,
+    options: Mapping[str, Any],
+    schedule: str,
+    schedule_options: Mapping[str, Any],
+    steps: int,
+) -> Key:
+    """The key of the row with these values."""
+    texts = [json.dumps(o, sort_keys=True) for o in (options, schedule_options)]
+    return model, prompt, seed, sampler, texts[0], schedule, texts[1], steps
+
+
+_FLOATS = frozenset(f.name for f in fields(Row) if f.type == "float")
+_LISTS = ("trajectory", "local_errors")
+_NAMES = frozenset(f.name for f in fields(Row))
 
 
 def label(name: str, options: Mapping[str, Any]) -> str:
-    """A sampler in words: its name, and the options that are not the default.
+    """A sampler with its options in words.
 
     >>> label("ab2", {"last": "midpoint"})
     'ab2 last=midpoint'
     """
-    return " ".join([name, *(f"{k}={v['name'] if isinstance(v, Mapping) else v}" for k, v in options.items())])
+    shown = [f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in options.items()]
+    return " ".join([name, *shown])
+
+
+def label_of(sampler: Sampler) -> str:
+    """The label of a sampler's rows."""
+    return label(to_config(sampler)["name"], changed_options(sampler))
 
 
 def changed_options(sampler: Sampler) -> dict[str, Any]:
@@ -81,62 +137,62 @@ def changed_options(sampler: Sampler) -> dict[str, Any]:
     return {k: v for k, v in config["options"].items() if v != default[k]}
 
 
+def to_dict(row: Row) -> dict[str, Any]:
+    """A row as JSON values: what is not finite becomes None."""
+    values = {k: _finite(v) for k, v in asdict(row).items()}
+    for name in _LISTS:
+        if values[name] is not None:
+            values[name] = [_finite(x) for x in values[name]]
+    return values
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_dict(values: Mapping[str, Any]) -> Row:
+    """The row of what `to_dict` made.
+
+    Raises:
+        TypeError: a value is missing, or one that no row has.
+    """
+    row: dict[str, Any] = {k: math.nan if v is None and k in _FLOATS else v for k, v in values.items()}
+    for name in _LISTS:
+        if row.get(name) is not None:
+            row[name] = [math.nan if x is None else x for x in row[name]]
+    return Row(**row)
+
+
 def to_jsonl(rows: Iterable[Row]) -> str:
     """One JSON object a line."""
-    return "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+    return "".join(json.dumps(to_dict(row), allow_nan=False) + "\n" for row in rows)
 
 
 def from_jsonl(text: str, where: str) -> list[Row]:
     """The rows of a JSONL text.
 
     Raises:
-        ValueError: a line that is no row; names ``where`` and the line.
+        ValueError: a line that is no row, or the second of one key; names ``where`` and the line.
     """
-    known = {f.name for f in fields(Row)}
     rows: list[Row] = []
+    seen: dict[Key, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            values = json.loads(line)
-            rows.append(Row(**values))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{where}, line {number}: not a row of a study ({', '.join(sorted(known))})") from error
+            row = from_dict(json.loads(line))
+            first = seen.setdefault(row.key, number)
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where}, line {number}: not a row of a study ({', '.join(sorted(_NAMES))})") from error
+        if first != number:
+            raise ValueError(f"{where}, line {number}: the same run as in line {first}")
+        rows.append(row)
     return rows
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """The rows as a table with a header; options as JSON."""
+    """The rows as a table with a header; options and lists as JSON."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [f.name for f in fields(Row)], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in asdict(row).items()})
+        writer.writerow({k: json.dumps(v) if isinstance(v, Mapping | list) else v for k, v in to_dict(row).items()})
     return out.getvalue()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; no part of it is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def check_writable(folder: Path) -> None:
-    """Find out before anything is computed whether files can be made in a folder; makes the folder.
-
-    Raises:
-        OSError: it cannot be made or written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(b"x")

@@ -1,83 +1,222 @@
-"""Run a study: one reference, then all runs in lock-step, then rows and pictures."""
+"""Run a study, or go on with one: references first, then all runs in lock-step, every row on the disk as it is earned."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
-from flowsamplers.flows.registry import load_flow
-from flowsamplers.lockstep import Run, sample_many
-from flowsamplers.reference import Reference, relative_error, solve
-from flowsamplers.sampler import get_sampler, to_config
+from flowsamplers.study.bench import Bench, Ended, Job, keys, png
+from flowsamplers.study.cost import Budget, BudgetSpent, Meter, Probe, probe
 from flowsamplers.study.plan import Planned, Study
-from flowsamplers.study.results import ROWS, SETTINGS, TABLE, Results, load
-from flowsamplers.study.rows import Row, changed_options, check_writable, label, to_csv, to_jsonl, write_atomically
+from flowsamplers.study.results import Results, load
+from flowsamplers.study.rows import Key, Row, to_csv
+from flowsamplers.study.store import IMAGES, PROBE, TABLE, Store, write_atomically
+from flowsamplers.study.truth import Truth, evaluations_at_most, truths
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""``progress(stage, done, total)`` in rows of model calls; the total of the reference is its budget."""
+"""``progress(stage, done, total)`` in evaluations; the totals are what it takes at most."""
+
+Engine: TypeAlias = Literal["local", "ray"]
+"""Where the runs are made: in this process, or spread over a Ray cluster."""
+
+FLUSH = 0.25
+"""Seconds for which earned rows may wait for each other on their way to the disk."""
 
 
-def run(study: Study, folder: Path, *, progress: Progress | None = None) -> Results:
-    """Run a study and write its files.
+def run(
+    study: Study,
+    folder: Path,
+    *,
+    engine: Engine = "local",
+    budget: Budget | None = None,
+    references: Path,
+    progress: Progress | None = None,
+) -> Results:
+    """Run what a folder does not hold yet of a study.
 
     Args:
         study: what to run.
-        folder: where ``study.json``, ``rows.jsonl``, ``rows.csv``, ``error-vs-nfe.png`` and ``images.png`` go; made if missing.
+        folder: for ``study.json``, ``rows.jsonl``, ``rows.csv``, figures and ``report.html``; made if missing. A folder with a part of
+            this very study is gone on with: nothing in it is run again.
+        engine: ``"local"``, or ``"ray"`` for a Ray cluster.
+        budget: where to stop; what is missing then is run by the next call.
+        references: folder of the references; studies of one model may share it.
         progress: called after every model call.
+
+    Returns:
+        The results, of everything that is in the folder then.
 
     Raises:
         OSError: the folder cannot be written; found out before anything is computed.
-        ValueError: the folder holds something else, or another study.
+        ValueError: the folder holds something else, another study, or a broken file; the budget ends before the first row.
+        ImportError: an extra that is needed and not there.
     """
-    from flowsamplers.study import plots  # noqa: PLC0415  (matplotlib is an extra)
+    from flowsamplers.study import page  # noqa: PLC0415  (matplotlib is an extra)
 
-    plots.check_available()
-    claim(folder, study)
-    flow = load_flow(study.model, prompt=_first(study), **study.flow_options)
-    cases = [(prompt, seed) for prompt in study.prompts for seed in study.seeds]
-    x1 = torch.cat([flow.noise([seed]) for _, seed in cases])
-    reference = _reference(study, flow, x1, cases, progress)
-    planned = study.plan(flow.tokens)
-    outs = _lock_step(study, flow, x1, cases, planned, progress)
-    rows = [
-        row
-        for p, out in zip(planned, outs, strict=True)
-        for row in _rows(study, p, out, reference, cases, flow.passes_per_evaluation)
-    ]
-    results = Results({**study.settings(), **provenance(flow), "reference": _described(reference)}, rows)
-    write_atomically(folder / ROWS, to_jsonl(rows))
-    write_atomically(folder / TABLE, to_csv(rows))
-    write_atomically(folder / "error-vs-nfe.png", plots.work_precision(results))
-    if hasattr(flow, "decode"):
-        grid = _image_grid(study, flow, planned, outs, reference)
-        write_atomically(folder / "images.png", plots.image_grid(*grid))
-    write_atomically(folder / SETTINGS, json.dumps(results.settings, indent=2) + "\n")
+    _check_available(engine)
+    store = Store(folder)
+    store.check_free(study.settings())
+    flow = study.open()
+    store.claim(study.settings())
+    try:
+        session = _Session(study, store, Meter(flow, budget), progress)
+        stopped = session.go(engine, references)
+    finally:
+        store.close()
+    results = load(folder)
+    if not results.rows:
+        raise ValueError(f"budget={stopped}: it ended before the first row; what was solved is kept, run it again to go on")
+    write_atomically(folder / TABLE, to_csv(results.rows))
+    page.write(results, folder)
     return results
 
 
-def claim(folder: Path, study: Study) -> None:
-    """Make sure that a folder can be written and holds nothing but this study.
+def _check_available(engine: Engine) -> None:
+    from flowsamplers.study import plots  # noqa: PLC0415
 
-    Raises:
-        OSError: it cannot be made or written.
-        ValueError: it holds other files, or a study with other settings.
-    """
-    check_writable(folder)
-    settings = folder / SETTINGS
-    if settings.exists():
-        before = load(folder).settings
-        changed = [k for k, v in json.loads(json.dumps(study.settings())).items() if before.get(k) != v]
-        if changed:
-            raise ValueError(f"{folder} holds a study with other settings ({', '.join(changed)}); choose another folder")
-    elif any(folder.iterdir()):
-        raise ValueError(f"{folder} holds files that are not a study's; choose another folder")
+    plots.check_available()
+    if find_spec("safetensors") is None:
+        raise ImportError("references are kept in safetensors: pip install 'flowsamplers[study]'")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine={engine!r}: accepted are 'local' and 'ray'")
+    if engine == "ray" and find_spec("ray") is None:
+        raise ImportError("engine='ray' needs Ray: pip install 'flowsamplers[ray]'")
+
+
+@dataclass
+class _Session:
+    """One sitting of a study."""
+
+    study: Study
+    store: Store
+    flow: Meter
+    progress: Progress | None
+    waiting: list[Row] = field(default_factory=list[Row])
+    flushed: float = 0.0
+    ended: int = 0
+
+    def go(self, engine: Engine, references: Path) -> str:
+        """Do what is missing; why it stopped early, or nothing."""
+        planned = self.study.runs(self.flow.tokens)
+        everything = list(keys(self.study, planned))
+        rows = self.store.rows()
+        self.store.check(rows, [k for k, _, _ in everything])
+        origin = provenance(self.flow.flow)
+        self.store.describe(origin)
+        self.store.note({"tokens": self.flow.tokens})
+        done = {row.key for row in rows}
+        missing = [item for item in everything if item[0] not in done]
+        stopped = ""
+        try:
+            if missing:
+                self._work(planned, missing, engine, references, origin)
+        except BudgetSpent as spent:
+            stopped = str(spent)
+        finally:
+            self._flush()
+            self._log(stopped, engine)
+        return stopped
+
+    def _work(
+        self,
+        planned: Sequence[Planned],
+        missing: Sequence[tuple[Key, int, int]],
+        engine: Engine,
+        references: Path,
+        origin: Mapping[str, Any],
+    ) -> None:
+        measured = self._probe(len(missing))
+        found = self._truths(references, measured)
+        self.store.note({"reference": _described(found)})
+        bench = Bench(self.study, self.flow, measured.solo, origin_of_rows(self.flow.flow, origin))
+        self._picture("reference", bench, found[0])
+        jobs = self._affordable([Job(planned[i], found[c]) for _, i, c in missing], measured)
+        total, before = sum(self._cost(job) for job in jobs), self.flow.rows
+        self.flow.on_call = lambda rows: self.progress and self.progress("runs", self.flow.rows - before, total)
+        if engine == "ray":
+            from flowsamplers.study.cluster import measure  # noqa: PLC0415  (an extra)
+
+            measure(bench, jobs, self._end)
+        else:
+            bench.measure(jobs, self._end)
+        if len(jobs) < len(missing):
+            raise BudgetSpent(str(self.flow.budget))
+
+    def _probe(self, rows: int) -> Probe:
+        """The times of this machine, measured once for a study."""
+        path = self.store.folder / PROBE
+        if path.exists():
+            try:
+                return Probe(**json.loads(path.read_text()))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise ValueError(f"{path}: not a study's probe; move it away to have it made again") from error
+        measured = probe(self.flow, self.study.prompts[0], min(self.study.max_batch, rows))
+        write_atomically(path, json.dumps(measured.to_dict(), indent=2) + "\n")
+        return measured
+
+    def _truths(self, references: Path, measured: Probe) -> list[Truth]:
+        study, most = self.study, evaluations_at_most(self.study.reference_evaluations)
+        total, before = most * len(study.cases), self.flow.rows
+        self.flow.on_call = lambda rows: self.progress and self.progress("reference", self.flow.rows - before, total)
+        room = self.flow.left(measured.batched) / most
+        return truths(
+            self.flow,
+            self.flow.describe() if hasattr(self.flow.flow, "describe") else {"model": study.model},
+            study.cases,
+            references,
+            evaluations=study.reference_evaluations,
+            max_batch=study.max_batch,
+            chunk=max(1, int(min(study.max_batch, room))),
+        )
+
+    def _affordable(self, jobs: Sequence[Job], measured: Probe) -> list[Job]:
+        """As many jobs, from the cheapest, as the budget has room for."""
+        left = self.flow.left(measured.batched)
+        kept: list[Job] = []
+        for job in jobs:
+            left -= self._cost(job)
+            if left < 0:
+                break
+            kept.append(job)
+        return kept
+
+    def _cost(self, job: Job) -> int:
+        """Evaluations at most."""
+        local = job.truth.path is not None and job.planned.nfe <= self.study.local_nfe
+        return job.planned.nfe * (2 if local else 1)
+
+    def _end(self, ended: Ended) -> None:
+        if ended.picture is not None:
+            write_atomically(self.store.folder / IMAGES / f"{ended.row.label}-{ended.row.nfe}.png", ended.picture)
+        self.waiting.append(ended.row)
+        self.ended += 1
+        if time.monotonic() - self.flushed > FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.waiting:
+            self.store.append(self.waiting)
+            self.waiting.clear()
+            self.flushed = time.monotonic()
+
+    def _picture(self, name: str, bench: Bench, truth: Truth) -> None:
+        image = bench.truth_image(truth)
+        if image is not None:
+            write_atomically(self.store.folder / IMAGES / f"{name}.png", png(image))
+
+    def _log(self, stopped: str, engine: Engine) -> None:
+        if self.flow.rows:
+            spent = {"evaluations": self.flow.rows, "model_calls": self.flow.calls, "seconds": round(self.flow.seconds, 3)}
+            self.store.log({"rows": self.ended, **spent, "engine": engine, "stopped": stopped})
 
 
 def provenance(flow: Any) -> dict[str, Any]:
@@ -89,109 +228,18 @@ def provenance(flow: Any) -> dict[str, Any]:
     }
 
 
-def _first(study: Study) -> str | None:
-    return study.prompts[0]
+def origin_of_rows(flow: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What every row says of where it comes from."""
+    x1 = flow.noise([0])
+    versions = ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if k != "python")
+    return {"device": str(x1.device), "dtype": str(x1.dtype).removeprefix("torch."), "versions": versions}
 
 
-def _reference(
-    study: Study, flow: Any, x1: Tensor, cases: Sequence[tuple[str | None, int]], progress: Progress | None
-) -> Reference:
-    done = 0
-
-    def on_call(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if progress:
-            progress("reference", done, study.reference_evaluations * len(cases))
-
-    return solve(
-        flow,
-        x1,
-        condition=[prompt for prompt, _ in cases],
-        max_evaluations=study.reference_evaluations,
-        max_batch=study.max_batch,
-        on_call=on_call,
-    )
-
-
-def _lock_step(
-    study: Study,
-    flow: Any,
-    x1: Tensor,
-    cases: Sequence[tuple[str | None, int]],
-    planned: Sequence[Planned],
-    progress: Progress | None,
-) -> list[Tensor]:
-    """The result of every planned run, ``(cases, ...)``."""
-    total, done = sum(p.nfe for p in planned) * len(cases), 0
-
-    def on_call(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if progress:
-            progress("runs", done, total)
-
-    runs = [Run(x[None], p.grid, p.sampler, prompt) for p in planned for x, (prompt, _) in zip(x1, cases, strict=True)]
-    outs = sample_many(flow, runs, max_batch=study.max_batch, on_call=on_call)
-    return [torch.cat(outs[i : i + len(cases)]) for i in range(0, len(outs), len(cases))]
-
-
-def _rows(
-    study: Study, planned: Planned, out: Tensor, reference: Reference, cases: Sequence[tuple[str | None, int]], passes: int
-) -> list[Row]:
-    difference = (out.double() - reference.x0).flatten(1)
-    errors = relative_error(out, reference.x0)
-    rows: list[Row] = []
-    for i, (prompt, seed) in enumerate(cases):
-        error, own = errors[i].item(), reference.error[i].item()
-        finite = bool(torch.isfinite(out[i]).all())
-        rows.append(
-            Row(
-                model=study.model,
-                prompt=prompt or "",
-                seed=seed,
-                sampler=to_config(planned.sampler)["name"],
-                options=changed_options(planned.sampler),
-                schedule=study.schedule,
-                schedule_options=planned.schedule_options,
-                steps=planned.grid.steps,
-                nfe=planned.nfe,
-                forward_passes=planned.nfe * passes,
-                h_max=max(abs(h) for h in planned.grid.dt),
-                error=error,
-                rmse=difference[i].square().mean().sqrt().item(),
-                max_error=difference[i].abs().max().item(),
-                reference_error=own,
-                floored=error < 10 * own,
-                status="ok" if finite else "failed",
-                message="" if finite else "the result is not finite",
-            )
-        )
-    return rows
-
-
-def _described(reference: Reference) -> dict[str, Any]:
+def _described(found: Sequence[Truth]) -> dict[str, Any]:
     return {
-        "method": reference.method,
-        "steps": reference.steps,
-        "evaluations": reference.evaluations,
-        "error": [float(e) for e in reference.error],
+        "method": found[0].method,
+        "steps": max(t.steps for t in found),
+        "evaluations": max(t.evaluations for t in found),
+        "error": [t.error for t in found],
+        "noise_floor": [t.noise_floor for t in found],
     }
-
-
-def _image_grid(
-    study: Study, flow: Any, planned: Sequence[Planned], outs: Sequence[Tensor], reference: Reference
-) -> tuple[list[str], list[str], dict[tuple[str, str], Any], str]:
-    """Row labels, column labels, images by both, and a title: the first prompt and seed."""
-    wanted = [n for n in (1, 2, 3, 4, 6, 8, 16, 32, 64) if n in study.nfe][:8]
-    names = [label(to_config(s)["name"], changed_options(s)) for s in map(get_sampler, study.samplers)]
-    images: dict[tuple[str, str], Any] = {}
-    truth = flow.decode(reference.x0[:1])[0]
-    for name in names:
-        images[name, "reference"] = truth
-    for p, out in zip(planned, outs, strict=True):
-        name = label(to_config(p.sampler)["name"], changed_options(p.sampler))
-        fits = [n for n in wanted if n >= p.nfe]
-        if fits and bool(torch.isfinite(out[0]).all()):
-            images[name, str(fits[0])] = flow.decode(out[:1])[0]
-    return names, [*map(str, wanted), "reference"], images, f"{study.model}: {study.prompts[0]!r}, seed {study.seeds[0]}"

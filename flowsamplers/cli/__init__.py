@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 try:
     import click
@@ -21,92 +20,18 @@ except ModuleNotFoundError as missing:
 import torch
 
 import flowsamplers as fs
+from flowsamplers.cli.types import Command, CommandWithOthers, Cost, Method, Shift, Size
 from flowsamplers.flows.registry import load_flow
-from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.sampler import Sampler, get_sampler, sampler_info
 from flowsamplers.schedules import list_schedules, tokens_for
+from flowsamplers.study.cost import Budget
+from flowsamplers.study.diff import diff
 from flowsamplers.study.plan import DEFAULT_PROMPTS, DEFAULT_SAMPLERS, Study
-from flowsamplers.study.rows import changed_options, check_writable, label, write_atomically
-from flowsamplers.study.steps import ScheduleTable, as_json, klein_steps
-
-FAMILIAR = (ValueError, OSError, ImportError, FloatingPointError)
-"""What the library raises for bad input, missing files, full disks and missing extras: a message, not a traceback."""
-
-
-class Command(click.Command):
-    """A command that turns the library's errors into a message and exit code 2."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run it."""
-        try:
-            return super().invoke(ctx)
-        except FAMILIAR as error:
-            text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-            raise click.UsageError(text.splitlines()[0] if text else type(error).__name__, ctx) from error
-
-
-class Size(click.ParamType[Any]):
-    """``WIDTHxHEIGHT`` in pixels."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parse it."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value))
-        if match is None:
-            self.fail(f"{value!r}: give the size as WIDTHxHEIGHT, such as 1024x1024", param, ctx)
-        return int(match[1]), int(match[2])
-
-
-class Method(click.ParamType[Any]):
-    """``NAME`` or ``NAME:option=value,option=value``."""
-
-    name = "SAMPLER"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sampler:
-        """Parse it."""
-        if isinstance(value, Sampler):
-            return value
-        try:
-            return parse_sampler(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Shift(click.ParamType[Any]):
-    """A number, ``fixed`` or ``follow``."""
-
-    name = "NUMBER|fixed|follow"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        """Parse it."""
-        if value in ("fixed", "follow") or isinstance(value, float):
-            return value
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r}: accepted are a number, 'fixed' and 'follow'", param, ctx)
-
-
-def parse_sampler(text: str) -> Sampler:
-    """A sampler from ``name:option=value,option=value``; values are numbers where they look like it.
-
-    >>> parse_sampler("ab2:last=midpoint")
-    AdamsBashforth2(last='midpoint', startup='ramp')
-    """
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"{item!r} in {text!r}: give options as name=value")
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
-    return get_sampler(name, **options)
+from flowsamplers.study.report import terminal
+from flowsamplers.study.results import load
+from flowsamplers.study.rows import to_jsonl
+from flowsamplers.study.steps import ScheduleTable, as_json, draw, grid_lines, klein_steps
+from flowsamplers.study.store import check_writable
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -157,7 +82,7 @@ def main() -> None:
     """Samplers and schedules for flow-matching models, and the tools to measure them."""
 
 
-@main.command(cls=Command)
+@main.group(cls=CommandWithOthers, invoke_without_command=True)
 @model_options
 @click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
 @click.option("--seed", "seeds", type=int, multiple=True, help="May be repeated. By default 0, 1 and 2.")
@@ -168,11 +93,17 @@ def main() -> None:
     "--mu", type=Shift(), default="fixed", show_default=True, help="Shift of flux2: a number, fixed (at 50 steps), follow."
 )
 @click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would cost; write nothing.")
+@click.option("--budget", type=Cost(), help="Stop at so many evaluations, or after 90s, 10min, 2h. Run it again to go on.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where it runs.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for rows and figures.  [default: studies/MODEL]")
+@click.option("--references", type=click.Path(path_type=Path), help="Folder of references to share.  [default: OUT/references]")
 @click.option("--preset", type=click.Choice(["klein-steps"]), help="A known experiment instead.")
-@click.option("--json", "as_rows", is_flag=True, help="Print the rows as JSON lines.")
+@click.option("--json", "as_rows", is_flag=True, help="Print the rows as JSON lines, or the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
 def study(
+    ctx: click.Context,
     model: str,
     flow_options: dict[str, Any],
     prompts: tuple[str, ...],
@@ -182,21 +113,30 @@ def study(
     schedule: str,
     mu: Any,
     max_batch: int,
+    dry_run: bool,
+    budget: Budget | None,
+    engine: Literal["local", "ray"],
     out: Path | None,
+    references: Path | None,
     preset: str | None,
     as_rows: bool,
     quiet: bool,
 ) -> None:
     """Measure the error of samplers against the number of model calls.
 
-    Without arguments: the bundled klein-digits on this machine, in a few minutes.
+    Without arguments: the bundled klein-digits on this machine, in about a minute. A study that was interrupted goes on where it
+    stopped when the same command is given again.
 
     \b
     flowsamplers study
+    flowsamplers study --dry-run
     flowsamplers study --sampler euler --sampler ab2:last=midpoint --nfe 4 --nfe 8 --nfe 16
-    flowsamplers study --model black-forest-labs/FLUX.2-klein-base-4B --device cuda --prompt "a cat"
+    flowsamplers study --model black-forest-labs/FLUX.2-klein-base-4B --device cuda --prompt "a cat" --budget 2h
     flowsamplers study --preset klein-steps
+    flowsamplers study diff studies/before studies/after
     """  # noqa: D301
+    if ctx.invoked_subcommand is not None:
+        return
     folder = out or Path("studies") / re.sub(r"[^A-Za-z0-9._-]+", "-", model)
     if preset:
         with progress(quiet) as report:
@@ -207,7 +147,7 @@ def study(
         return
     defaults: Sequence[str | None] = (None,) if _named_by_loader(model) else (_default_prompt(model),)
     defaults = DEFAULT_PROMPTS if model == "klein-digits" else defaults
-    plan = Study(
+    wanted = Study(
         model,
         prompts=prompts or defaults,
         seeds=seeds or (0, 1, 2),
@@ -218,17 +158,49 @@ def study(
         flow_options=flow_options,
         max_batch=max_batch,
     )
-    with progress(quiet) as report:
-        results = plan.run(folder, progress=report)
+    if dry_run:
+        plan = wanted.plan()
+        click.echo(json.dumps(plan.to_dict()) if as_rows else "\n".join(plan.lines()))
+        return
+    with progress(quiet) as advanced:
+        results = wanted.run(folder, engine=engine, budget=budget, references=references, progress=advanced)
     if as_rows:
-        from flowsamplers.study.rows import to_jsonl  # noqa: PLC0415
-
         click.echo(to_jsonl(results.rows), nl=False)
         return
-    from flowsamplers.study.report import terminal  # noqa: PLC0415
-
     click.echo(terminal(results))
-    click.echo(f"\n{folder}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
+    missing = len(wanted.cases) * len(wanted.runs(results.settings["tokens"])) - len(results.rows)
+    if missing:
+        click.echo(f"\nThe budget ended {missing} runs early; the same command goes on.")
+    click.echo(f"\nreport: {folder / 'report.html'}")
+
+
+@study.command("diff")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+def diff_(first: Path, second: Path) -> None:
+    """Compare two studies within their uncertainty; exits with 1 if they differ.
+
+    \b
+    flowsamplers study diff studies/before studies/after
+    """  # noqa: D301
+    found = diff(load(first), load(second))
+    click.echo("\n".join(found.lines()))
+    sys.exit(not found.same)
+
+
+@main.command(cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Make the figures and the HTML report of a study anew from its rows, and print its tables.
+
+    \b
+    flowsamplers report studies/klein-digits
+    """  # noqa: D301
+    from flowsamplers.study import page  # noqa: PLC0415
+
+    results = load(folder)
+    page.write(results, folder)
+    click.echo(f"{terminal(results)}\n\nreport: {folder / page.REPORT}")
 
 
 def _named_by_loader(model: str) -> bool:
@@ -269,10 +241,7 @@ def schedule(
     if as_rows:
         click.echo(json.dumps({"sigmas": grid.sigmas, "timesteps": grid.timesteps, "dt": grid.dt, "sum": sum(grid.dt)}))
         return
-    click.echo(f"{'i':>3}{'sigma':>14}{'timestep':>14}{'dt':>14}")
-    for i, (s, t, h) in enumerate(zip(grid.sigmas[:-1], grid.timesteps, grid.dt, strict=True)):
-        click.echo(f"{i:>3}{s:>14.7f}{t:>14.4f}{h:>14.7f}")
-    click.echo(f"{grid.steps:>3}{grid.end:>14.7f}{'sum of dt':>14}{sum(grid.dt):>14.7f}")
+    click.echo("\n".join(grid_lines(grid)))
 
 
 def _number(text: str) -> float:
@@ -387,31 +356,11 @@ def generate(
     flowsamplers generate --prompt "the digit seven" --steps 8 --sampler fireflow --out seven.png
     flowsamplers generate --steps 1 --steps 2 --steps 4 --steps 8 --sampler euler --sampler ab2
     """  # noqa: D301
-    from flowsamplers.study import plots  # noqa: PLC0415
-
     check_writable(out.parent)
     if out.is_dir():
         raise IsADirectoryError(f"out={str(out)!r} is a folder; name a PNG file")
-    _generate(_open(model, prompt, flow_options), samplers or (get_sampler("euler"),), steps or (20,), seed, out, plots)
+    draw(_open(model, prompt, flow_options), samplers or (get_sampler("euler"),), steps or (20,), seed, out)
     click.echo(str(out))
-
-
-def _generate(flow: Any, methods: Sequence[Sampler], steps: Sequence[int], seed: int, out: Path, plots: Any) -> None:
-    if not hasattr(flow, "decode"):
-        raise ValueError(f"model {flow.name!r} makes vectors, not images")
-    x1 = flow.noise([seed])
-    cells = [(m, n) for m in methods for n in steps]
-    runs = [Run(x1, fs.schedules.flux2(n, tokens=flow.tokens, arithmetic="stock"), m, seeds=seed) for m, n in cells]
-    images = [flow.decode(x)[0] for x in sample_many(flow, runs)]
-    if len(images) == 1:
-        png = io.BytesIO()
-        images[0].save(png, format="PNG")
-        write_atomically(out, png.getvalue())
-        return
-    names = {m: label(fs.to_config(m)["name"], changed_options(m)) for m in methods}
-    by_cell = {(names[m], str(n)): image for (m, n), image in zip(cells, images, strict=True)}
-    title = f"{flow.prompt!r}, seed {seed}"
-    write_atomically(out, plots.image_grid(list(names.values()), [str(n) for n in steps], by_cell, title, "steps"))
 
 
 @main.command(cls=Command)

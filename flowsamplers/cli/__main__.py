@@ -1,0 +1,5 @@
+"""``python -m flowsamplers.cli``."""
+
+from flowsamplers.cli import main
+
+main()

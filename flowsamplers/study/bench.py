@@ -1,0 +1,195 @@
+"""The work of a study on one machine: runs in lock-step, each measured when it ends."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import carry_dtype
+from flowsamplers.lockstep import Task, Work, advance, whole
+from flowsamplers.sampler import steps_of, to_config
+from flowsamplers.study.measure import NOTHING, Errors, along, local_errors, psnr, ssim
+from flowsamplers.study.plan import Planned, Study
+from flowsamplers.study.rows import Key, Row, changed_options, key
+from flowsamplers.study.truth import Truth
+
+
+class Job(NamedTuple):
+    """A run from a noise."""
+
+    planned: Planned
+    truth: Truth
+
+
+class Ended(NamedTuple):
+    """How a job ended: its row, and the picture of a run from the first noise as PNG."""
+
+    row: Row
+    picture: bytes | None
+
+
+class _Result(NamedTuple):
+    x0: Tensor
+    trajectory: list[float] | None
+    local: list[float] | None
+
+
+@dataclass
+class Bench:
+    """A study with its model open and its references at hand.
+
+    Args:
+        study: what is measured.
+        flow: its model.
+        seconds: of one evaluation of one row on its own.
+        origin: device, dtype and versions, for the rows.
+    """
+
+    study: Study
+    flow: Any
+    seconds: float
+    origin: dict[str, Any]
+    _images: dict[tuple[str | None, int], Tensor | None] = field(
+        default_factory=dict[tuple["str | None", int], "Tensor | None"]
+    )
+
+    def measure(
+        self, jobs: Sequence[Job], on_end: Callable[[Ended], None], *, on_call: Callable[[int], None] | None = None
+    ) -> None:
+        """Run jobs in lock-step; a job that fails ends as a row that says so.
+
+        Args:
+            jobs: in the order in which they begin.
+            on_end: told of each job when it ends.
+            on_call: told the rows of every model call.
+        """
+        if not jobs:
+            return
+        advance(
+            self.flow,
+            [Task(partial(self._work, job), job.truth.prompt) for job in jobs],
+            lambda i, result: on_end(self._ended(jobs[i], result)),
+            dtype=jobs[0].truth.x1.dtype,
+            max_batch=self.study.max_batch,
+            window=self.study.window,
+            on_call=on_call,
+            on_error=lambda i, error: on_end(self.failed(jobs[i], _reason(error))),
+        )
+
+    def failed(self, job: Job, reason: str) -> Ended:
+        """How a job ends that has no result."""
+        return Ended(self._row(job, NOTHING, failure=reason), None)
+
+    def _work(self, job: Job) -> Work:
+        """The run; from the first noise, its errors on the way and those of its single steps."""
+        planned, truth = job
+        x = truth.x1.to(carry_dtype(truth.x1))
+        if truth.path is None:
+            x0 = yield from whole(planned.sampler, x, steps_of(planned.grid))
+            return _Result(x0, None, None)
+        errors: list[float] = []
+        x0 = yield from whole(planned.sampler, x, steps_of(planned.grid), along(truth.path, errors))
+        local = None
+        if planned.nfe <= self.study.local_nfe:
+            local = yield from local_errors(planned.sampler, truth.path, steps_of(planned.grid), x.dtype)
+        return _Result(x0, errors, local)
+
+    def _ended(self, job: Job, result: _Result) -> Ended:
+        x0 = result.x0.to(job.truth.x1.dtype)
+        if not bool(torch.isfinite(x0).all()):
+            return self.failed(job, "the result is not finite")
+        message, image, pictured = "", None, (math.nan, math.nan)
+        try:
+            image = self._image(x0)
+            truth = self.truth_image(job.truth)
+            if image is not None and truth is not None:
+                pictured = psnr(image, truth), ssim(image, truth)
+        except Exception as error:
+            message = f"no picture: {_reason(error)}"
+        row = self._row(job, Errors.of(result.x0, job.truth.x0), pictured, result.trajectory, result.local, message=message)
+        followed = job.truth.path is not None and image is not None
+        return Ended(row, png(image) if followed and image is not None else None)
+
+    def truth_image(self, truth: Truth) -> Tensor | None:
+        """The picture of a reference; None if the model makes none."""
+        case = truth.prompt, truth.seed
+        if case not in self._images:
+            self._images[case] = self._image(truth.x0.to(truth.x1.dtype))
+        return self._images[case]
+
+    def _image(self, x0: Tensor) -> Tensor | None:
+        return self.flow.decode(x0, "pt")[0].float().cpu() if hasattr(self.flow, "decode") else None
+
+    def _row(
+        self,
+        job: Job,
+        errors: Errors,
+        pictured: tuple[float, float] = (math.nan, math.nan),
+        trajectory: list[float] | None = None,
+        local: list[float] | None = None,
+        *,
+        failure: str = "",
+        message: str = "",
+    ) -> Row:
+        planned, truth = job
+        return Row(
+            **identity(self.study, planned, truth.prompt, truth.seed),
+            **asdict(errors),
+            **self.origin,
+            nfe=planned.nfe,
+            forward_passes=planned.nfe * self.flow.passes_per_evaluation,
+            h_max=max(abs(h) for h in planned.grid.dt),
+            seconds=planned.nfe * self.seconds,
+            psnr=pictured[0],
+            ssim=pictured[1],
+            reference_error=truth.error,
+            noise_floor=truth.noise_floor,
+            floored=errors.error < 10 * truth.error,
+            trajectory=trajectory,
+            local_errors=local,
+            status="failed" if failure else "ok",
+            message=failure or message,
+        )
+
+
+def identity(study: Study, planned: Planned, prompt: str | None, seed: int) -> dict[str, Any]:
+    """The values that name a row, see `Row.key`."""
+    return {
+        "model": study.model,
+        "prompt": prompt or "",
+        "seed": seed,
+        "sampler": to_config(planned.sampler)["name"],
+        "options": changed_options(planned.sampler),
+        "schedule": study.schedule,
+        "schedule_options": planned.schedule_options,
+        "steps": planned.grid.steps,
+    }
+
+
+def keys(study: Study, planned: Sequence[Planned]) -> Iterator[tuple[Key, int, int]]:
+    """Key of the row, index of the run and index of the case of everything in a study, cheap runs first."""
+    for i in sorted(range(len(planned)), key=lambda i: planned[i].nfe):
+        for c, case in enumerate(study.cases):
+            yield key(**identity(study, planned[i], *case)), i, c
+
+
+def png(image: Tensor) -> bytes:
+    """An image ``(channels, height, width)`` with values in [0, 1] as PNG."""
+    from PIL import Image  # noqa: PLC0415  (an extra)
+
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    out = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,321 @@
+"""What a study will cost, before it is run, and the budget that it keeps."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import carry_dtype
+from flowsamplers.lockstep import Halt, Task, advance, whole
+from flowsamplers.noise import normal
+from flowsamplers.sampler import steps_of
+from flowsamplers.study.plan import Planned, Study
+from flowsamplers.study.truth import evaluations_at_most
+
+STATES = 6
+"""Latents that a run holds at most: its state, what it asks for, and the velocities that methods in use remember."""
+
+
+class BudgetSpent(Halt):
+    """A study has come to the end of its budget."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where to stop.
+
+    Attributes:
+        evaluations: of the velocity, one row each, or None.
+        seconds: of wall time, or None.
+
+    Examples:
+        >>> Budget.parse("5000"), Budget.parse("1.5h")
+        (Budget(evaluations=5000, seconds=None), Budget(evaluations=None, seconds=5400.0))
+    """
+
+    evaluations: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """From words: a number of evaluations, or a time such as ``90s``, ``10min``, ``2h``.
+
+        Raises:
+            ValueError: anything else.
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip())
+        if match is None or float(match[1]) <= 0 or (match[2] is None and "." in match[1]):
+            raise ValueError(f"budget={text!r}: give a number of evaluations, or a time such as 90s, 10min or 2h")
+        if match[2] is None:
+            return cls(evaluations=int(match[1]))
+        return cls(seconds=float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2]])
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.evaluations} evaluations" if self.seconds is None else f"{self.seconds:g} seconds"
+
+
+class Meter:
+    """A flow that counts what is asked of it, and stops before a budget is overdrawn.
+
+    Args:
+        flow: the model.
+        budget: what may be spent; by default everything.
+        on_call: told the number of rows after every model call.
+
+    Attributes:
+        rows: evaluations performed.
+        calls: model calls.
+    """
+
+    def __init__(self, flow: Any, budget: Budget | None = None, on_call: Callable[[int], None] | None = None) -> None:
+        self.flow, self.budget, self.on_call = flow, budget or Budget(), on_call
+        self.rows = self.calls = 0
+        self.began = time.monotonic()
+        self._slowest: dict[int, float] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the flow's."""
+        return getattr(self.flow, name)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self.began
+
+    def left(self, seconds_each: float) -> float:
+        """Evaluations that the budget still has room for, if one takes this long."""
+        if self.budget.evaluations is not None:
+            return self.budget.evaluations - self.rows
+        return float("inf") if self.budget.seconds is None else (self.budget.seconds - self.seconds) / seconds_each
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        """The flow's velocity.
+
+        Raises:
+            BudgetSpent: this call would go beyond the budget.
+        """
+        n, limit = len(x), self.budget
+        likely = self._slowest.get(n, 0.0)
+        if limit.evaluations is not None and self.rows + n > limit.evaluations:
+            raise BudgetSpent(str(limit))
+        if limit.seconds is not None and self.seconds + likely > limit.seconds:
+            raise BudgetSpent(str(limit))
+        before = time.monotonic()
+        v = self.flow.velocity(x, sigma, condition)
+        self._slowest[n] = max(likely, time.monotonic() - before)
+        self.credit(n, 1)
+        return v
+
+    def credit(self, rows: int, calls: int) -> None:
+        """Count evaluations, made here or by somebody else."""
+        self.rows += rows
+        self.calls += calls
+        if self.on_call is not None:
+            self.on_call(rows)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a few timed model calls tell.
+
+    Attributes:
+        solo: seconds of an evaluation of one row by itself.
+        batched: seconds of a row in a full batch.
+        rows: of that batch.
+        flops: floating-point operations of an evaluation, 0 where they are not counted.
+        memory: largest memory so far, in bytes, of the device or the process; 0 where it is not known.
+        evaluations: what the probe cost.
+    """
+
+    solo: float
+    batched: float
+    rows: int
+    flops: int
+    memory: int
+    evaluations: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+SOLO_CALLS = 5
+
+
+def probe(flow: Any, condition: str | None, rows: int) -> Probe:
+    """Time a model: one row alone (the median of five calls), and a batch.
+
+    Args:
+        flow: the model.
+        condition: a prompt.
+        rows: of the batch.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  (slow to import)
+
+    x1 = flow.noise(list(range(rows)))
+    sigma = torch.full((rows,), 0.5, dtype=carry_dtype(x1), device=x1.device)
+
+    def call(n: int) -> float:
+        began = time.perf_counter()
+        flow.velocity(x1[:n], sigma[:n], [condition] * n)
+        if x1.is_cuda:
+            torch.cuda.synchronize(x1.device)
+        return time.perf_counter() - began
+
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            call(1)
+        solo = median(call(1) for _ in range(SOLO_CALLS))
+        batched = min(call(rows) for _ in range(2)) / rows if rows > 1 else solo
+    spent = 1 + SOLO_CALLS + (2 * rows if rows > 1 else 0)
+    return Probe(solo, batched, rows, int(counter.get_total_flops()), _memory(x1.device), spent)
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # noqa: PLC0415  (not on Windows)
+    except ModuleNotFoundError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+class _Rough:
+    """A field on which only equal requests have equal answers."""
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        return torch.sin(3 * x) + sigma[:, None] - 0.3 * x.roll(1, dims=1)
+
+
+def unique_evaluations(planned: Sequence[Planned]) -> int:
+    """Evaluations that the runs from one noise need when they begin together and equal ones are computed once.
+
+    Found by running them all on a small field in lock-step: which requests are equal depends on the methods alone.
+    """
+    x1 = normal(0, (1, 16), torch.float64)
+    performed = 0
+
+    def on_call(rows: int) -> None:
+        nonlocal performed
+        performed += rows
+
+    tasks = [Task(partial(whole, p.sampler, x1, steps_of(p.grid))) for p in planned]
+    advance(_Rough(), tasks, lambda *_: None, dtype=torch.float64, on_call=on_call)
+    return performed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will do and what that costs.
+
+    Attributes:
+        cases: prompts times seeds.
+        runs: samplers and grids.
+        asked: evaluations that all runs ask for.
+        unique: evaluations that are left of these when equal ones are computed once.
+        local: evaluations for the local errors of the first case.
+        references: evaluations for the references and the noise floors, at most.
+        passes: forward passes of one evaluation.
+        states: bytes of the runs that are on their way at once.
+        probe: measured times, operations and memory.
+    """
+
+    cases: int
+    runs: int
+    asked: int
+    unique: int
+    local: int
+    references: int
+    passes: int
+    states: int
+    probe: Probe
+
+    @property
+    def rows(self) -> int:
+        """One for each run from each noise."""
+        return self.cases * self.runs
+
+    @property
+    def evaluations(self) -> int:
+        """All that will be computed, at most."""
+        return self.unique + self.local + self.references + self.probe.evaluations
+
+    @property
+    def seconds(self) -> float:
+        """How long it will take, at most, from the probe."""
+        return self.evaluations * self.probe.batched
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "rows": self.rows, "evaluations": self.evaluations, "seconds": self.seconds}
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        p = self.probe
+        flops = f"{p.flops * self.evaluations:.1e}   ({p.flops:.1e} an evaluation)" if p.flops else "not counted for this model"
+        memory = f"{_bytes(p.memory)} in the probe" if p.memory else "not known here"
+        return [
+            f"rows                  {self.rows:>10,}   {self.runs} runs from each of {self.cases} prompts and seeds",
+            f"evaluations asked for {self.asked:>10,}",
+            f"  left after sharing  {self.unique:>10,}",
+            f"  for local errors    {self.local:>10,}",
+            f"  for references      {self.references:>10,}   at most",
+            f"forward passes        {self.evaluations * self.passes:>10,}   at most, {self.passes} an evaluation",
+            f"FLOPs                 {flops}",
+            f"memory                {memory}, and {_bytes(self.states)} for the runs on their way",
+            (
+                f"time                  {_duration(self.seconds)} at most, by a probe: an evaluation takes {1e3 * p.solo:.1f} ms alone, "
+                f"{1e3 * p.batched:.1f} ms in a batch of {p.rows}"
+            ),
+        ]
+
+
+def plan(study: Study, flow: Any) -> Plan:
+    """The plan of a study on an open model; takes a few timed model calls.
+
+    Args:
+        study: what is to be run.
+        flow: its model.
+    """
+    planned = study.runs(flow.tokens)
+    cases = len(study.cases)
+    timed = probe(flow, study.prompts[0], min(study.max_batch, cases * len(planned)))
+    x1 = flow.noise([study.seeds[0]])
+    state = x1.numel() * torch.finfo(carry_dtype(x1)).bits // 8
+    return Plan(
+        cases=cases,
+        runs=len(planned),
+        asked=cases * sum(p.nfe for p in planned),
+        unique=cases * unique_evaluations(planned),
+        local=sum(p.nfe for p in planned if p.nfe <= study.local_nfe),
+        references=cases * evaluations_at_most(study.reference_evaluations),
+        passes=flow.passes_per_evaluation,
+        states=min(study.window, cases * len(planned)) * STATES * state,
+        probe=timed,
+    )
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

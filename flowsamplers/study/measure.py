@@ -1,0 +1,118 @@
+"""What is measured of a run: errors of latents and of pictures, along the way and of single steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from flowsamplers.lockstep import Work
+from flowsamplers.reference import Path, relative_error
+from flowsamplers.sampler import Sampler, Step
+
+BEST_PSNR = 120.0
+"""Decibels; pictures nearer than this are the same."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Distances of latents to the truth.
+
+    Attributes:
+        error: relative L2.
+        rmse: root mean square.
+        max_error: largest.
+        cosine: of the angle.
+    """
+
+    error: float
+    rmse: float
+    max_error: float
+    cosine: float
+
+    @classmethod
+    def of(cls, x: Tensor, truth: Tensor) -> Errors:
+        """Of one row ``(1, ...)``; computed in float64.
+
+        >>> Errors.of(torch.tensor([[3.0, 5.0]]), torch.tensor([[3.0, 4.0]])).error
+        0.2
+        """
+        a, b = x.double().flatten(), truth.double().flatten()
+        angle = torch.nn.functional.cosine_similarity(a, b, dim=0, eps=0.0)
+        d = a - b
+        return cls(relative_error(x, truth).item(), d.square().mean().sqrt().item(), d.abs().max().item(), angle.item())
+
+
+NOTHING = Errors(math.nan, math.nan, math.nan, math.nan)
+
+
+def psnr(image: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio in decibels of images with values in [0, 1], at most `BEST_PSNR`.
+
+    >>> round(psnr(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.1)), 6)
+    20.0
+    """
+    mse = (image.double() - truth.double()).square().mean().item()
+    return BEST_PSNR if mse <= 10 ** (-BEST_PSNR / 10) else -10 * math.log10(mse)
+
+
+def ssim(image: Tensor, truth: Tensor) -> float:
+    r"""Structural similarity of images ``(channels, height, width)`` with values in [0, 1]; 1 for equal ones.
+
+    A Gaussian window of standard deviation 1.5 and 11 pixels, fewer in smaller images; $C_1 = 0.01^2$, $C_2 = 0.03^2$.
+
+    Reference:
+        Wang, Bovik, Sheikh, Simoncelli, IEEE Transactions on Image Processing 13 (2004), equation 13.
+
+    >>> ssim(torch.rand(3, 16, 16), torch.rand(3, 16, 16)) < 1.0 == ssim(torch.ones(3, 9, 9), torch.ones(3, 9, 9))
+    True
+    """
+    size = min(11, *image.shape[1:])
+    line = torch.exp(-((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) ** 2) / (2 * 1.5**2))
+    window = (line[:, None] * line / line.sum() ** 2)[None, None]
+    a, b = (t.double().cpu()[:, None] for t in (image, truth))
+
+    def mean(t: Tensor) -> Tensor:
+        return conv2d(t, window)
+
+    ma, mb = mean(a), mean(b)
+    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+    c1, c2 = 0.01**2, 0.03**2
+    return (((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean().item()
+
+
+def along(path: Path, errors: list[float]) -> Callable[[Step, Tensor], None]:
+    """An observer of a run that writes down the relative error at the end of each step."""
+
+    def seen(at: Step, x: Tensor) -> None:
+        errors.append(relative_error(x, path(at.s1)).item())
+
+    return seen
+
+
+def local_errors(sampler: Sampler, path: Path, steps: Iterable[Step], dtype: torch.dtype) -> Work:
+    """The relative error that each step makes by itself: every step starts on the path, with a history from the path."""
+    state = sampler.init(path(1.0).to(dtype))
+    errors: list[float] = []
+    for at in steps:
+        x, state = yield from sampler.step(path(at.s0).to(dtype), at, state)
+        errors.append(relative_error(x, path(at.s1)).item())
+    return errors
+
+
+def dithered(work: Work, size: float, time: float, generator: torch.Generator) -> Work:
+    """A run whose every evaluation is asked for at a point that is off by a rounding, of x by ``size``, of sigma by ``time``."""
+    request = next(work)
+    while True:
+        x = request.x
+        off = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) - 0.5
+        late = torch.rand((), generator=generator, dtype=torch.float64).item() - 0.5
+        v = yield request._replace(x=x * (1 + size * off), sigma=request.sigma * (1 + time * late))
+        try:
+            request = work.send(v)
+        except StopIteration as done:
+            return done.value

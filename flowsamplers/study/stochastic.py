@@ -1,0 +1,129 @@
+"""Orders of stochastic samplers: strong, of the path that one noise drives, and weak, of what is true on average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Flow, Run, sample_many
+from flowsamplers.noise import KeyedNoise, Seeds
+from flowsamplers.orders import OrderVerdict, order
+from flowsamplers.sampler import SamplerLike, get_sampler
+
+
+@dataclass(frozen=True)
+class StochasticOrders:
+    """How a stochastic sampler converges as its steps are cut.
+
+    Attributes:
+        steps: numbers of steps.
+        strong: root mean square distance to the finest path from the same noise, relative to the size of its end.
+        strong_uncertainty: standard errors of these.
+        weak: largest difference of a mean or a mean square of a coordinate from the finest one's, relative likewise.
+        weak_uncertainty: standard errors of these.
+        strong_order: the verdict.
+        weak_order: the verdict.
+    """
+
+    steps: tuple[int, ...]
+    strong: tuple[float, ...]
+    strong_uncertainty: tuple[float, ...]
+    weak: tuple[float, ...]
+    weak_uncertainty: tuple[float, ...]
+    strong_order: OrderVerdict
+    weak_order: OrderVerdict
+
+
+class NestedNoise:
+    r"""The noise of one Brownian path for a grid and for its refinements.
+
+    The unit normal of a step is made of those of the finest steps in it: $\sum_j \sqrt{|h_j|}\, z_j / \sqrt{\sum_j |h_j|}$.
+
+    Args:
+        seeds: of the finest normals, see `KeyedNoise`.
+        fine: the finest grid.
+        parts: how many of its steps make one of the grid that is run.
+    """
+
+    def __init__(self, seeds: Seeds, fine: SigmaGrid, parts: int) -> None:
+        self.keyed, self.fine, self.parts = KeyedNoise(seeds), fine, parts
+
+    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
+        """A unit normal tensor like ``like``; see `noise.Noise`."""
+        inner = range(step * self.parts, (step + 1) * self.parts)
+        lengths = [abs(self.fine.dt[j]) for j in inner]
+        total = sum((h**0.5 * self.keyed(like, j, draw) for j, h in zip(inner, lengths, strict=True)), torch.zeros_like(like))
+        return total / sum(lengths) ** 0.5
+
+
+def stochastic_orders(
+    flow: Flow,
+    x1: Tensor,
+    sampler: SamplerLike,
+    grid: SigmaGrid,
+    *,
+    strong: float,
+    weak: float,
+    refinements: Sequence[int] = (1, 2, 4, 8),
+    finest: int = 64,
+    seed: int = 0,
+    max_batch: int = 256,
+) -> StochasticOrders:
+    r"""Measure both orders of a stochastic sampler by its own refinement, along shared Brownian paths.
+
+    Every interval of a grid is cut into 1, 2, 4, ... equal parts, and the same path drives all of them, so that differences between
+    step counts have little variance. A point whose standard error is more than a third of its error is not used.
+
+    Args:
+        flow: a velocity field.
+        x1: starts, ``(rows, ...)``; the more the surer.
+        sampler: a stochastic sampler that draws once a step noise of unit variance for that step.
+        grid: the coarsest schedule.
+        strong: the strong order that the method claims.
+        weak: the weak order that it claims.
+        refinements: into how many parts its intervals are cut; divisors of ``finest``.
+        finest: for the path that stands for the limit.
+        seed: of the paths.
+        max_batch: rows in one model call.
+
+    Raises:
+        ValueError: a sampler that is not stochastic, or refinements that do not divide the finest one.
+    """
+    method = get_sampler(sampler)
+    if not method.stochastic:
+        raise ValueError(f"sampler={type(method).__name__} is not stochastic: its order is that of a study")
+    if any(finest % n or n >= finest for n in refinements):
+        raise ValueError(f"refinements={tuple(refinements)}: each must divide finest={finest} and be smaller")
+    fine = grid.refined(finest)
+    runs = [Run(x1, grid.refined(n), method, seeds=NestedNoise(seed, fine, finest // n)) for n in (*refinements, finest)]
+    *outs, limit = (out.double().flatten(1) for out in sample_many(flow, runs, max_batch=max_batch))
+    size = limit.square().mean().sqrt()
+    paths = [_root_mean_square((out - limit) / size) for out in outs]
+    means = [_mean_difference(out / size, limit / size) for out in outs]
+    steps = [n * grid.steps for n in refinements]
+    return StochasticOrders(
+        tuple(steps),
+        *(tuple(e for e, _ in paths), tuple(u for _, u in paths)),
+        *(tuple(e for e, _ in means), tuple(u for _, u in means)),
+        order(steps, [e for e, _ in paths], declared=strong, uncertainty=[u for _, u in paths]),
+        order(steps, [e for e, _ in means], declared=weak, uncertainty=[u for _, u in means]),
+    )
+
+
+def _root_mean_square(difference: Tensor) -> tuple[float, float]:
+    """Over rows, with its standard error."""
+    squares = difference.square().mean(1)
+    value = squares.mean().sqrt().item()
+    return value, (squares.std() / len(squares) ** 0.5 / (2 * value)).item() if value else 0.0
+
+
+def _mean_difference(x: Tensor, limit: Tensor) -> tuple[float, float]:
+    """The largest difference of the means of x and x squared, with its standard error."""
+    paired = torch.cat([x - limit, x.square() - limit.square()], dim=1)
+    means = paired.mean(0).abs()
+    worst = int(means.argmax())
+    return means[worst].item(), (paired[:, worst].std() / len(x) ** 0.5).item()

@@ -1,0 +1,242 @@
+"""The references of a study, kept by content in safetensors, so that no study solves what another has solved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import carry_dtype
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Task, advance, whole
+from flowsamplers.reference import Path as Trajectory
+from flowsamplers.reference import relative_error, solve
+from flowsamplers.sampler import get_sampler, steps_of
+from flowsamplers.study.measure import dithered
+from flowsamplers.study.store import write_atomically
+
+DITHER_STEPS = 16
+"""Of the two runs whose distance is the noise floor, with the midpoint rule: 32 evaluations each."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A case and its solution.
+
+    Attributes:
+        prompt: the condition.
+        seed: of the noise.
+        x1: the noise, ``(1, ...)``, in the network's dtype.
+        x0: the solution, ``(1, ...)``, in float64.
+        error: the solution's own relative error.
+        noise_floor: relative distance of two runs whose evaluations differ by a rounding.
+        first: the velocity at the noise, by which the model is recognised.
+        evaluations: what it cost.
+        steps: of the finest run.
+        method: in words.
+        path: the way there, if it was followed.
+    """
+
+    prompt: str | None
+    seed: int
+    x1: Tensor
+    x0: Tensor
+    error: float
+    noise_floor: float
+    first: Tensor
+    evaluations: int
+    steps: int
+    method: str
+    path: Trajectory | None = None
+
+
+def key(flow: Mapping[str, Any], prompt: str | None, x1: Tensor, settings: Mapping[str, Any]) -> str:
+    """The name of a reference: a digest of the model's description, the prompt, the noise itself, and how it is solved.
+
+    Args:
+        flow: the model's description: name, revision, size, guidance, dtype, versions.
+        prompt: the condition.
+        x1: the noise.
+        settings: of the solver.
+    """
+    digest = hashlib.sha256(json.dumps([flow, prompt, settings, str(x1.dtype), list(x1.shape)], sort_keys=True).encode())
+    digest.update(x1.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def truths(
+    flow: Any,
+    described: Mapping[str, Any],
+    cases: Sequence[tuple[str | None, int]],
+    folder: Path,
+    *,
+    evaluations: int,
+    max_batch: int,
+    chunk: int,
+    on_call: Callable[[int], None] | None = None,
+) -> list[Truth]:
+    """The truth of every case: from the folder, or solved and put there, a few at a time; the first case is followed.
+
+    Args:
+        flow: the model.
+        described: what it says of itself.
+        cases: prompts and seeds.
+        folder: for the files.
+        evaluations: budget of each reference.
+        max_batch: rows in one model call.
+        chunk: cases that are solved, and kept, at once.
+        on_call: told the rows of every model call.
+
+    Raises:
+        ImportError: no safetensors.
+        ValueError: a file that is no reference, or one of another model.
+    """
+    settings = {"evaluations": evaluations, "format": 1}
+    starts = [flow.noise([seed]) for _, seed in cases]
+    files = [
+        folder / f"{key(described, prompt, x1, settings)}.safetensors" for (prompt, _), x1 in zip(cases, starts, strict=True)
+    ]
+    found: dict[int, Truth] = {}
+    for i, (case, x1, file) in enumerate(zip(cases, starts, files, strict=True)):
+        if file.exists():
+            truth = read(file, *case, x1)
+            if i or truth.path:
+                found[i] = truth
+    _recognise(flow, [found[i] for i in found], max_batch, on_call, folder)
+    missing = [i for i in range(len(cases)) if i not in found]
+    for lo in range(0, len(missing), chunk):
+        some = missing[lo : lo + chunk]
+        solved = _solved(flow, [cases[i] for i in some], torch.cat([starts[i] for i in some]), evaluations, max_batch, on_call)
+        for i, truth in zip(some, solved, strict=True):
+            write(files[i], truth, {"model": described, "prompt": cases[i][0], "seed": cases[i][1], **settings})
+            found[i] = truth
+    return [found[i] for i in range(len(cases))]
+
+
+def _solved(
+    flow: Any,
+    cases: Sequence[tuple[str | None, int]],
+    x1: Tensor,
+    evaluations: int,
+    max_batch: int,
+    on_call: Callable[[int], None] | None,
+) -> list[Truth]:
+    conditions = [prompt for prompt, _ in cases]
+    reference = solve(
+        flow, x1, condition=conditions, max_evaluations=evaluations, max_batch=max_batch, on_call=on_call, follow=0
+    )
+    floors = noise_floors(flow, x1, conditions, max_batch, on_call)
+    first = flow.velocity(x1, x1.new_ones(len(x1), dtype=carry_dtype(x1)), conditions)
+    return [
+        Truth(
+            *case,
+            x1[i : i + 1],
+            reference.x0[i : i + 1],
+            reference.error[i].item(),
+            floors[i],
+            first[i : i + 1],
+            reference.evaluations,
+            reference.steps,
+            reference.method,
+            None if i else reference.path,
+        )
+        for i, case in enumerate(cases)
+    ]
+
+
+def noise_floors(
+    flow: Any, x1: Tensor, conditions: Sequence[Any], max_batch: int, on_call: Callable[[int], None] | None = None
+) -> list[float]:
+    r"""How far rounding inside the model can move a result: the distance of two equal runs, one of them dithered.
+
+    One run asks at its points $x$, the other at $x (1 + \epsilon u)$ with the eps of the network's dtype and u uniform in
+    $\pm\tfrac12$: another rounding of the same points. Where the model is told the time in its own dtype, sigma is dithered too. Kernels
+    that do not repeat themselves add what they add. No error smaller than this distance can be told from another.
+
+    Args:
+        flow: the model.
+        x1: the noises, ``(rows, ...)``, in the network's dtype.
+        conditions: one for each.
+        max_batch: rows in one model call.
+        on_call: told the rows of every model call.
+
+    Returns:
+        One relative distance for each row.
+    """
+    described = flow.describe() if hasattr(flow, "describe") else {}
+    eps = torch.finfo(x1.dtype).eps
+    time = eps if described.get("full_time") is False else torch.finfo(carry_dtype(x1)).eps
+    grid = SigmaGrid([1.0 - i / DITHER_STEPS for i in range(DITHER_STEPS)] + [0.0])
+
+    def start(i: int, size: float) -> Any:
+        work = whole(get_sampler("midpoint"), x1[i : i + 1].to(carry_dtype(x1)), steps_of(grid))
+        return dithered(work, size, time, torch.Generator().manual_seed(i)) if size else work
+
+    tasks = [Task(partial(start, i, size), c) for size in (0.0, eps) for i, c in enumerate(conditions)]
+    outs: dict[int, Tensor] = {}
+    advance(flow, tasks, outs.__setitem__, dtype=x1.dtype, max_batch=max_batch, on_call=on_call)
+    return [relative_error(outs[len(x1) + i], outs[i]).item() for i in range(len(x1))]
+
+
+def evaluations_at_most(evaluations: int) -> int:
+    """What one truth may cost: the reference, the noise floor, the first velocity."""
+    return evaluations + 4 * DITHER_STEPS + 1
+
+
+def _recognise(flow: Any, found: Sequence[Truth], max_batch: int, on_call: Callable[[int], None] | None, folder: Path) -> None:
+    """Make sure that references from files are of this very model: its first velocity is theirs, but for rounding."""
+    for lo in range(0, len(found), max_batch):
+        some = found[lo : lo + max_batch]
+        x1 = torch.cat([t.x1 for t in some])
+        first = flow.velocity(x1, x1.new_ones(len(x1), dtype=carry_dtype(x1)), [t.prompt for t in some])
+        if on_call is not None:
+            on_call(len(some))
+        off = relative_error(first, torch.cat([t.first for t in some]).to(first.device))
+        allowed = min(256 * torch.finfo(x1.dtype).eps, 0.03)
+        if not bool((off <= allowed).all()):
+            worst = off.max().item()
+            raise ValueError(
+                f"{folder}: these references are of another model: its first velocity differs by {worst:.0e}; "
+                "choose another folder for the references"
+            )
+
+
+def write(file: Path, truth: Truth, about: Mapping[str, Any]) -> None:
+    """Put a truth into a file."""
+    from safetensors.torch import save  # noqa: PLC0415  (an extra)
+
+    tensors = {"x1": truth.x1, "x0": truth.x0, "first": truth.first}
+    if truth.path is not None:
+        sigmas = torch.tensor(truth.path.sigmas, dtype=torch.float64)
+        tensors |= {"sigmas": sigmas, "states": truth.path.states, "velocities": truth.path.velocities}
+    numbers = {k: getattr(truth, k) for k in ("error", "noise_floor", "evaluations", "steps", "method")}
+    metadata = {"flowsamplers": json.dumps({**numbers, **about})}
+    write_atomically(file, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+
+
+def read(file: Path, prompt: str | None, seed: int, x1: Tensor) -> Truth:
+    """The truth in a file, on the device of ``x1``.
+
+    Raises:
+        ValueError: the file is no reference of this noise.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415  (an extra)
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            about = json.loads(opened.metadata()["flowsamplers"])
+            t = {name: opened.get_tensor(name).to(x1.device) for name in opened.keys()}  # noqa: SIM118
+        numbers = {k: about[k] for k in ("error", "noise_floor", "evaluations", "steps", "method")}
+        if not torch.equal(t["x1"], x1):
+            raise ValueError("it is of another noise")
+        path = Trajectory(tuple(t["sigmas"].tolist()), t["states"], t["velocities"]) if "sigmas" in t else None
+        return Truth(prompt, seed, x1, t["x0"], first=t["first"], path=path, **numbers)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: not a reference of this study ({error}); move it away to have it solved again") from error

@@ -1,0 +1,377 @@
+"""A study's folder: what was earned stays, what was interrupted goes on, what is foreign is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+import warnings
+
+import pytest
+import torch
+
+from flowsamplers.flows import MixtureFlow
+from flowsamplers.study import Budget, Row, Study, diff, load
+from flowsamplers.study.page import FIGURES, html
+from flowsamplers.study.report import terminal
+from flowsamplers.study.store import Store, write_atomically
+
+pytest.importorskip("matplotlib")
+SMALL = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun", "ab2"), nfe=(1, 2, 4, 8, 16))
+FILES = {
+    *(
+        f"{name}.{kind}"
+        for name in ("error-vs-nfe", "best-at-nfe", "error-vs-steps", "trajectory", "schedule")
+        for kind in ("png", "svg")
+    ),
+    *("rows.jsonl", "rows.csv", "study.json", "probe.json", "sessions.jsonl", "report.html", "references"),
+}
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(request, monkeypatch) -> None:
+    """Figures are looked at elsewhere, and take longer than the rest."""
+    if request.function is not test_the_folder_holds_what_it_should:
+        monkeypatch.setattr("flowsamplers.study.page.write", lambda *_: None)
+
+
+def opens(monkeypatch, flow) -> None:
+    """Make every study open this flow."""
+
+    def open_it(model: str, **options: object):
+        return flow
+
+    monkeypatch.setattr("flowsamplers.study.plan.load_flow", open_it)
+
+
+class Appendix(MixtureFlow):
+    """The test mixture with something done to its velocity."""
+
+    def __init__(self) -> None:
+        exact = MixtureFlow.appendix_a()
+        super().__init__(exact.means, exact.stds, exact.weights)
+
+
+# Going on
+
+
+class Slow(Appendix):
+    def velocity(self, x, sigma, condition=None):
+        time.sleep(1e-3)
+        return super().velocity(x, sigma)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_killed_at_ten_random_moments_it_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch) -> None:
+    undisturbed = SMALL.run(tmp_path / "undisturbed")
+    opens(monkeypatch, Slow())
+    rng, kills, seen = random.Random(0), 0, set[tuple]()
+    while kills < 10:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            child = os.fork()
+        if not child:
+            try:
+                SMALL.run(tmp_path / "killed")
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.02, 0.4))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        kills += os.WIFSIGNALED(status)
+        if (tmp_path / "killed" / "rows.jsonl").exists() and (tmp_path / "killed" / "study.json").exists():
+            now = {row.key for row in load(tmp_path / "killed").rows}
+            assert seen <= now, "a row was lost"
+            seen = now
+        if not os.WIFSIGNALED(status):  # it was done before: once more from the beginning
+            (tmp_path / "killed").rename(tmp_path / f"done-{kills}")
+            seen = set()
+    final = SMALL.run(tmp_path / "killed")
+    expected = {row.key: row.error for row in undisturbed.rows}
+    assert len(final.rows) == len(expected)
+    assert {row.key: row.error for row in final.rows} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert diff(undisturbed, final).same
+
+
+def test_a_line_that_was_cut_short_is_done_again(tmp_path) -> None:
+    before = SMALL.run(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert len(load(tmp_path).rows) == len(before.rows) - 1
+    after = SMALL.run(tmp_path)
+    assert {r.key for r in after.rows} == {r.key for r in before.rows}
+    assert len(after.rows) == len(before.rows)
+
+
+def test_a_finished_study_is_not_run_again(tmp_path) -> None:
+    SMALL.run(tmp_path)
+    before = (tmp_path / "rows.jsonl").read_bytes(), (tmp_path / "sessions.jsonl").read_bytes()
+    SMALL.run(tmp_path)
+    assert ((tmp_path / "rows.jsonl").read_bytes(), (tmp_path / "sessions.jsonl").read_bytes()) == before
+
+
+def test_another_number_of_rows_in_a_call_is_no_other_study(tmp_path) -> None:
+    SMALL.run(tmp_path)
+    Study(**{**vars(SMALL), "max_batch": 3}).run(tmp_path)
+
+
+def test_the_folder_holds_what_it_should(tmp_path) -> None:
+    SMALL.run(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == FILES
+
+
+# What is foreign
+
+
+def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> None:
+    SMALL.run(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("mine")
+    before = contents(tmp_path)
+    other = Study("mixture:1", prompts=(None,), seeds=(0,), nfe=(4,))
+    with pytest.raises(ValueError, match=r"holds a study with other settings \(model, seeds, samplers, nfe"):
+        other.run(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"holds files that are not a study's \(thesis.tex\)"):
+        other.run(tmp_path / "b")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("study.json", b"{", r"study\.json: not a study's settings"),
+        ("study.json", b"[]", r"study\.json: not a study's settings"),
+        ("rows.jsonl", b'{"sampler": "euler"}\n', r"rows.jsonl, line 1: not a row of a study"),
+        ("rows.jsonl", b"\xff\xfe\n", r"rows.jsonl"),
+        ("probe.json", b"{}", r"probe.json: not a study's probe"),
+    ],
+)
+def test_a_broken_file_is_named_and_left_alone(name: str, content: bytes, message: str, tmp_path) -> None:
+    SMALL.run(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    if name == "probe.json":
+        (tmp_path / "rows.jsonl").write_bytes(b"")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        SMALL.run(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_rows_of_other_runs_and_rows_that_are_there_twice_are_named(tmp_path) -> None:
+    SMALL.run(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines) + lines[3])
+    with pytest.raises(ValueError, match=rf"line {len(lines) + 1}: the same run as in line 4"):
+        load(tmp_path)
+    path.write_text("".join([*lines[1:], json.dumps({**json.loads(lines[0]), "seed": 77}) + "\n"]))
+    with pytest.raises(ValueError, match=rf"line {len(lines)}: a run that this study does not have"):
+        SMALL.run(tmp_path)
+
+
+def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:
+    SMALL.run(tmp_path / "a")
+    file = next((tmp_path / "a" / "references").iterdir())
+    file.write_bytes(b"not safe")
+    other = Study(**{**vars(SMALL), "nfe": (3,)})
+    with pytest.raises(ValueError, match=rf"{file.name}: not a reference of this study"):
+        other.run(tmp_path / "b", references=tmp_path / "a" / "references")
+    assert file.read_bytes() == b"not safe"
+
+
+def test_nothing_there_is_said(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no study here, study\.json is missing"):
+        load(tmp_path)
+
+
+def test_two_processes_do_not_work_on_one_study(tmp_path) -> None:
+    pytest.importorskip("fcntl")
+    store = Store(tmp_path)
+    store.claim(SMALL.settings())
+    with pytest.raises(ValueError, match="another process is at work"):
+        SMALL.run(tmp_path)
+    store.close()
+    SMALL.run(tmp_path)
+
+
+def test_a_study_does_not_go_on_with_another_model_or_version(tmp_path) -> None:
+    SMALL.run(tmp_path)
+    path = tmp_path / "study.json"
+    settings = json.loads(path.read_text())
+    settings["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"was begun with something else \(torch: 1.0 before"):
+        SMALL.run(tmp_path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    target = tmp_path / "file"
+    write_atomically(target, "before")
+
+    def full_disk(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(target, "after")
+    assert target.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# References
+
+
+def test_references_are_shared_between_studies(tmp_path) -> None:
+    SMALL.run(tmp_path / "a", references=tmp_path / "shared")
+    other = Study(**{**vars(SMALL), "samplers": ("rk4",), "nfe": (4,), "seeds": (0, 1, 2)})
+    results = other.run(tmp_path / "b", references=tmp_path / "shared")
+    probe = json.loads((tmp_path / "b" / "probe.json").read_text())["evaluations"]
+    spent = results.sessions[0]["evaluations"] - probe
+    assert len(list((tmp_path / "shared").iterdir())) == 3
+    assert spent < 1.2 * other.reference_evaluations, "the third alone was solved"
+
+
+def test_a_reference_of_a_model_that_has_changed_is_refused(tmp_path, monkeypatch) -> None:
+    class Retrained(Appendix):
+        def velocity(self, x, sigma, condition=None):
+            return 1.001 * super().velocity(x, sigma)
+
+    opens(monkeypatch, Appendix())
+    SMALL.run(tmp_path / "a", references=tmp_path / "shared")
+    opens(monkeypatch, Retrained())
+    with pytest.raises(ValueError, match="these references are of another model: its first velocity differs by 1e-03"):
+        SMALL.run(tmp_path / "b", references=tmp_path / "shared")
+
+
+# Failures and budgets
+
+
+def test_a_run_that_fails_is_a_row_with_its_reason(tmp_path, monkeypatch) -> None:
+    class Fragile(Appendix):
+        healthy = True
+
+        def velocity(self, x, sigma, condition=None):
+            v = super().velocity(x, sigma)
+            return torch.where((sigma[:, None] < 0.01) & (self.healthy is False), torch.nan, v)  # only Heun looks at 0
+
+    flow = Fragile()
+    opens(monkeypatch, flow)
+    SMALL.run(tmp_path / "healthy", references=tmp_path / "shared")
+    flow.healthy = False
+    results = SMALL.run(tmp_path / "a", references=tmp_path / "shared")
+    assert {(r.sampler, r.status) for r in results.rows} == {("euler", "ok"), ("heun", "failed"), ("ab2", "ok")}
+    failed = [r for r in results.rows if r.status == "failed"]
+    assert {r.message for r in failed} == {"the result is not finite"}
+    assert f"{len(failed)} of {len(results.rows)} runs failed" in terminal(results)
+    assert results.orders()["heun"].verdict == "unstable"
+    assert "runs failed" in html(results, dict.fromkeys(FIGURES, b""), None)
+
+
+def test_an_error_of_the_model_fails_the_rows_that_make_it(tmp_path, monkeypatch) -> None:
+    class Picky(Appendix):
+        healthy = True
+
+        def velocity(self, x, sigma, condition=None):
+            if not self.healthy and (sigma == 0.25).any():
+                raise RuntimeError("not at a quarter")
+            return super().velocity(x, sigma)
+
+    opens(monkeypatch, Picky())
+    study = Study(**{**vars(SMALL), "schedule": "linear", "local_nfe": 0})
+    study.run(tmp_path / "healthy", references=tmp_path / "shared")
+    Picky.healthy = False
+    results = study.run(tmp_path / "picky", references=tmp_path / "shared")
+    for row in results.rows:
+        expected = "failed" if row.steps % 4 == 0 else "ok"
+        assert (row.status, row.message) == (expected, "RuntimeError: not at a quarter" if expected == "failed" else "")
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path, monkeypatch) -> None:
+    class Tight(Appendix):
+        largest, limit = 0, 100
+
+        def velocity(self, x, sigma, condition=None):
+            if len(x) > self.limit:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            self.largest = max(self.largest, len(x))
+            return super().velocity(x, sigma)
+
+    flow = Tight()
+    opens(monkeypatch, flow)
+    SMALL.run(tmp_path / "a", references=tmp_path / "shared")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "rows.jsonl").touch()  # as a kill leaves it that comes very early
+    (tmp_path / "probe.json").write_bytes((tmp_path / "a" / "probe.json").read_bytes())
+    Tight.limit, flow.largest = 5, 0
+    store = Store(tmp_path / "b")
+    store.claim(SMALL.settings())
+    store.close()
+    (tmp_path / "probe.json").rename(tmp_path / "b" / "probe.json")
+    results = SMALL.run(tmp_path / "b", references=tmp_path / "shared")
+    assert {r.status for r in results.rows} == {"ok"}
+    assert flow.largest <= 5
+
+
+@pytest.mark.parametrize("evaluations", [6300, 6450])
+def test_a_budget_of_evaluations_is_kept_and_the_rest_comes_later(evaluations: int, tmp_path, monkeypatch) -> None:
+    class Counted(Appendix):
+        rows = 0
+
+        def velocity(self, x, sigma, condition=None):
+            self.rows += len(x)
+            return super().velocity(x, sigma)
+
+    flow = Counted()
+    opens(monkeypatch, flow)
+    whole = SMALL.run(tmp_path / "whole")
+    total, flow.rows = flow.rows, 0
+    spent = min(evaluations, total - 40)
+    part = SMALL.run(tmp_path / "part", budget=Budget(evaluations=spent))
+    assert flow.rows <= spent
+    assert part.sessions[0]["evaluations"] == flow.rows
+    assert 0 < len(part.rows) < len(whole.rows)
+    assert {r.nfe for r in part.rows} <= {r.nfe for r in whole.rows}
+    done = SMALL.run(tmp_path / "part")
+    assert {r.key for r in done.rows} == {r.key for r in whole.rows}
+
+
+def test_references_are_kept_when_the_budget_ends_among_them(tmp_path) -> None:
+    three = Study(**{**vars(SMALL), "seeds": (0, 1, 2)})
+    with pytest.raises(ValueError, match="it ended before the first row; what was solved is kept"):
+        three.run(tmp_path, budget=Budget(evaluations=3500))
+    assert 1 <= len(list((tmp_path / "references").iterdir())) < 3
+    assert len(three.run(tmp_path).rows) == 3 * len(three.runs(tokens=8))
+
+
+def test_a_budget_of_time_is_kept(tmp_path, monkeypatch) -> None:
+    SMALL.run(tmp_path / "a", references=tmp_path / "shared")
+
+    class Slower(Appendix):
+        def describe(self):
+            return MixtureFlow.appendix_a().describe()
+
+        def velocity(self, x, sigma, condition=None):
+            time.sleep(0.02)
+            return super().velocity(x, sigma)
+
+    opens(monkeypatch, Slower())
+    began = time.monotonic()
+    study = Study(**{**vars(SMALL), "nfe": (1, 2, 4, 64)})
+    results = study.run(tmp_path / "b", references=tmp_path / "shared", budget=Budget(seconds=1.0))
+    assert results.sessions[0]["seconds"] <= 1.05
+    assert results.sessions[0]["stopped"] == "1 seconds"
+    assert time.monotonic() - began < 10  # the figures take their time
+    assert 0 < len(results.rows) < len(study.runs(tokens=8)) * 2
+
+
+def test_rows_are_known_by_what_was_run(tmp_path) -> None:
+    row = SMALL.run(tmp_path).rows[0]
+    for name, value in (("seed", 9), ("steps", 99), ("options", {"last": "euler"}), ("prompt", "x")):
+        assert Row(**{**vars(row), name: value}).key != row.key
+    assert Row(**{**vars(row), "error": 0.0}).key == row.key
