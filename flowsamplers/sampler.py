@@ -102,6 +102,7 @@ class Sampler:
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
         multistep: whether it remembers earlier steps, so that its first steps are of lower order.
         affine: whether it knows sigma through step lengths alone, so that scaling sigma changes nothing.
+        any_steps: whether its order holds when neighbouring steps have different lengths.
         look_ahead: how many intervals beyond its step it may ask in.
 
     Examples:
@@ -121,6 +122,7 @@ class Sampler:
     keeps_marginals: ClassVar[bool] = True
     multistep: ClassVar[bool] = False
     affine: ClassVar[bool] = True
+    any_steps: ClassVar[bool] = True
     look_ahead: ClassVar[int] = 0
 
     def init(self, x: Tensor) -> State:

@@ -188,6 +188,8 @@ class DEIS(Adams):
 class UniformWeights(Multistep):
     """Base of the methods that take earlier steps to be as long as the present one, whatever they were."""
 
+    any_steps: ClassVar[bool] = False
+
     def weights(self, count: int) -> tuple[float, ...]:
         """Weights of the last ``count`` velocities, the newest first."""
         raise NotImplementedError

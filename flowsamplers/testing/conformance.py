@@ -64,6 +64,8 @@ class ScheduleConformance:
 
     complete = True
     """Whether the schedule runs from 1 to 0."""
+    shift: float | None = None
+    """The static shift of a uniform grid that the schedule claims to be, if it does."""
 
     @pytest.fixture
     def build(self) -> Callable[[int], SigmaGrid]:
@@ -89,3 +91,15 @@ class ScheduleConformance:
         if not self.complete:
             pytest.skip("the class says that this schedule is not complete")
         laws.a_schedule_runs_from_noise_to_data(build, steps)
+
+    @_shared
+    @given(steps=strategies.steps(64))
+    def test_its_shift_is_applied_once(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
+        """The odds of every node are those of the uniform grid, times the shift."""
+        if self.shift is None:
+            pytest.skip("the class claims no static shift")
+        laws.a_shift_multiplies_the_odds(build, steps, self.shift)
+
+    def test_bad_steps_are_named(self, build: Callable[[int], SigmaGrid]) -> None:
+        """A schedule of no steps is refused."""
+        laws.bad_steps_are_named(build)

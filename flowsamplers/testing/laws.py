@@ -19,7 +19,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from flowsamplers.drive import dry_run, sample
+from flowsamplers.drive import dry_run, sample, trace
 from flowsamplers.flows import GaussianFlow, MixtureFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
@@ -114,6 +114,30 @@ def polynomials_in_sigma_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> N
         assert gap <= 16 * grid.steps * torch.finfo(torch.float64).eps * q, f"{subject.name}: sigma^{q - 1} is off by {gap:.1e}"
 
 
+def memories_are_exact_once_full(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    r"""A method with memory of order p makes no error on $v = q \sigma^{q - 1}$, q up to p, in any step after its first p.
+
+    Whatever the lengths of the steps: this finds a step ratio upside down, whose errors telescope and hide from the global order.
+
+    Reference:
+        Hairer, Norsett, Wanner I, III.5.
+    """
+    sampler = _generator(case)
+    if not (sampler.multistep and sampler.affine and sampler.any_steps) or sampler.stochastic:
+        raise NotApplicable("it has no memory, takes its steps for equal, or does not interpolate the velocity in sigma")
+    for q in range(1, sampler.order + 1):
+        start = torch.ones(1, 1, dtype=torch.float64)
+        states = trace(lambda x, s, q=q: q * s[:, None] ** (q - 1), start, grid, sampler).states
+        own = grid.steps - (sampler.options.get("last", "method") != "method")
+        for i in range(sampler.order, own):
+            made = (states[i + 1] - states[i]).item()
+            gap = abs(made - (grid.sigmas[i + 1] ** q - grid.sigmas[i] ** q))
+            ratio = abs(grid.dt[i] / grid.dt[i - 1])
+            assert gap <= 64 * (1 + ratio) ** sampler.order * torch.finfo(torch.float64).eps, (
+                f"{type(sampler).__name__}: step {i} is off by {gap:.1e} on sigma^{q - 1}"
+            )
+
+
 # Order
 
 
@@ -136,6 +160,30 @@ def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:
     assert not low, f"{subject.name} declares order {subject.order}; measured {verdict}, errors {errors} at {steps} steps"
     high = verdict.order is not None and verdict.order > subject.order + tolerance
     assert not high, f"{subject.name} declares order {subject.order} but has {verdict}: declare what it delivers"
+
+
+def order_holds_on_alternating_steps(case: Case, tolerance: float = 0.3) -> None:
+    r"""Steps that alternate between h and 2h cost no order: a method with a memory knows how long its steps were.
+
+    Reference:
+        Hairer, Norsett, Wanner I, III.5.
+    """
+    subject = _steady(_quiet(case))
+    if subject.sampler is not None and not subject.sampler.any_steps:
+        raise NotApplicable("it declares to take its steps for equal")
+    start, end = 0.95, 0.05
+    x, truth, steps = _start(), _solution(start, end), [64, 128, 256]
+    errors: list[float] = []
+    for n in steps:
+        lengths = [1 + i % 2 for i in range(n)]
+        nodes = [start + (end - start) * sum(lengths[:i]) / sum(lengths) for i in range(n)]
+        errors.append(_distance(subject.run(smooth, x, SigmaGrid([*nodes, end])), truth))
+    if errors[-1] < 1e-12:
+        return
+    slope = math.log2(errors[0] / errors[-1]) / 2
+    assert slope >= subject.order - tolerance, (
+        f"{subject.name}: slope {slope:.2f} on alternating steps, order is {subject.order}"
+    )
 
 
 def there_and_back_meet_to_the_order(case: Case) -> None:
@@ -325,9 +373,9 @@ def marginals_are_kept_as_declared(case: Case, steps: int = 150, rows: int = 1_5
 def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     """No input, request or velocity is edited; grad mode, default dtype and the global random state stay as they were."""
     subject = subject_of(case)
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     x1 = _start()
-    before, rng, dtype, grad = x1.clone(), torch.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
-    handed: list[tuple[Tensor, Tensor]] = []
+    before, handed = x1.clone(), list[tuple[Tensor, Tensor]]()
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         v = smooth(x, sigma)
@@ -335,12 +383,15 @@ def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> N
         assert torch.get_default_dtype() == dtype, f"{subject.name} changed the default dtype"
         return v
 
-    subject.run(velocity, x1, grid, seed=SEED)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20_261_124)  # a state that no sampler would set by itself
+        rng = torch.get_rng_state()
+        subject.run(velocity, x1, grid, seed=SEED)
+        assert torch.equal(torch.get_rng_state(), rng), f"{subject.name} used torch's global generator"
     assert torch.equal(x1, before), f"{subject.name} edited its start"
     assert all(torch.equal(now, then) for now, then in handed), (
         f"{subject.name} edited a tensor that it had handed out or been given"
     )
-    assert torch.equal(torch.get_rng_state(), rng), f"{subject.name} drew from torch's global generator"
     assert torch.get_default_dtype() == dtype, f"{subject.name} changed the default dtype"
     assert torch.is_grad_enabled() == grad, f"{subject.name} changed the grad mode"
 
@@ -408,6 +459,27 @@ def drivers_agree(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     _close(together, direct, f"{type(sampler).__name__}: lock-step and direct sampling differ")
 
 
+def every_host_applies_the_same_dt(case: Case, grid: SigmaGrid = IRREGULAR, dtype: torch.dtype = torch.float32) -> None:
+    """The headline law through every host of this package: direct, inside out, and in lock-step with another run."""
+    sampler = _generator(case)
+    if sampler.stochastic:
+        raise NotApplicable("fresh noise replaces a part of the state")
+    x1, v = torch.zeros(1, 2, dtype=dtype), torch.ones(1, 2, dtype=dtype)
+    hosts = {"direct": sample(lambda x, sigma: v, x1, grid, sampler)}
+    stepper = Stepper(sampler, grid, x1)
+    for _ in dry_run(sampler, grid):
+        stepper.tell(v)
+    hosts["inside out"] = stepper.point
+    runs = [Run(x1, grid, sampler), Run(x1, linear(3), "euler")]
+    hosts["lock-step"] = sample_many(_Constant(), runs, max_batch=4)[0]
+    ratios = [abs(b / a) for a, b in pairwise(grid.dt)] if sampler.multistep else []
+    lost = 1 / min(s for s in grid.sigmas if s > 0)
+    bound = 8 * lost * max([1.0, *ratios]) * grid.steps * torch.finfo(dtype).eps
+    for host, out in hosts.items():
+        gap = (out - (grid.end - grid.start)).abs().max().item()
+        assert gap <= bound, f"{type(sampler).__name__}, {host}: the dt applied miss end minus start by {gap:.1e}"
+
+
 def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     """A deepcopy or a pickle after every model call, also between stages, changes no bit."""
     sampler = _generator(case)
@@ -473,6 +545,49 @@ def a_schedule_runs_from_noise_to_data(build: Callable[[int], SigmaGrid], steps:
     assert grid.end == 0, f"the last sigma is {grid.end}, not 0: noise stays in the picture"
 
 
+def a_shift_multiplies_the_odds(build: Callable[[int], SigmaGrid], steps: int, shift: float) -> None:
+    r"""A static shift k makes the odds $\sigma/(1 - \sigma)$ of every inner node of a uniform grid k times as large: once, not twice.
+
+    Reference:
+        Esser et al., arXiv:2403.03206, (23).
+    """
+    for i, sigma in enumerate(build(steps).sigmas[1:-1], 1):
+        odds, plain = sigma / (1 - sigma), (steps - i) / i
+        assert abs(odds / plain / shift - 1) <= 2**-18, (
+            f"node {i}: odds are {odds / plain:.6g} times the uniform grid's, not {shift}"
+        )
+
+
+def bad_steps_are_named(build: Callable[[int], SigmaGrid]) -> None:
+    """Zero and negative numbers of steps are refused with a message that names the argument."""
+    for steps in (0, -3):
+        said = ""
+        try:
+            build(steps)
+        except ValueError as error:
+            said = str(error)
+        assert "steps" in said, f"build({steps}) must raise a ValueError that names steps; it said {said!r}"
+
+
+def bad_grids_are_named(make: Callable[[Sequence[float]], Any] = SigmaGrid) -> None:
+    """Sigmas that are not finite, not strictly monotone, too few, or rising unasked are refused, each with a message of its own."""
+    for sigmas in (
+        [1.0, math.nan, 0.0],
+        [1.0, math.inf, 0.0],
+        [1.0, 0.5, 0.5, 0.0],
+        [1.0, 0.2, 0.4, 0.0],
+        [1.0],
+        [],
+        [0.0, 1.0],
+    ):
+        try:
+            make(sigmas)
+        except ValueError as error:
+            assert str(error), f"{sigmas} is refused without a word"
+        else:
+            raise AssertionError(f"{sigmas} is taken for a schedule")
+
+
 # Helpers
 
 
@@ -480,6 +595,11 @@ def smooth(x: Tensor, sigma: Tensor) -> Tensor:
     """A smooth nonlinear field in any dimension."""
     s = sigma.reshape(-1, *[1] * (x.ndim - 1))
     return torch.sin(3 * x) + s * x.roll(1, dims=-1) - 0.3
+
+
+class _Constant:
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        return torch.ones_like(x)
 
 
 class _Field:
@@ -559,7 +679,9 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     applied_dt_sum_to_end_minus_start,
     straight_paths_are_exact,
     polynomials_in_sigma_are_exact,
+    memories_are_exact_once_full,
     order_is_the_declared_one,
+    order_holds_on_alternating_steps,
     there_and_back_meet_to_the_order,
     rotations_commute,
     translations_commute,
@@ -580,6 +702,7 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     gradients_flow,
     the_sampler_is_an_immutable_value,
     drivers_agree,
+    every_host_applies_the_same_dt,
     copies_between_calls_change_nothing,
     edits_at_a_step_boundary_are_honoured,
     bad_velocities_are_named,

@@ -1,0 +1,99 @@
+"""Which law kills which mutant: writes docs/reference/mutants.md from tests/mutants.py.
+
+python tools/build_mutants.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import mutants  # noqa: E402
+from flowsamplers.grid import SigmaGrid  # noqa: E402
+from flowsamplers.schedules import linear, shift  # noqa: E402
+from flowsamplers.testing import laws  # noqa: E402
+
+PAGE = ROOT / "docs" / "reference" / "mutants.md"
+SOUND: dict[str, Callable[[int], SigmaGrid]] = {"linear": linear, "shift": lambda n: shift(n, shift=3.0)}
+STEPS = (1, 2, 5, 40)
+
+
+def killers(tries: dict[str, list[Callable[[], Any]]]) -> list[str]:
+    """Names of the laws of which one of the tries fails."""
+    found: list[str] = []
+    for name, cases in tries.items():
+        for case in cases:
+            try:
+                case()
+            except laws.NotApplicable:
+                continue
+            except Exception:
+                found.append(name)
+                break
+            finally:
+                torch.set_default_dtype(torch.float32)
+                torch.set_grad_enabled(True)  # a generator that died inside no_grad leaves it behind
+    return found
+
+
+def sampler_killers(make: Callable[[], Any]) -> list[str]:
+    """Laws that a sampler breaks, each on its standard case."""
+    return killers({law.__name__: [lambda law=law: law(make())] for law in laws.SAMPLER_LAWS})
+
+
+def schedule_killers(parent: str, build: Callable[[int], SigmaGrid]) -> list[str]:
+    """Laws that a schedule breaks at one of a few numbers of steps."""
+    factor = {"linear": 1.0, "shift": 3.0}[parent]
+    return killers(
+        {
+            "a_schedule_is_sound": [lambda n=n: laws.a_schedule_is_sound(build, n) for n in STEPS],
+            "a_schedule_runs_from_noise_to_data": [
+                lambda n=n: laws.a_schedule_runs_from_noise_to_data(build, n) for n in STEPS
+            ],
+            "a_shift_multiplies_the_odds": [lambda n=n: laws.a_shift_multiplies_the_odds(build, n, factor) for n in STEPS],
+            "bad_steps_are_named": [lambda: laws.bad_steps_are_named(build)],
+        }
+    )
+
+
+def row(mistake: str, parent: str, found: list[str]) -> str:
+    """A line of the table."""
+    return f"| {mistake} | `{parent}` | {len(found)} | {', '.join(f'`{k}`' for k in found)} |"
+
+
+def page() -> str:
+    """The whole page."""
+    head = ["| mistake | in | laws | killed by |", "| --- | --- | --: | --- |"]
+    samplers = [row(m, p, sampler_killers(make)) for m, (p, make) in mutants.SAMPLERS.items()]
+    schedules = [row(m, p, schedule_killers(p, build)) for m, (p, build) in mutants.SCHEDULES.items()]
+    text = [
+        "# Do the laws bite?",
+        "",
+        "<!-- written by tools/build_mutants.py from tests/mutants.py -->",
+        "",
+        f"A test that cannot fail proves nothing. Here are {len(samplers)} samplers and {len(schedules)} schedules with one realistic",
+        "mistake each, and the laws of the kit that find it. The correct methods that they were made of pass every law.",
+        "",
+        "## Samplers",
+        "",
+        *head,
+        *samplers,
+        "",
+        "## Schedules",
+        "",
+        *head,
+        *schedules,
+        "",
+    ]
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
