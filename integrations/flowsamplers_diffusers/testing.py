@@ -1,0 +1,280 @@
+"""The property kit for diffusers schedulers: what a pipeline of a flow model needs of one, as laws and as a class to inherit.
+
+A law takes a *factory*: called with configuration keywords it makes a scheduler. It returns when the law holds, raises
+AssertionError when not, and `flowsamplers.testing.laws.NotApplicable` where it has nothing to say.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import Velocity
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import Seeds
+from flowsamplers.schedules import flux2
+from flowsamplers.testing.laws import NotApplicable, smooth
+from flowsamplers.testing.subject import Subject
+
+Factory: TypeAlias = Callable[..., Any]
+"""Makes a scheduler from configuration keywords."""
+
+FOUR = tuple(flux2(4, tokens=4096).sigmas[:-1])
+"""FLUX.2's nodes for four steps at 1024 x 1024."""
+
+
+def begin(make: Factory, sigmas: Sequence[float] = FOUR, **config: Any) -> Any:
+    """A scheduler, set up as pipelines do it, then ``set_begin_index(0)``.
+
+    That is ``set_timesteps(sigmas=..., mu=...)``; where the configuration says ``use_flow_sigmas`` the number of steps alone. A
+    scheduler that takes neither ``sigmas`` nor ``mu``, and would be refused, is given what it takes.
+    """
+    scheduler = make(**config)
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    given: dict[str, Any] = {"mu": 1.0} if "mu" in takes else {}
+    if "sigmas" in takes and not scheduler.config.get("use_flow_sigmas"):
+        scheduler.set_timesteps(sigmas=np.array(sigmas), device="cpu", **given)
+    else:
+        scheduler.set_timesteps(len(sigmas), device="cpu", **given)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    return scheduler
+
+
+def run(scheduler: Any, velocity: Velocity, x: Tensor, **step: Any) -> Tensor:
+    """A pipeline's loop: call the model at every entry of ``timesteps``, in the latents' dtype."""
+    for t in scheduler.timesteps:
+        sigma = (t.double() / scheduler.config.num_train_timesteps).expand(len(x))
+        x = scheduler.step(velocity(x, sigma).to(x.dtype), t, x, return_dict=False, **step)[0]
+    return x
+
+
+def subject_of_scheduler(make: Factory, *, order: int = 1, stochastic: bool = False) -> Subject:
+    """A diffusers scheduler as a subject of the sampler laws, on complete schedules.
+
+    Args:
+        make: the factory; the schedule must not be shifted by its configuration.
+        order: the order it claims.
+        stochastic: whether it draws noise.
+
+    Examples:
+        >>> from flowsamplers_diffusers import FlowSamplerScheduler
+        >>> from flowsamplers.testing import laws
+        >>> laws.applied_dt_sum_to_end_minus_start(subject_of_scheduler(FlowSamplerScheduler), dtype=torch.bfloat16)
+    """
+
+    def integrate(velocity: Velocity, x1: Tensor, grid: SigmaGrid, *, seed: Seeds | None = None, grad: bool = False) -> Tensor:
+        if grid.end != 0:
+            raise NotApplicable("a diffusers scheduler ends at sigma 0")
+        with torch.set_grad_enabled(grad):
+            return run(begin(make, grid.sigmas[:-1]), velocity, x1)
+
+    return Subject(name=type(make()).__name__, run=integrate, order=order, stochastic=stochastic)
+
+
+def takes_the_pipelines_call(make: Factory) -> None:
+    """Pipelines look for the name ``sigmas`` in the signature of ``set_timesteps``, and always pass ``mu``."""
+    scheduler = make()
+    names = inspect.signature(scheduler.set_timesteps).parameters
+    assert "sigmas" in names, "set_timesteps takes no sigmas: pipelines of flow models refuse the scheduler"
+    assert "mu" in names, "set_timesteps takes no mu: pipelines of flow models end in a TypeError"
+    if scheduler.config.get("use_flow_sigmas"):
+        scheduler.set_timesteps(len(FOUR), device="cpu", mu=1.0)
+    else:
+        scheduler.set_timesteps(sigmas=np.array(FOUR), device="cpu", mu=1.0)
+
+
+def the_sigmas_given_are_used(make: Factory) -> None:
+    """Explicit sigmas with no shift configured are the nodes of the run.
+
+    A scheduler that asks elsewhere than at its nodes shows them as ``grid``, a `flowsamplers.SigmaGrid`.
+    """
+    scheduler = begin(make)
+    asked = [float(t) / scheduler.config.num_train_timesteps for t in scheduler.timesteps]
+    seen = scheduler.grid.sigmas if hasattr(scheduler, "grid") else asked
+    for sigma in FOUR:
+        assert min(abs(sigma - s) for s in seen) <= 2**-20, f"sigma {sigma} was given; the nodes are {seen}"
+
+
+def it_starts_at_pure_noise(make: Factory) -> None:
+    """Its own schedule begins at sigma 1, where the initial latents are."""
+    scheduler = begin(make)
+    first = float(scheduler.timesteps[0]) / scheduler.config.num_train_timesteps
+    assert abs(first - 1) <= 2**-20, f"the latents are pure noise, and the model is told sigma {first}"
+
+
+def the_last_sigma_is_0(make: Factory) -> None:
+    """The end of the schedule is the data, not the last time at which the model is asked."""
+    last = float(begin(make).sigmas[-1])
+    assert last == 0, f"the last sigma is {last}: noise stays in the picture"
+
+
+def times_are_not_rounded(make: Factory) -> None:
+    """``timesteps`` are floats: an integer is wrong by up to a thousandth of the whole."""
+    scheduler = begin(make)
+    assert scheduler.timesteps.is_floating_point(), f"timesteps are {scheduler.timesteps.dtype}"
+    times = scheduler.timesteps.double()
+    assert bool((times != times.round()).any()), f"timesteps are whole numbers: {times.tolist()}"
+
+
+def the_dt_applied_sum_to_minus_1(make: Factory, dtype: torch.dtype = torch.bfloat16) -> None:
+    """The headline law through a pipeline's loop: from 1, a constant velocity of 1 leads to 0, in every dtype.
+
+    The end is near 0, where every dtype is fine: what is seen is the state's rounding, not the result's.
+    """
+    scheduler = begin(make)
+    out = run(scheduler, lambda x, sigma: torch.ones_like(x), torch.ones(1, 4, 8, dtype=dtype))
+    gap = out.double().abs().max().item()
+    assert gap <= 16 * len(scheduler.timesteps) * torch.finfo(torch.float32).eps, f"{dtype}: {gap:.2e} of the noise stays"
+
+
+def order_is_at_least_1_and_errors_fall(make: Factory) -> None:
+    """On the nodes it was given, with the times it asks for: 128 nodes make a third of the error of 32, or rounding alone is left.
+
+    A state in float32 is rounded up to four times a step.
+    """
+    x1 = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    truth = run(begin(make, _uniform(2048)), smooth, x1)
+    errors = [float((run(begin(make, _uniform(n)), smooth, x1) - truth).norm() / truth.norm()) for n in (32, 128)]
+    rounding = 4 * 128 * torch.finfo(torch.float32).eps
+    assert errors[1] <= max(0.35 * errors[0], rounding), f"errors at 32 and 128 nodes: {errors}"
+    exact = run(begin(make, _uniform(64)), lambda x, sigma: x1, x1)
+    assert float(exact.abs().max()) <= 1e-4, "a straight path to 0 ends elsewhere"
+
+
+def one_step_is_finite(make: Factory) -> None:
+    """A run of one step, stretched to a terminal sigma, has no 0 / 0."""
+    if "shift_terminal" not in make().config:
+        raise NotApplicable("it has no shift_terminal")
+    scheduler = make(shift_terminal=0.1)
+    if scheduler.config.get("use_flow_sigmas"):
+        raise NotApplicable("it makes its own sigmas")
+    scheduler.set_timesteps(sigmas=[1.0], device="cpu")
+    assert bool(torch.isfinite(scheduler.sigmas).all()), f"sigmas are {scheduler.sigmas.tolist()}"
+
+
+def options_of_step_are_honoured_or_refused(make: Factory) -> None:
+    """``s_churn`` that changes nothing and raises nothing was ignored."""
+    scheduler = begin(make)
+    if "s_churn" not in inspect.signature(scheduler.step).parameters:
+        raise NotApplicable("its step has no s_churn")
+    x1 = torch.ones(1, 4, 8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = run(scheduler, smooth_like, x1)
+        torch.manual_seed(0)
+        try:
+            churned = run(begin(make), smooth_like, x1, s_churn=1.0)
+        except (ValueError, NotImplementedError):
+            return
+    assert not torch.equal(plain, churned), "s_churn=1.0 is accepted and ignored"
+
+
+def a_rounded_time_finds_its_step(make: Factory) -> None:
+    """Without a begin index the time is looked up; a pipeline in bfloat16 has rounded it."""
+    scheduler = begin(make)
+    if not hasattr(scheduler, "set_begin_index"):
+        raise NotApplicable("it does not look times up")
+    scheduler._begin_index = None
+    x = torch.ones(1, 4, 8)
+    t = scheduler.timesteps[1].bfloat16().float()
+    try:
+        scheduler.step(x, t, x, return_dict=False)
+    except IndexError as error:
+        raise AssertionError(f"time {t.item()} for {scheduler.timesteps[1].item()} ends in {error!r}") from None
+
+
+def results_do_not_depend_on_the_global_generator(make: Factory) -> None:
+    """Pipelines pass no generator to ``step``: two images with other global seeds are one image, or the seed is not the user's."""
+    x1 = torch.ones(1, 4, 8)
+    outs: list[Tensor] = []
+    for seed in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            outs.append(run(begin(make), smooth_like, x1))
+    assert torch.equal(*outs), "noise comes from the global generator"
+
+
+def runs_repeat_and_copies_agree(make: Factory) -> None:
+    """Set up twice, one scheduler gives one result twice; a deepcopy between two calls goes on as the original."""
+    x1, scheduler = torch.ones(1, 4, 8), begin(make)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = run(scheduler, smooth_like, x1)
+        torch.manual_seed(0)
+        again = begin(lambda **_: scheduler)
+        x = x1
+        for t in again.timesteps:
+            again = copy.deepcopy(again)
+            sigma = (t.double() / again.config.num_train_timesteps).expand(1)
+            x = again.step(smooth_like(x, sigma), t, x, return_dict=False)[0]
+    assert torch.equal(first, x), "a second run, copied between its calls, differs"
+
+
+SCHEDULER_LAWS: tuple[Callable[[Factory], None], ...] = (
+    takes_the_pipelines_call,
+    the_sigmas_given_are_used,
+    it_starts_at_pure_noise,
+    the_last_sigma_is_0,
+    times_are_not_rounded,
+    the_dt_applied_sum_to_minus_1,
+    order_is_at_least_1_and_errors_fall,
+    one_step_is_finite,
+    options_of_step_are_honoured_or_refused,
+    a_rounded_time_finds_its_step,
+    results_do_not_depend_on_the_global_generator,
+    runs_repeat_and_copies_agree,
+)
+"""Every law of a scheduler, each callable with the factory alone."""
+
+
+class DiffusersSchedulerConformance:
+    """Inherit this in a test class named ``Test...`` and give the fixture ``factory``.
+
+    Examples:
+        >>> class TestMine(DiffusersSchedulerConformance):
+        ...     @pytest.fixture
+        ...     def factory(self):
+        ...         return MyScheduler  # called with configuration keywords
+    """
+
+    stochastic = False
+    """Whether it draws noise: the laws on errors and on the applied dt then do not apply."""
+
+    @pytest.fixture
+    def factory(self) -> Factory:
+        """The scheduler under test."""
+        raise NotImplementedError("give a fixture named 'factory' that returns a scheduler class or a function that makes one")
+
+    @pytest.mark.parametrize("law", SCHEDULER_LAWS, ids=lambda law: law.__name__)
+    def test_law(self, factory: Factory, law: Callable[[Factory], None]) -> None:
+        """Each law."""
+        if self.stochastic and law in (the_dt_applied_sum_to_minus_1, order_is_at_least_1_and_errors_fall):
+            pytest.skip("it draws noise")
+        try:
+            law(factory)
+        except NotApplicable as reason:
+            pytest.skip(str(reason))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+    def test_the_dt_applied_sum_to_minus_1(self, factory: Factory, dtype: torch.dtype) -> None:
+        """The headline law in every dtype of a model."""
+        if self.stochastic:
+            pytest.skip("it draws noise")
+        the_dt_applied_sum_to_minus_1(factory, dtype)
+
+
+def smooth_like(x: Tensor, sigma: Tensor) -> Tensor:
+    """The nonlinear field of the laws, in the dtype of x."""
+    return smooth(x, sigma.to(x))
+
+
+def _uniform(steps: int) -> list[float]:
+    return [1 - i / steps for i in range(steps)]

@@ -1,0 +1,88 @@
+"""Our scheduler passes the laws that users get, for every sampler; stock's break those that the page says."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flowsamplers as fs
+from fields import ALL, FIXED
+from flowsamplers.testing import laws
+from flowsamplers_diffusers import FlowSamplerScheduler
+from flowsamplers_diffusers.testing import DiffusersSchedulerConformance, subject_of_scheduler
+
+ROOT = Path(__file__).parent.parent
+ODE = [n for n in FIXED if not fs.sampler_info(n).stochastic]
+SDE = [n for n in ALL if fs.sampler_info(n).stochastic]
+
+
+class TestEveryOdeSampler(DiffusersSchedulerConformance):
+    @pytest.fixture(params=ODE)
+    def factory(self, request):
+        return lambda **config: FlowSamplerScheduler(sampler=request.param, **config)
+
+
+class TestEveryStochasticSampler(DiffusersSchedulerConformance):
+    stochastic = True
+
+    @pytest.fixture(params=SDE)
+    def factory(self, request):
+        return lambda **config: FlowSamplerScheduler(sampler=request.param, seed=0, **config)
+
+
+def tool() -> Any:
+    spec = importlib.util.spec_from_file_location("build_stock_defects", ROOT / "tools" / "build_stock_defects.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def stock() -> dict[str, dict[str, str]]:
+    module = tool()
+    return {name: module.verdicts(make) for name, make in module.SCHEDULERS.items()}
+
+
+def test_the_known_defects_of_stock_are_found(stock: dict[str, dict[str, str]]) -> None:
+    """If one of these is mended in diffusers, this says so; the numbers are its issues."""
+    broken = {
+        ("FlowMatchEuler", "the_dt_applied_sum_to_minus_1"),
+        ("FlowMatchEuler", "one_step_is_finite"),  # 14411
+        ("FlowMatchEuler", "options_of_step_are_honoured_or_refused"),  # 14353
+        ("FlowMatchEuler", "a_rounded_time_finds_its_step"),  # 11749
+        ("FlowMatchEuler, stochastic_sampling", "results_do_not_depend_on_the_global_generator"),
+        ("FlowMatchHeun", "takes_the_pipelines_call"),  # 9607
+        ("UniPCMultistep", "times_are_not_rounded"),
+        ("UniPCMultistep", "the_sigmas_given_are_used"),
+        ("DPMSolverMultistep", "times_are_not_rounded"),
+        ("DPMSolverMultistep", "it_starts_at_pure_noise"),
+        ("DEISMultistep", "the_last_sigma_is_0"),
+        ("SASolver", "the_last_sigma_is_0"),
+        ("SASolver", "takes_the_pipelines_call"),
+    }
+    for name, law in broken:
+        assert stock[name][law] == "**breaks**", (name, law, stock[name][law])
+    assert stock["LTXEulerAncestralRF"]["takes_the_pipelines_call"] != "holds"
+
+
+def test_what_is_right_in_stock_passes(stock: dict[str, dict[str, str]]) -> None:
+    for law in ("takes_the_pipelines_call", "the_sigmas_given_are_used", "it_starts_at_pure_noise", "the_last_sigma_is_0",
+                "times_are_not_rounded", "order_is_at_least_1_and_errors_fall", "runs_repeat_and_copies_agree"):  # fmt: skip
+        assert stock["FlowMatchEuler"][law] == "holds", law
+    for name in ("UniPCMultistep", "DPMSolverMultistep"):
+        assert stock[name]["the_last_sigma_is_0"] == "holds"
+
+
+def test_the_page_is_what_the_tool_writes() -> None:
+    assert tool().page() == (ROOT / "docs" / "reference" / "stock-defects.md").read_text()
+
+
+@pytest.mark.parametrize("law", [laws.applied_dt_sum_to_end_minus_start, laws.rows_do_not_see_each_other,
+                                 laws.permutations_of_rows_commute, laws.seeds_determine_the_result])  # fmt: skip
+def test_a_scheduler_is_a_subject_of_the_sampler_laws(law: Any) -> None:
+    law(subject_of_scheduler(lambda **config: FlowSamplerScheduler(carry="float64", **config)))
