@@ -20,7 +20,8 @@ from flowsamplers.drive import Velocity
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Seeds
 from flowsamplers.schedules import flux2
-from flowsamplers.testing.laws import NotApplicable, smooth
+from flowsamplers.testing.fields import smooth
+from flowsamplers.testing.laws import NotApplicable
 from flowsamplers.testing.subject import Subject
 
 Factory: TypeAlias = Callable[..., Any]

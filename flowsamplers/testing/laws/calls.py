@@ -1,0 +1,66 @@
+"""Model calls: as many as declared, where declared; and errors that name what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from flowsamplers.drive import dry_run, sample
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.schedules import linear
+from flowsamplers.testing.fields import smooth, start_at
+from flowsamplers.testing.laws.common import (
+    IRREGULAR,
+    SEED,
+    Case,
+    generator_of,
+)
+from flowsamplers.testing.subject import subject_of
+
+
+def evaluations_are_as_declared(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """The model is called exactly as often as the subject declares, and at the sigmas of the dry run."""
+    subject = subject_of(case)
+    asked: list[float] = []
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        assert tuple(sigma.shape) == (len(x),), (
+            f"{subject.name} asks with sigma of shape {tuple(sigma.shape)} for {len(x)} rows"
+        )
+        asked.append(sigma[0].item())
+        return smooth(x, sigma)
+
+    subject.run(velocity, start_at(), grid, seed=SEED)
+    if subject.sampler is not None and not subject.sampler.adaptive:
+        planned = [e.sigma for e in dry_run(subject.sampler, grid)]
+        assert asked == planned, f"{subject.name} asked at {asked}; its dry run said {planned}"
+    if subject.evaluations is not None:
+        declared = subject.evaluations(grid)
+        assert len(asked) == declared, f"{subject.name} made {len(asked)} model calls and declares {declared}"
+
+
+def requests_stay_inside_their_step(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """No evaluation outside the interval of its step, or the ones it declares to look ahead into: nor ever outside the grid."""
+    sampler = generator_of(case)
+    for call in dry_run(sampler, grid):
+        end = min(call.step + 1 + sampler.look_ahead, grid.steps)
+        low, high = sorted((grid.sigmas[call.step], grid.sigmas[end]))
+        inside = low <= call.sigma <= high
+        assert inside, f"{type(sampler).__name__} asks at sigma {call.sigma} in the step from {high} to {low}"
+
+
+def bad_velocities_are_named(case: Case) -> None:
+    """A velocity that is not finite is reported with its step and sigma, if asked; one of the wrong shape always."""
+    sampler = generator_of(case)
+    x1, grid = start_at(), linear(2)
+    for velocity, error, text in (
+        (lambda x, s: x * math.nan, FloatingPointError, "step 0"),
+        (lambda x, s: x[:, :1], ValueError, "shape"),
+    ):
+        said = ""
+        try:
+            sample(velocity, x1, grid, sampler, seed=SEED, check="finite")
+        except error as raised:
+            said = str(raised)
+        assert text in said, f"{type(sampler).__name__}: a bad velocity goes unnoticed, or unnamed: {said!r}"

@@ -1,0 +1,70 @@
+"""What all laws share: the standard case, and what is asked of a subject before a law is tried on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
+from flowsamplers.testing.subject import Subject, subject_of
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+IRREGULAR = SigmaGrid([1.0, 0.93, 0.7, 0.41, 0.4, 0.15, 0.0])
+"""A grid with very unequal steps."""
+SEED = 7
+
+
+class NotApplicable(Exception):  # noqa: N818  (not an error)
+    """The law has nothing to say of this subject."""
+
+
+Case = Subject | SamplerLike
+
+
+def quiet(case: Case) -> Subject:
+    """The subject without its noise.
+
+    Raises:
+        NotApplicable: there is no such twin.
+    """
+    subject = subject_of(case)
+    if subject.quiet is None:
+        raise NotApplicable("it is stochastic and has no twin without noise")
+    return subject.quiet
+
+
+def steady(subject: Subject) -> Subject:
+    """The subject, if its steps do not depend on the data.
+
+    Raises:
+        NotApplicable: it is adaptive.
+    """
+    if subject.sampler is not None and subject.sampler.adaptive:
+        raise NotApplicable("it is adaptive: it chooses its steps by the data, to a tolerance")
+    return subject
+
+
+def generator_of(case: Case) -> Sampler:
+    """The sampler behind a subject, for the laws of the generator protocol.
+
+    Raises:
+        NotApplicable: a foreign subject, or an adaptive one.
+    """
+    subject = subject_of(case)
+    if subject.sampler is None:
+        raise NotApplicable("it is no flowsamplers sampler, so it has no generator to drive")
+    if subject.sampler.adaptive:
+        raise NotApplicable("it is adaptive: its model calls depend on the data")
+    return get_sampler(subject.sampler)
+
+
+def distance(x: Tensor, truth: Tensor) -> float:
+    """Relative Euclidean distance."""
+    return ((x.double() - truth).norm() / truth.norm()).item()
+
+
+def close(a: Tensor, b: Tensor, message: str, bound: float = 1e-11) -> None:
+    """Assert that two tensors agree to ``bound`` of the larger of 1 and the largest entry."""
+    gap = (a - b).abs().max().item()
+    assert gap <= bound * max(1.0, b.abs().max().item()), f"{message}: {gap:.1e}"

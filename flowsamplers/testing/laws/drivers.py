@@ -1,0 +1,103 @@
+"""One text, many drivers: all give one result, also when copied, pickled or edited between two calls."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import dry_run, sample
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Run, sample_many
+from flowsamplers.noise import GeneratorNoise, KeyedNoise
+from flowsamplers.sampler import Sampler
+from flowsamplers.schedules import linear
+from flowsamplers.stepper import Stepper
+from flowsamplers.testing.fields import Constant, Field, smooth, start_at
+from flowsamplers.testing.laws.common import (
+    IRREGULAR,
+    SEED,
+    Case,
+    NotApplicable,
+    close,
+    generator_of,
+)
+
+
+def drivers_agree(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """Direct, inside-out and lock-step sampling give one result: the first two bit for bit."""
+    sampler = generator_of(case)
+    x1 = start_at()
+    direct = sample(smooth, x1, grid, sampler, seed=SEED)
+    _inside_out(sampler, x1, grid, lambda s: s, direct, "inside out")
+    together = sample_many(Field(), [Run(x1, grid, sampler, seeds=SEED), Run(x1, linear(3), "euler")], max_batch=4)[0]
+    close(together, direct, f"{type(sampler).__name__}: lock-step and direct sampling differ")
+
+
+def every_host_applies_the_same_dt(case: Case, grid: SigmaGrid = IRREGULAR, dtype: torch.dtype = torch.float32) -> None:
+    """The headline law through every host of this package: direct, inside out, and in lock-step with another run."""
+    sampler = generator_of(case)
+    if sampler.stochastic:
+        raise NotApplicable("fresh noise replaces a part of the state")
+    x1, v = torch.zeros(1, 2, dtype=dtype), torch.ones(1, 2, dtype=dtype)
+    hosts = {"direct": sample(lambda x, sigma: v, x1, grid, sampler)}
+    stepper = Stepper(sampler, grid, x1)
+    for _ in dry_run(sampler, grid):
+        stepper.tell(v)
+    hosts["inside out"] = stepper.point
+    runs = [Run(x1, grid, sampler), Run(x1, linear(3), "euler")]
+    hosts["lock-step"] = sample_many(Constant(), runs, max_batch=4)[0]
+    ratios = [abs(b / a) for a, b in pairwise(grid.dt)] if sampler.multistep else []
+    lost = 1 / min(s for s in grid.sigmas if s > 0)
+    bound = 8 * lost * max([1.0, *ratios]) * grid.steps * torch.finfo(dtype).eps
+    for host, out in hosts.items():
+        gap = (out - (grid.end - grid.start)).abs().max().item()
+        assert gap <= bound, f"{type(sampler).__name__}, {host}: the dt applied miss end minus start by {gap:.1e}"
+
+
+def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """A deepcopy or a pickle after every model call, also between stages, changes no bit."""
+    sampler = generator_of(case)
+    x1 = start_at()
+    direct = sample(smooth, x1, grid, sampler, seed=SEED)
+    _inside_out(sampler, x1, grid, copy.deepcopy, direct, "a deepcopy between two model calls")
+    _inside_out(sampler, x1, grid, lambda s: pickle.loads(pickle.dumps(s)), direct, "a pickle between two model calls")  # noqa: S301
+    stream = sample(smooth, x1, grid, sampler, seed=GeneratorNoise(torch.Generator().manual_seed(1)))
+    noise = GeneratorNoise(torch.Generator().manual_seed(1))
+    _inside_out(sampler, x1, grid, copy.deepcopy, stream, "a deepcopy with a stream of noise", noise)
+
+
+def edits_at_a_step_boundary_are_honoured(case: Case) -> None:
+    """A host that shifts the state between two steps finds the shift in the result."""
+    sampler = generator_of(case)
+    if sampler.stochastic:
+        raise NotApplicable("fresh noise replaces a part of the state")
+    grid, v = SigmaGrid([1.0, 0.5, 0.0]), torch.zeros(1, 2, dtype=torch.float64)
+    stepper = Stepper(sampler, grid, v)
+    for call in dry_run(sampler, grid):
+        if call.step == 1 and call.stage == 0:
+            stepper.edit(stepper.point + 1.0)
+        stepper.tell(v)
+    close(stepper.point, torch.ones_like(v), f"{type(sampler).__name__} loses an edit of its state")
+
+
+def _inside_out(
+    sampler: Sampler,
+    x1: Tensor,
+    grid: SigmaGrid,
+    between: Callable[[Stepper], Stepper],
+    expected: Tensor,
+    what: str,
+    noise: Any = None,
+) -> None:
+    stepper = Stepper(sampler, grid, x1, noise or KeyedNoise(SEED))
+    for call in dry_run(sampler, grid):
+        stepper = between(stepper)
+        stepper.tell(smooth(stepper.point, torch.full((len(x1),), call.sigma, dtype=x1.dtype)))
+    same = stepper.done and torch.equal(stepper.point, expected)
+    assert same, f"{type(sampler).__name__}: {what} differs from direct sampling"

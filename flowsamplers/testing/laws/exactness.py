@@ -1,0 +1,103 @@
+"""What is integrated without error: constants, straight paths, polynomials in sigma."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import trace
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.testing.fields import start_at
+from flowsamplers.testing.laws.common import (
+    IRREGULAR,
+    Case,
+    NotApplicable,
+    generator_of,
+    quiet,
+)
+
+
+def applied_dt_sum_to_end_minus_start(
+    case: Case, grid: SigmaGrid = IRREGULAR, dtype: torch.dtype = torch.float64, value: float = 1.0
+) -> None:
+    r"""The headline law: the dt that are *applied* sum to end minus start, -1 for a complete run.
+
+    A constant velocity c must carry x to $x + (\sigma_{end} - \sigma_{start}) c$. The stored sum telescopes and cannot fail;
+    this one can: a wrong sign, a rounded dt, a forgotten step. The state is carried in float32 or better, so the bound
+    is a few eps of that for each step, times the weights of a method that extrapolates.
+    """
+    subject = quiet(case)
+    v = torch.full((1, 1), value, dtype=dtype)
+    x0 = subject.run(lambda x, sigma: v, torch.zeros(1, 1, dtype=dtype), grid)
+    applied = x0.double().item()
+    exact = (grid.end - grid.start) * v.double().item()
+    ratios = [abs(b / a) for a, b in pairwise(grid.dt)] if subject.multistep else []
+    eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    lost = 1 / min(s for s in grid.sigmas if s > 0) if subject.data_form else 1.0
+    bound = 8 * lost * max([1.0, *ratios]) * grid.steps * eps * abs(v.double().item()) + torch.finfo(dtype).eps * abs(exact)
+    assert abs(applied - exact) <= bound, f"{subject.name} applied {applied!r} on a constant velocity; {exact!r} is right"
+
+
+def straight_paths_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """A single data point: all paths are straight, and any consistent sampler is exact on any grid, in one step or many.
+
+    Reference:
+        Liu et al., Flow Straight and Fast, arXiv:2209.03003.
+    """
+    subject = quiet(case)
+    data = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    x1 = start_at(4, 3)
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        s = sigma[:, None]
+        return torch.where(s > 0, (x - data) / s.clamp(min=1e-300), x1[: len(x)] - data)
+
+    x0 = subject.run(velocity, x1, grid)
+    gap = (x0 - data).abs().max().item()
+    assert gap <= 256 * grid.steps * torch.finfo(torch.float64).eps * 4, (
+        f"{subject.name} misses a straight path's end by {gap:.1e}"
+    )
+
+
+def polynomials_in_sigma_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    r"""One-step methods of order p integrate $v = q \sigma^{q - 1}$, q up to p, without error.
+
+    The velocity does not depend on x: what remains is the method's quadrature, exact to degree p - 1 by its order conditions.
+
+    Reference:
+        Hairer, Norsett, Wanner I, II.1.
+    """
+    subject = quiet(case)
+    if subject.multistep or not subject.affine:
+        raise NotApplicable("its first steps are of lower order, or it does not interpolate the velocity in sigma")
+    for q in range(1, subject.order + 1):
+        x0 = subject.run(lambda x, s, q=q: q * s[:, None] ** (q - 1), torch.ones(1, 1, dtype=torch.float64), grid)
+        exact = 1 - grid.start**q + grid.end**q
+        gap = abs(x0.item() - exact)
+        assert gap <= 16 * grid.steps * torch.finfo(torch.float64).eps * q, f"{subject.name}: sigma^{q - 1} is off by {gap:.1e}"
+
+
+def memories_are_exact_once_full(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    r"""A method with memory of order p makes no error on $v = q \sigma^{q - 1}$, q up to p, in any step after its first p.
+
+    Whatever the lengths of the steps: this finds a step ratio upside down, whose errors telescope and hide from the global order.
+
+    Reference:
+        Hairer, Norsett, Wanner I, III.5.
+    """
+    sampler = generator_of(case)
+    if not (sampler.multistep and sampler.affine and sampler.any_steps) or sampler.stochastic:
+        raise NotApplicable("it has no memory, takes its steps for equal, or does not interpolate the velocity in sigma")
+    for q in range(1, sampler.order + 1):
+        start = torch.ones(1, 1, dtype=torch.float64)
+        states = trace(lambda x, s, q=q: q * s[:, None] ** (q - 1), start, grid, sampler).states
+        own = grid.steps - (sampler.options.get("last", "method") != "method")
+        for i in range(sampler.order, own):
+            made = (states[i + 1] - states[i]).item()
+            gap = abs(made - (grid.sigmas[i + 1] ** q - grid.sigmas[i] ** q))
+            ratio = abs(grid.dt[i] / grid.dt[i - 1])
+            assert gap <= 64 * (1 + ratio) ** sampler.order * torch.finfo(torch.float64).eps, (
+                f"{type(sampler).__name__}: step {i} is off by {gap:.1e} on sigma^{q - 1}"
+            )

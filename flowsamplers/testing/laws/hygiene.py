@@ -1,0 +1,99 @@
+"""Inputs, modes, dtypes, devices and gradients: what a sampler must leave as it is."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import torch
+from torch import Tensor
+
+from flowsamplers.drive import dry_run, sample
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import KeyedNoise
+from flowsamplers.schedules import linear
+from flowsamplers.stepper import Stepper
+from flowsamplers.testing.fields import smooth, start_at
+from flowsamplers.testing.laws.common import (
+    IRREGULAR,
+    SEED,
+    Case,
+    generator_of,
+)
+from flowsamplers.testing.subject import subject_of
+
+
+def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """No input, request or velocity is edited; grad mode, default dtype and the global random state stay as they were."""
+    subject = subject_of(case)
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    x1 = start_at()
+    before, handed = x1.clone(), list[tuple[Tensor, Tensor]]()
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        v = smooth(x, sigma)
+        handed.extend([(x, x.clone()), (v, v.clone())])
+        assert torch.get_default_dtype() == dtype, f"{subject.name} changed the default dtype"
+        return v
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20_261_124)  # a state that no sampler would set by itself
+        rng = torch.get_rng_state()
+        subject.run(velocity, x1, grid, seed=SEED)
+        assert torch.equal(torch.get_rng_state(), rng), f"{subject.name} used torch's global generator"
+    assert torch.equal(x1, before), f"{subject.name} edited its start"
+    assert all(torch.equal(now, then) for now, then in handed), (
+        f"{subject.name} edited a tensor that it had handed out or been given"
+    )
+    assert torch.get_default_dtype() == dtype, f"{subject.name} changed the default dtype"
+    assert torch.is_grad_enabled() == grad, f"{subject.name} changed the grad mode"
+
+
+def grad_mode_is_not_held_over_a_request(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """Between two requests the caller's modes are the caller's: a generator that yields inside no_grad leaks it."""
+    sampler = generator_of(case)
+    with torch.enable_grad():
+        stepper = Stepper(sampler, grid, start_at(), KeyedNoise(SEED))
+        for call in dry_run(sampler, grid):
+            point = stepper.point
+            assert torch.is_grad_enabled(), f"{type(sampler).__name__} holds no_grad over a request"
+            stepper.tell(smooth(point.detach(), torch.full((len(point),), call.sigma, dtype=point.dtype)))
+
+
+def dtype_and_device_are_kept(case: Case, dtype: torch.dtype = torch.float32) -> None:
+    """The result has the dtype of the start, and the model is asked in it."""
+    subject = subject_of(case)
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        assert x.dtype == dtype, f"{subject.name} asks in {x.dtype} from a start in {dtype}"
+        return smooth(x, sigma).to(dtype)
+
+    out = subject.run(velocity, start_at().to(dtype), IRREGULAR, seed=SEED)
+    assert out.dtype == dtype, f"{subject.name} returns {out.dtype} from a start in {dtype}"
+
+
+def nothing_waits_for_the_device(case: Case) -> None:
+    """On torch's meta device, where no tensor has values, any look at one raises."""
+    sampler = generator_of(case)
+    out = sample(lambda x, sigma: x * sigma[:, None], torch.empty(2, 3, device="meta"), IRREGULAR, sampler, seed=SEED)
+    assert out.device.type == "meta", f"{type(sampler).__name__} left the device"
+
+
+def gradients_flow(case: Case) -> None:
+    """The result is differentiable in the start, and the derivative is right."""
+    subject = subject_of(case)
+    x1 = start_at(1, 2).requires_grad_()
+    grid = SigmaGrid([1.0, 0.6, 0.3])
+    right = torch.autograd.gradcheck(lambda x: subject.run(smooth, x, grid, seed=SEED, grad=True), (x1,), raise_exception=False)
+    assert right, f"{subject.name}: its derivative is wrong, or there is none"
+
+
+def the_sampler_is_an_immutable_value(case: Case) -> None:
+    """Two runs do not see each other: a sampler holds options only, is hashable, and survives a pickle."""
+    sampler = generator_of(case)
+    x1 = start_at()
+    fresh = sample(smooth, x1, IRREGULAR, copy.deepcopy(sampler), seed=SEED)
+    sample(smooth, x1 + 1, linear(3), sampler, seed=SEED)
+    again = sample(smooth, x1, IRREGULAR, sampler, seed=SEED)
+    assert torch.equal(fresh, again), f"{type(sampler).__name__} remembers a run on the object"
+    assert hash(pickle.loads(pickle.dumps(sampler))) == hash(sampler), f"{type(sampler).__name__} does not survive a pickle"  # noqa: S301

@@ -1,0 +1,77 @@
+"""The order that a method declares, in its asymptotic window."""
+
+from __future__ import annotations
+
+import math
+
+from flowsamplers.flows import MixtureFlow
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.orders import order as judge
+from flowsamplers.testing.fields import between, smooth, solution, start_at
+from flowsamplers.testing.laws.common import (
+    Case,
+    NotApplicable,
+    distance,
+    quiet,
+    steady,
+)
+
+
+def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:
+    r"""The global error falls like $h^p$: slope within the tolerance of the declared order, in a detected window.
+
+    On a nonlinear field whose solution scipy's DOP853 knows to rounding, on uniform grids inside (0, 1), where
+    every interpolation variable is regular.
+
+    Reference:
+        Hairer, Norsett, Wanner I, II.3.
+    """
+    subject = steady(quiet(case))
+    start, end = 0.95, 0.05
+    x, truth = start_at(), solution(start, end)
+    steps = [32, 64, 128] if subject.order > 4 else [64, 128, 256, 512]
+    errors = [distance(subject.run(smooth, x, between(start, end, n)), truth) for n in steps]
+    verdict = judge(steps, errors, declared=subject.order, floor=1e-14)
+    low = verdict.order is None or verdict.order < subject.order - tolerance
+    assert not low, f"{subject.name} declares order {subject.order}; measured {verdict}, errors {errors} at {steps} steps"
+    high = verdict.order is not None and verdict.order > subject.order + tolerance
+    assert not high, f"{subject.name} declares order {subject.order} but has {verdict}: declare what it delivers"
+
+
+def order_holds_on_alternating_steps(case: Case, tolerance: float = 0.3) -> None:
+    r"""Steps that alternate between h and 2h cost no order: a method with a memory knows how long its steps were.
+
+    Reference:
+        Hairer, Norsett, Wanner I, III.5.
+    """
+    subject = steady(quiet(case))
+    if subject.sampler is not None and not subject.sampler.any_steps:
+        raise NotApplicable("it declares to take its steps for equal")
+    start, end = 0.95, 0.05
+    x, truth, steps = start_at(), solution(start, end), [64, 128, 256]
+    errors: list[float] = []
+    for n in steps:
+        lengths = [1 + i % 2 for i in range(n)]
+        nodes = [start + (end - start) * sum(lengths[:i]) / sum(lengths) for i in range(n)]
+        errors.append(distance(subject.run(smooth, x, SigmaGrid([*nodes, end])), truth))
+    if errors[-1] < 1e-12:
+        return
+    slope = math.log2(errors[0] / errors[-1]) / 2
+    assert slope >= subject.order - tolerance, (
+        f"{subject.name}: slope {slope:.2f} on alternating steps, order is {subject.order}"
+    )
+
+
+def there_and_back_meet_to_the_order(case: Case) -> None:
+    """Down a grid and up again: the distance to the start falls at least like h^p."""
+    subject = steady(quiet(case))
+    flow, gaps = MixtureFlow.appendix_a(), []
+    x = flow.noise([0, 1])
+    for n in (64, 128):
+        grid = between(0.95, 0.1, n)
+        there = subject.run(flow.velocity, x, grid)
+        gaps.append(distance(subject.run(flow.velocity, there, grid.reversed()), x))
+    if gaps[1] < 1e-12:
+        return
+    slope = math.log2(gaps[0] / gaps[1])
+    assert slope >= subject.order - 0.4, f"{subject.name}: the way back closes with slope {slope:.2f}, order is {subject.order}"

@@ -1,0 +1,63 @@
+"""What commutes with sampling: rotations, translations, permutations, a scaling of sigma."""
+
+from __future__ import annotations
+
+import torch
+
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.testing.fields import smooth, start_at
+from flowsamplers.testing.laws.common import (
+    IRREGULAR,
+    Case,
+    NotApplicable,
+    close,
+    quiet,
+    steady,
+)
+from flowsamplers.testing.subject import subject_of
+
+
+def rotations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """Rotate the start and the field, and the result is rotated: no coordinate is special."""
+    subject = steady(quiet(case))
+    q, _ = torch.linalg.qr(start_at(5, 5, seed=3))
+    x1 = start_at()
+    turned = subject.run(lambda x, s: smooth(x @ q, s) @ q.T, x1 @ q.T, grid)
+    close(turned, subject.run(smooth, x1, grid) @ q.T, f"{subject.name} does not commute with a rotation")
+
+
+def translations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """Shift the start and the field by a constant: the result is shifted. A re-noise has the origin built in."""
+    subject = steady(quiet(case))
+    shift_by = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    x1 = start_at()
+    moved = subject.run(lambda x, s: smooth(x - shift_by, s), x1 + shift_by, grid)
+    close(moved, subject.run(smooth, x1, grid) + shift_by, f"{subject.name} does not commute with a translation")
+
+
+def permutations_of_rows_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """The rows of a batch, with their seeds, can come in any order."""
+    subject = subject_of(case)
+    x1, order, seeds = start_at(4), [2, 0, 3, 1], [11, 12, 13, 14]
+    mixed = subject.run(smooth, x1[order], grid, seed=[seeds[i] for i in order])
+    close(mixed, subject.run(smooth, x1, grid, seed=seeds)[order], f"{subject.name} depends on the order of the rows")
+
+
+def rows_do_not_see_each_other(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """A row alone and the same row in a batch end at the same point."""
+    subject = steady(subject_of(case))
+    x1 = start_at(4)
+    together = subject.run(smooth, x1, grid, seed=[11, 12, 13, 14])
+    alone = subject.run(smooth, x1[2:3], grid, seed=[13])
+    close(alone, together[2:3], f"{subject.name}: a row depends on its neighbours")
+
+
+def scaling_sigma_changes_nothing(case: Case, factor: float = 0.5) -> None:
+    r"""On the grid $c\sigma$ with the field $v(x, \sigma / c) / c$ the same path is run, for methods that know only step lengths."""
+    subject = quiet(case)
+    if not subject.affine:
+        raise NotApplicable("its coefficients depend on sigma itself")
+    x1 = start_at()
+    small = SigmaGrid([factor * s for s in IRREGULAR.sigmas])
+    scaled = subject.run(lambda x, s: smooth(x, s / factor) / factor, x1, small)
+    close(scaled, subject.run(smooth, x1, IRREGULAR), f"{subject.name} is not invariant under a scaling of sigma")
