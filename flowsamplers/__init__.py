@@ -8,7 +8,7 @@
 
 from flowsamplers import flows, reference, schedules, study
 from flowsamplers.benchmark import recommend
-from flowsamplers.drive import Trace, Velocity, dry_run, nfe, sample, trace
+from flowsamplers.drive import Trace, Velocity, dry_run, largest_steps, nfe, sample, trace
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
@@ -47,6 +47,7 @@ __all__ = [
     "flows",
     "get_sampler",
     "get_schedule",
+    "largest_steps",
     "list_samplers",
     "list_schedules",
     "nfe",

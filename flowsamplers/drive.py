@@ -10,10 +10,10 @@ model is given a cast to the input's dtype; its velocity is cast up before the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count
+from itertools import count, islice
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -187,6 +187,34 @@ def nfe(sampler: SamplerLike, grid: SigmaGrid) -> int:
     return len(dry_run(sampler, grid))
 
 
+def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], SigmaGrid]) -> int:
+    """The largest number of steps whose dry run needs at most so many model calls; 0 if not even one fits.
+
+    A step takes one call or more, so that there are no more steps than calls. All numbers are tried from there downwards: a
+    method whose policies depend on the grid may need fewer calls for more steps.
+
+    Args:
+        sampler: a name, a configuration, or a sampler.
+        calls: model calls to spend.
+        grid_of: the schedule of n steps.
+
+    Raises:
+        ValueError: the sampler is adaptive.
+
+    Examples:
+        >>> from flowsamplers.schedules import linear
+        >>> largest_steps("heun", 9, linear), largest_steps("rk4", 3, linear)
+        (4, 0)
+    """
+    method = _with_fixed_calls(get_sampler(sampler))
+
+    def fits(steps: int) -> bool:
+        asked = asking(method, steps_of(grid_of(steps), silence), method.init(NOTHING))
+        return len(tuple(islice(asked, calls + 1))) <= calls
+
+    return next(filter(fits, range(calls, 0, -1)), 0)
+
+
 def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
     """The dtype of the state: ``carry`` if given, else float32, or float64 for a float64 start.
 
@@ -262,9 +290,13 @@ def _rms(x: Tensor) -> float:
 
 @lru_cache(maxsize=1024)
 def _dry_run(sampler: Sampler, grid: SigmaGrid) -> tuple[Evaluation, ...]:
+    return asked_for(_with_fixed_calls(sampler), steps_of(grid, silence), sampler.init(NOTHING))
+
+
+def _with_fixed_calls(sampler: Sampler) -> Sampler:
     if sampler.adaptive:
         raise ValueError(f"{type(sampler).__name__} is adaptive: its model calls depend on the data, so there is no dry run")
-    return asked_for(sampler, steps_of(grid, silence), sampler.init(NOTHING))
+    return sampler
 
 
 NOTHING = torch.zeros(1, dtype=torch.float64)
@@ -277,15 +309,18 @@ def silence(like: Tensor, step: int, draw: int) -> Tensor:
 
 def asked_for(sampler: Sampler, steps: Iterable[Step], state: State) -> tuple[Evaluation, ...]:
     """What a sampler asks for over some steps when everything it is told is zero."""
-    asked: list[Evaluation] = []
+    return tuple(asking(sampler, steps, state))
+
+
+def asking(sampler: Sampler, steps: Iterable[Step], state: State) -> Iterator[Evaluation]:
+    """The calls of `asked_for` one by one, for who stops listening early."""
     x = NOTHING
     for at in steps:
         work = sampler.step(x, at, state)
         try:
             request = next(work)
             for stage in count():
-                asked.append(Evaluation(at.index, stage, request.sigma))
+                yield Evaluation(at.index, stage, request.sigma)
                 request = work.send(torch.zeros_like(request.x))
         except StopIteration as done:
             x, state = done.value
-    return tuple(asked)

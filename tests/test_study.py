@@ -15,7 +15,6 @@ from flowsamplers.study.bench import Bench, Job
 from flowsamplers.study.cost import Meter
 from flowsamplers.study.measure import BEST_PSNR, Errors, psnr, ssim
 from flowsamplers.study.page import FIGURES
-from flowsamplers.study.plan import largest_steps
 from flowsamplers.study.report import WIDTH, percent, takeaway, terminal
 from flowsamplers.study.results import Results, bootstrap
 from flowsamplers.study.rows import from_jsonl, label, to_jsonl
@@ -47,7 +46,7 @@ def test_each_budget_is_spent_as_far_as_whole_steps_go() -> None:
         assert planned.nfe == fs.nfe(planned.sampler, planned.grid)
         more, _ = SMALL.grid(planned.grid.steps + 1, 8)
         assert any(planned.nfe <= budget < fs.nfe(planned.sampler, more) for budget in SMALL.nfe)
-    assert largest_steps(fs.get_sampler("rk4"), 3, fs.schedules.linear) == 0
+    assert fs.largest_steps(fs.get_sampler("rk4"), 3, fs.schedules.linear) == 0
 
 
 def test_a_plan_says_what_the_runs_ask_for_and_what_is_left_after_sharing(tmp_path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowsamplers.drive import nfe
+from flowsamplers.drive import largest_steps, nfe
 from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, to_config
@@ -197,13 +196,3 @@ class Study:
 
         where = Path(folder) / REFERENCES if references is None else Path(references)
         return run(self, Path(folder), engine=engine, budget=budget, references=where, progress=progress)
-
-
-def largest_steps(sampler: Sampler, budget: int, grid_of: Any) -> int:
-    """The largest number of steps whose dry run needs at most ``budget`` model calls; 0 if not even one fits.
-
-    >>> from flowsamplers.schedules import linear
-    >>> largest_steps(get_sampler("heun"), 9, linear), largest_steps(get_sampler("rk4"), 3, linear)
-    (4, 0)
-    """
-    return bisect_right(range(1, budget + 1), budget, key=lambda steps: nfe(sampler, grid_of(steps)))

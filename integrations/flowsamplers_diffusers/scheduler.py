@@ -23,17 +23,18 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.drive import Evaluation, dry_run
+from flowsamplers.drive import Evaluation, dry_run, largest_steps, nfe
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
 from flowsamplers.sampler import Sampler, get_sampler, to_config
 from flowsamplers.samplers import Euler, Renoise
-from flowsamplers.schedules import explicit, flow_match_euler
+from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
 from flowsamplers.stepper import Stepper
 
 logger = logging.getLogger(__name__)
 
 Carry = Literal["float32", "float64", "model"]
+Budget = Literal["steps", "nfe"]
 _UNUSED = (0.0, 0.0, math.inf, 1.0)
 """Stock's defaults of s_churn, s_tmin, s_tmax and s_noise, which it accepts and never uses."""
 _NEAR = 2**-8
@@ -81,6 +82,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         seed: seed of a stochastic sampler: an int (image i of the batch has a stream of its own), or one int per image. With
             None it draws from the generator passed to ``step``, or from torch's global one.
         mu: hold the dynamic shift here, whatever the pipeline passes.
+        budget: what ``num_inference_steps`` counts. ``"steps"``; or ``"nfe"``, model calls: the run has the largest number of steps
+            whose dry run needs at most so many. The dynamic shift stays the one that the pipeline passes for the argument.
         final_sigmas: explicit sigmas passed to ``set_timesteps`` are final and not shifted again.
         check: ``"finite"`` raises at the first model output that is not finite; this waits for the device.
 
@@ -125,11 +128,14 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         carry: Carry = "float32",
         seed: int | list[int] | None = None,
         mu: float | None = None,
+        budget: Budget = "steps",
         final_sigmas: bool = False,
         check: Literal["finite"] | None = None,
     ) -> None:
         if carry not in _CARRIES:
             raise unknown("carry", carry, _CARRIES)
+        if budget not in ("steps", "nfe"):
+            raise unknown("budget", budget, ["steps", "nfe"])
         if check not in (None, "finite"):
             raise unknown("check", check, ["finite"])
         self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
@@ -197,16 +203,19 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         """Make the schedule and start a new run.
 
         Args:
-            num_inference_steps: number of steps N; a step may take more than one model call.
+            num_inference_steps: number of steps N; a step may take more than one model call. With ``budget="nfe"`` the number
+                of model calls.
             device: where ``sigmas`` and ``timesteps`` live.
             sigmas: N noise levels before the shift, falling; a terminal 0 is appended unless it is there.
             mu: the dynamic shift.
             timesteps: the times that the model is told at the N nodes; between nodes they are interpolated in sigma.
 
         Raises:
-            ValueError: see `schedules.flow_match_euler`.
+            ValueError: see `schedules.flow_match_euler`; with ``budget="nfe"`` a budget below one step, or sigmas or timesteps
+                other than a pipeline's default, which fix the number of steps themselves.
         """
-        self.grid = self._grid(num_inference_steps, sigmas, mu, timesteps)
+        make = self._grid if self.config.budget == "steps" else self._grid_within
+        self.grid = make(num_inference_steps, sigmas, mu, timesteps)
         self.num_inference_steps = self.grid.steps
         self._calls = dry_run(self._method, self.grid)
         listed = [call.sigma for call in self._calls]
@@ -240,6 +249,26 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             sigma_range=(self.sigma_max, self.sigma_min),
             arithmetic="stock",
         )
+
+    def _grid_within(self, calls: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
+        """The schedule of the most steps that take at most so many model calls, at the ``mu`` that was passed."""
+        calls, given = calls if sigmas is None else len(sigmas), calls
+        if calls is None or given not in (None, calls) or timesteps is not None or not _is_default(sigmas):
+            raise ValueError(
+                "budget='nfe': the number of steps follows from num_inference_steps, the model calls to spend; explicit sigmas "
+                "or timesteps fix it too. Leave them out, or use budget='steps'"
+            )
+
+        def grid_of(steps: int) -> SigmaGrid:
+            return self._grid(steps, None if sigmas is None else pipeline_sigmas(steps, "stock"), mu, None)
+
+        steps = largest_steps(self._method, calls, grid_of)
+        if steps == 0:
+            raise ValueError(
+                f"num_inference_steps={calls}: with budget='nfe' these are model calls, and one step of "
+                f"sampler={self.config.sampler!r} takes {nfe(self._method, grid_of(1))}"
+            )
+        return grid_of(steps)
 
     def _register_object(self, method: Sampler) -> None:
         """Put a sampler object into the configuration as a name and JSON options, and no longer as defaults."""
@@ -463,6 +492,14 @@ def _method(sampler: Any, options: dict[str, Any], *, stochastic: bool) -> Sampl
     if method != Euler():
         raise ValueError(f"stochastic_sampling=True is FlowMatchEuler's full re-noise; it excludes sampler={sampler!r}")
     return Renoise(eta=1.0)
+
+
+def _is_default(sigmas: Any) -> bool:
+    """Whether these are no sigmas, or those that pipelines pass of their own: 1, 1 - 1/N, ..., 1/N."""
+    if sigmas is None:
+        return True
+    default = pipeline_sigmas(max(1, len(sigmas)), "stock")
+    return len(sigmas) == len(default) and np.allclose([float(s) for s in sigmas], default, rtol=0, atol=2**-20)
 
 
 def _interpolated(sigmas: list[float], grid: SigmaGrid, timesteps: Any) -> list[float]:
