@@ -19,7 +19,13 @@ study: $(VENV)/.study ## measure the error against the number of steps on the bu
 
 .PHONY: test
 test: $(VENV)/.dev ## run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.PHONY: browser
+browser: ## chromium for the tests of the site, from Debian; they are skipped where there is none
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || \
+	  echo "make: no chromium, and it could not be installed; the browser tests will be skipped" >&2
 
 .PHONY: lint
 lint: $(VENV)/.dev ## ruff: rules and format

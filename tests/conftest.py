@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+
+from browsing import build, chromium, served
 
 torch.set_num_threads(1)  # the runs are spread over processes
 
@@ -17,3 +22,23 @@ def pytest_configure() -> None:
     settings.load_profile(
         os.environ.get("HYPOTHESIS_PROFILE", "flowsamplers-ci" if os.environ.get("CI") else "flowsamplers-dev")
     )
+
+
+@pytest.fixture(scope="session")
+def site_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built once."""
+    return build(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def site(site_folder: Path) -> Iterator[str]:
+    """The address of the site."""
+    with served(site_folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")  # not longer: playwright keeps an event loop running in this thread
+def browser() -> Iterator[Any]:
+    """One chromium for a module."""
+    with chromium() as it:
+        yield it

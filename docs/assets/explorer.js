@@ -23,15 +23,16 @@ function explorer(root) {
   };
 
   const PRESETS = {
-    "FLUX.2 1024x1024, 4 steps": { schedule: "flux2", steps: 4, width: 1024, height: 1024, mu: null },
-    "just above the jump: 1056x1056": { schedule: "flux2", steps: 4, width: 1056, height: 1056, mu: null },
-    "FLUX.2, 50 steps": { schedule: "flux2", steps: 50, width: 1024, height: 1024, mu: null },
-    "FLUX.1 1024x1024, 28 steps": { schedule: "flux1", steps: 28, width: 1024, height: 1024, base_shift: 0.5, max_shift: 1.15 },
-    "Stable Diffusion 3, 28 steps": { schedule: "shift", steps: 28, shift: 3 },
+    "FLUX.2 1024x1024, 4 steps": {},
+    "just above the jump: 1056x1056": { width: 1056, height: 1056 },
+    "FLUX.2, 50 steps": { steps: 50 },
+    "FLUX.1 1024x1024, 28 steps": { schedule: "flux1", steps: 28 },
+    "Stable Diffusion 3, 28 steps": { schedule: "shift", steps: 28 },
     "even steps": { schedule: "linear", steps: 8 },
   };
 
-  const settings = { schedule: "flux2", steps: 4, width: 1024, height: 1024 };
+  const START = { schedule: "flux2", steps: 4, width: 1024, height: 1024 }; // and the options as the library has them
+  let settings = { ...START };
 
   const optionsOf = (schedule) => SCHEDULES[schedule]?.options ?? {};
   const optionNames = () => Object.keys(optionsOf(settings.schedule)).filter((name) => name !== "tokens");
@@ -96,7 +97,7 @@ function explorer(root) {
     const kind = field.querySelector("select");
     kind.value = fixedMu() ? "fixed" : "empirical";
     kind.addEventListener("change", () => {
-      setAll({ mu: kind.value === "fixed" ? Number(shown.mu.toFixed(4)) : null });
+      setAll({ ...settings, mu: kind.value === "fixed" ? Number(shown.mu.toFixed(4)) : null });
       find("#explorer-mu-kind").focus(); // the fields are new
     });
     return fixedMu() ? [field, numberField("mu")] : [field];
@@ -115,7 +116,7 @@ function explorer(root) {
   }
 
   function setAll(values) {
-    Object.assign(settings, values);
+    settings = values;
     showFields();
     show();
     keepLink();
@@ -214,10 +215,10 @@ function explorer(root) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = name;
-    button.addEventListener("click", () => setAll(values));
+    button.addEventListener("click", () => setAll({ ...START, ...values }));
     find(".explorer-presets").append(button);
   }
-  find("#explorer-schedule").addEventListener("change", (event) => setAll({ schedule: event.target.value }));
+  find("#explorer-schedule").addEventListener("change", (event) => setAll({ ...settings, schedule: event.target.value }));
   for (const button of root.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button.dataset.copy));
   readLink();
   showFields();

@@ -1,0 +1,107 @@
+"""The site as a reader finds it: every page in a browser, at two widths, offline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mkdocs.config import load_config
+from mkdocs.structure.files import File
+
+from browsing import ROOT, Tab
+
+pytestmark = pytest.mark.xdist_group("site")  # one process builds the site for all of them
+
+
+def _pages(entry: Any) -> Iterator[str]:
+    """The sources of all pages of the nav, in its order."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for below in entry.values() if isinstance(entry, dict) else entry:
+            yield from _pages(below)
+
+
+NAV = list(_pages(load_config(str(ROOT / "mkdocs.yml"))["nav"]))
+
+
+def address(source: str) -> str:
+    return File(source, "docs", "site", use_directory_urls=True).url.removeprefix("./")
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any, site: str) -> Tab:
+    return Tab(browser, site)
+
+
+UNRENDERED = r"""() => [...document.querySelectorAll("article :is(p, li, td, h1, h2, h3)")].map(e => {
+  const copy = e.cloneNode(true);
+  copy.querySelectorAll("code, pre, .katex").forEach(c => c.remove());
+  return copy.textContent;
+}).filter(text => /\$[^$\s][^$]*\$|\\\(|\\\[/.test(text))"""
+BROKEN = "() => [...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src)"
+TOO_WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll("article *")]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 120))"""
+
+
+@pytest.mark.parametrize("source", NAV)
+def test_page_opens_without_complaint_at_400_and_1400_pixels(tab: Tab, source: str) -> None:
+    for width in (1400, 400):
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        page = tab.open(address(source))
+        assert page.evaluate(TOO_WIDE) == [], f"wider than {width} pixels"
+        assert page.evaluate(BROKEN) == []
+        assert page.evaluate(UNRENDERED) == []
+        assert page.locator(".katex-error").count() == 0
+        assert tab.complaints == []
+
+
+@pytest.mark.parametrize("words", ["empirical mu", "heun", "sum of dt"])
+def test_the_search_finds(tab: Tab, words: str) -> None:
+    tab.page.set_viewport_size({"width": 1400, "height": 900})
+    page = tab.open("")
+    page.click("[data-md-component=search-query]")
+    page.keyboard.type(words)
+    page.wait_for_function(
+        "words => document.querySelector('.md-search-result__list').innerText.toLowerCase().includes(words)",
+        arg=words,
+        timeout=10_000,
+    )
+    assert tab.complaints == []
+
+
+def test_from_the_front_page_to_a_swapped_sampler_in_three_clicks(tab: Tab) -> None:
+    page = tab.open("")
+    page.click("article a[href$='start/swap/']")
+    assert "FlowSamplerScheduler.from_config(pipe.scheduler.config, sampler=" in page.inner_text("article")
+
+
+class _Loaded(HTMLParser):
+    """What a browser fetches for a page, without being asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        names = {"link": ["href"], "object": ["data"], "video": ["src", "poster"]}.get(tag, ["src", "srcset"])
+        self.found += [given[n] or "" for n in names if n in given]
+        self.found += re.findall(r"url\(([^)]*)\)", given.get("style") or "")
+
+
+def test_no_built_file_loads_anything_from_elsewhere(site_folder: Path) -> None:
+    away = re.compile(r"^['\"]?\s*(https?:)?//")
+    for html in site_folder.rglob("*.html"):
+        parser = _Loaded()
+        parser.feed(html.read_text())
+        assert [s for s in parser.found if away.match(s)] == [], html
+    for css in site_folder.rglob("*.css"):
+        loaded = re.findall(r"url\(([^)]*)\)|@import\s+([^;]+)", css.read_text())
+        assert [s for pair in loaded for s in pair if s and away.match(s)] == [], css
+    for script in (ROOT / "docs" / "assets").glob("*.js"):
+        assert "http" not in script.read_text().replace("${location.origin}", ""), script
