@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from flowsamplers import Evaluate, Sampler, SigmaGrid
@@ -320,6 +321,13 @@ def _(self, x, at, state):
 def _(self, x, at, state):
     v = yield Evaluate(x, at.s0)
     torch.manual_seed(at.index)
+    return x + at.h * v, state
+
+
+@sampler("global generator of numpy seeded", "euler")
+def _(self, x, at, state):
+    v = yield Evaluate(x, at.s0)
+    np.random.seed(at.index)
     return x + at.h * v, state
 
 

@@ -26,6 +26,7 @@ def _holds(law: Callable[..., None], *args: Any) -> None:
         pytest.skip(str(reason))
 
 
+@pytest.mark.flowsamplers
 class SamplerConformance:
     """Inherit this in a test class named ``Test...`` and give the fixture ``subject``.
 
@@ -59,6 +60,7 @@ class SamplerConformance:
         _holds(law, subject)
 
 
+@pytest.mark.flowsamplers
 class ScheduleConformance:
     """Inherit this in a test class and give the fixture ``build``: a function ``steps -> SigmaGrid``."""
 

@@ -20,7 +20,11 @@ from flowsamplers.testing.subject import subject_of
 
 
 def evaluations_are_as_declared(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """The model is called exactly as often as the subject declares, and at the sigmas of the dry run."""
+    """The model is called exactly as often as the subject declares, and at the sigmas of the dry run.
+
+    Reference:
+        NFE, the number of function evaluations: the axis of every comparison, as in DPM-Solver, arXiv:2206.00927.
+    """
     subject = subject_of(case)
     asked: list[float] = []
 
@@ -41,7 +45,11 @@ def evaluations_are_as_declared(case: Case, grid: SigmaGrid = IRREGULAR) -> None
 
 
 def requests_stay_inside_their_step(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """No evaluation outside the interval of its step, or the ones it declares to look ahead into: nor ever outside the grid."""
+    r"""No evaluation outside the interval of its step, or the ones it declares to look ahead into: nor ever outside the grid.
+
+    Reference:
+        $0 \le c_i \le 1$ for the nodes of a tableau: Hairer, Norsett, Wanner I, II.1. A model is not trained outside [0, 1].
+    """
     sampler = generator_of(case)
     for call in dry_run(sampler, grid):
         end = min(call.step + 1 + sampler.look_ahead, grid.steps)
@@ -51,7 +59,11 @@ def requests_stay_inside_their_step(case: Case, grid: SigmaGrid = IRREGULAR) -> 
 
 
 def bad_velocities_are_named(case: Case) -> None:
-    """A velocity that is not finite is reported with its step and sigma, if asked; one of the wrong shape always."""
+    """A velocity that is not finite is reported with its step and sigma, if asked; one of the wrong shape always.
+
+    Reference:
+        IEEE 754: a NaN spreads through every sum in silence, so whoever sees it first has to say where.
+    """
     sampler = generator_of(case)
     x1, grid = start_at(), linear(2)
     for velocity, error, text in (

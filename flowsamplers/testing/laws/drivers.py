@@ -30,7 +30,13 @@ from flowsamplers.testing.laws.common import (
 
 
 def drivers_agree(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """Direct, inside-out and lock-step sampling give one result: the first two bit for bit."""
+    """Direct, inside-out and lock-step sampling give one result: the first two bit for bit.
+
+    Lock-step batches the rows of different runs, which may round otherwise in the model; nowhere else.
+
+    Reference:
+        Metamorphic testing, two routes to one answer: Chen et al., ACM Computing Surveys 51 (2018).
+    """
     sampler = generator_of(case)
     x1 = start_at()
     direct = sample(smooth, x1, grid, sampler, seed=SEED)
@@ -40,7 +46,11 @@ def drivers_agree(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def every_host_applies_the_same_dt(case: Case, grid: SigmaGrid = IRREGULAR, dtype: torch.dtype = torch.float32) -> None:
-    """The headline law through every host of this package: direct, inside out, and in lock-step with another run."""
+    """The headline law through every host of this package: direct, inside out, and in lock-step with another run.
+
+    Reference:
+        See `applied_dt_sum_to_end_minus_start`.
+    """
     sampler = generator_of(case)
     if sampler.stochastic:
         raise NotApplicable("fresh noise replaces a part of the state")
@@ -61,7 +71,14 @@ def every_host_applies_the_same_dt(case: Case, grid: SigmaGrid = IRREGULAR, dtyp
 
 
 def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """A deepcopy or a pickle after every model call, also between stages, changes no bit."""
+    """A deepcopy or a pickle after every model call, also between stages, changes no bit.
+
+    Pipelines copy their scheduler in the middle of a run. A generator neither copies nor pickles: it is made again by replay, so
+    a step that is run twice on the same velocities must ask and end the same.
+
+    Reference:
+        diffusers' LTX2, Cosmos and SkyReels pipelines call ``copy.deepcopy(scheduler)``.
+    """
     sampler = generator_of(case)
     x1 = start_at()
     direct = sample(smooth, x1, grid, sampler, seed=SEED)
@@ -73,7 +90,13 @@ def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR)
 
 
 def edits_at_a_step_boundary_are_honoured(case: Case) -> None:
-    """A host that shifts the state between two steps finds the shift in the result."""
+    """A host that shifts the state between two steps finds the shift in the result: no method restarts from a stored position.
+
+    With velocity 0 nothing else moves, so the end is the shift.
+
+    Reference:
+        diffusers' ``callback_on_step_end`` and inpainting pipelines, which edit the latents after every call.
+    """
     sampler = generator_of(case)
     if sampler.stochastic:
         raise NotApplicable("fresh noise replaces a part of the state")

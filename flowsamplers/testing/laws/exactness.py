@@ -27,6 +27,9 @@ def applied_dt_sum_to_end_minus_start(
     A constant velocity c must carry x to $x + (\sigma_{end} - \sigma_{start}) c$. The stored sum telescopes and cannot fail;
     this one can: a wrong sign, a rounded dt, a forgotten step. The state is carried in float32 or better, so the bound
     is a few eps of that for each step, times the weights of a method that extrapolates.
+
+    Reference:
+        Consistency, $\sum_i b_i = 1$: Hairer, Norsett, Wanner I, II.1; rounding of sums: Higham, Accuracy and Stability (2002), 4.2.
     """
     subject = quiet(case)
     v = torch.full((1, 1), value, dtype=dtype)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from flowsamplers.schedules import linear
 from flowsamplers.stepper import Stepper
 from flowsamplers.testing.fields import smooth, start_at
 from flowsamplers.testing.laws.common import (
+    DTYPES,
     IRREGULAR,
     SEED,
     Case,
@@ -24,7 +28,13 @@ from flowsamplers.testing.subject import subject_of
 
 
 def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """No input, request or velocity is edited; grad mode, default dtype and the global random state stay as they were."""
+    """No input, request or velocity is edited; modes, the default dtype and the global random states stay as they were.
+
+    The random states are torch's, numpy's and Python's.
+
+    Reference:
+        DESIGN: a request is read-only, and the driver owns modes; Claessen and Hughes, QuickCheck (2000), on purity as a property.
+    """
     subject = subject_of(case)
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     x1 = start_at()
@@ -38,9 +48,10 @@ def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> N
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20_261_124)  # a state that no sampler would set by itself
-        rng = torch.get_rng_state()
+        rng, others = torch.get_rng_state(), _other_random_states()
         subject.run(velocity, x1, grid, seed=SEED)
         assert torch.equal(torch.get_rng_state(), rng), f"{subject.name} used torch's global generator"
+        assert _other_random_states() == others, f"{subject.name} used the global generator of numpy or of Python"
     assert torch.equal(x1, before), f"{subject.name} edited its start"
     assert all(torch.equal(now, then) for now, then in handed), (
         f"{subject.name} edited a tensor that it had handed out or been given"
@@ -50,7 +61,11 @@ def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> N
 
 
 def grad_mode_is_not_held_over_a_request(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """Between two requests the caller's modes are the caller's: a generator that yields inside no_grad leaks it."""
+    """Between two requests the caller's modes are the caller's: a generator that yields inside no_grad leaks it.
+
+    Reference:
+        PEP 568 (deferred): a context manager entered in a generator stays entered while the generator is suspended.
+    """
     sampler = generator_of(case)
     with torch.enable_grad():
         stepper = Stepper(sampler, grid, start_at(), KeyedNoise(SEED))
@@ -60,27 +75,41 @@ def grad_mode_is_not_held_over_a_request(case: Case, grid: SigmaGrid = IRREGULAR
             stepper.tell(smooth(point.detach(), torch.full((len(point),), call.sigma, dtype=point.dtype)))
 
 
-def dtype_and_device_are_kept(case: Case, dtype: torch.dtype = torch.float32) -> None:
-    """The result has the dtype of the start, and the model is asked in it."""
+def dtype_and_device_are_kept(case: Case, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
+    """The result has the dtype and device of the start, and the model is asked in them, in half precision too.
+
+    Reference:
+        diffusers pipelines decode the result with a network in the dtype they began with, which raises on any other.
+    """
     subject = subject_of(case)
+    for dtype in dtypes:
+        x1 = start_at().to(dtype)
 
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        assert x.dtype == dtype, f"{subject.name} asks in {x.dtype} from a start in {dtype}"
-        return smooth(x, sigma).to(dtype)
+        def velocity(x: Tensor, sigma: Tensor, x1: Tensor = x1) -> Tensor:
+            assert (x.dtype, x.device) == (x1.dtype, x1.device), f"{subject.name} asks in {x.dtype} from a start in {x1.dtype}"
+            return smooth(x, sigma).to(x1.dtype)
 
-    out = subject.run(velocity, start_at().to(dtype), IRREGULAR, seed=SEED)
-    assert out.dtype == dtype, f"{subject.name} returns {out.dtype} from a start in {dtype}"
+        out = subject.run(velocity, x1, IRREGULAR, seed=SEED)
+        assert (out.dtype, out.device) == (dtype, x1.device), f"{subject.name} returns {out.dtype} from a start in {dtype}"
 
 
 def nothing_waits_for_the_device(case: Case) -> None:
-    """On torch's meta device, where no tensor has values, any look at one raises."""
+    """On torch's meta device, where no tensor has values, any look at one raises: ``.item()``, ``.tolist()``, a branch on a tensor.
+
+    Reference:
+        https://docs.pytorch.org/docs/stable/meta.html
+    """
     sampler = generator_of(case)
     out = sample(lambda x, sigma: x * sigma[:, None], torch.empty(2, 3, device="meta"), IRREGULAR, sampler, seed=SEED)
     assert out.device.type == "meta", f"{type(sampler).__name__} left the device"
 
 
 def gradients_flow(case: Case) -> None:
-    """The result is differentiable in the start, and the derivative is right."""
+    r"""The result is differentiable in the start, and the derivative $\partial x_0 / \partial x_1$ is that of finite differences.
+
+    Reference:
+        ``torch.autograd.gradcheck``; discretise-then-optimise: Kidger, On Neural Differential Equations, arXiv:2202.02435, 5.1.
+    """
     subject = subject_of(case)
     x1 = start_at(1, 2).requires_grad_()
     grid = SigmaGrid([1.0, 0.6, 0.3])
@@ -89,7 +118,11 @@ def gradients_flow(case: Case) -> None:
 
 
 def the_sampler_is_an_immutable_value(case: Case) -> None:
-    """Two runs do not see each other: a sampler holds options only, is hashable, and survives a pickle."""
+    """Two runs do not see each other: a sampler holds options only, is hashable, and survives a pickle.
+
+    Reference:
+        diffusers issues 9362 and 7851: schedulers that keep their run on the object are not safe to share.
+    """
     sampler = generator_of(case)
     x1 = start_at()
     fresh = sample(smooth, x1, IRREGULAR, copy.deepcopy(sampler), seed=SEED)
@@ -97,3 +130,8 @@ def the_sampler_is_an_immutable_value(case: Case) -> None:
     again = sample(smooth, x1, IRREGULAR, sampler, seed=SEED)
     assert torch.equal(fresh, again), f"{type(sampler).__name__} remembers a run on the object"
     assert hash(pickle.loads(pickle.dumps(sampler))) == hash(sampler), f"{type(sampler).__name__} does not survive a pickle"  # noqa: S301
+
+
+def _other_random_states() -> tuple[object, ...]:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the global state is what is looked at)
+    return random.getstate(), kind, tuple(np.asarray(keys).tolist()), tuple(rest)

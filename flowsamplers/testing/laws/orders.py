@@ -63,7 +63,13 @@ def order_holds_on_alternating_steps(case: Case, tolerance: float = 0.3) -> None
 
 
 def there_and_back_meet_to_the_order(case: Case) -> None:
-    """Down a grid and up again: the distance to the start falls at least like h^p."""
+    r"""Down a grid and up again: the distance to the start falls at least like $h^p$.
+
+    Both ways are of order p, so their composition is the identity up to $O(h^p)$; a symmetric method closes to rounding.
+
+    Reference:
+        Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), II.3 (the adjoint method).
+    """
     subject = steady(quiet(case))
     flow, gaps = MixtureFlow.appendix_a(), []
     x = flow.noise([0, 1])

@@ -18,7 +18,13 @@ from flowsamplers.testing.subject import subject_of
 
 
 def rotations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """Rotate the start and the field, and the result is rotated: no coordinate is special."""
+    r"""Rotate the start and the field, and the result is rotated: no coordinate is special.
+
+    With $w(y) = Q\,v(Q^T y)$ the path of $Qx$ is Q times the path of x: methods made of linear combinations are affine equivariant.
+
+    Reference:
+        McLachlan, Modin, Munthe-Kaas, Verdier, B-series methods are exactly the affine equivariant methods, arXiv:1409.1019.
+    """
     subject = steady(quiet(case))
     q, _ = torch.linalg.qr(start_at(5, 5, seed=3))
     x1 = start_at()
@@ -27,7 +33,13 @@ def rotations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def translations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """Shift the start and the field by a constant: the result is shifted. A re-noise has the origin built in."""
+    r"""Shift the start and the field by a constant: the result is shifted.
+
+    With $w(y) = v(y - c)$ the path of $x + c$ is the path of x, plus c. A re-noise has the origin built in.
+
+    Reference:
+        McLachlan, Modin, Munthe-Kaas, Verdier, arXiv:1409.1019.
+    """
     subject = steady(quiet(case))
     shift_by = torch.linspace(-1, 2, 5, dtype=torch.float64)
     x1 = start_at()
@@ -36,7 +48,11 @@ def translations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def permutations_of_rows_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """The rows of a batch, with their seeds, can come in any order."""
+    """The rows of a batch, with their seeds, can come in any order: rows are images, and images do not know their place.
+
+    Reference:
+        The rule of keyed noise, `flowsamplers.KeyedNoise`; diffusers' lists of generators promise the same.
+    """
     subject = subject_of(case)
     x1, order, seeds = start_at(4), [2, 0, 3, 1], [11, 12, 13, 14]
     mixed = subject.run(smooth, x1[order], grid, seed=[seeds[i] for i in order])
@@ -44,7 +60,13 @@ def permutations_of_rows_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> Non
 
 
 def rows_do_not_see_each_other(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """A row alone and the same row in a batch end at the same point."""
+    """A row alone and the same row in a batch end at the same point, to rounding.
+
+    What breaks it: a norm or a mean over the batch, one draw of noise for all rows, one error estimate for all rows.
+
+    Reference:
+        torchode, arXiv:2210.12375, section 3 (independent rows).
+    """
     subject = steady(subject_of(case))
     x1 = start_at(4)
     together = subject.run(smooth, x1, grid, seed=[11, 12, 13, 14])
@@ -53,7 +75,11 @@ def rows_do_not_see_each_other(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def scaling_sigma_changes_nothing(case: Case, factor: float = 0.5) -> None:
-    r"""On the grid $c\sigma$ with the field $v(x, \sigma / c) / c$ the same path is run, for methods that know only step lengths."""
+    r"""On the grid $c\sigma$ with the field $v(x, \sigma / c) / c$ the same path is run, for methods that know only step lengths.
+
+    Reference:
+        Hairer, Norsett, Wanner I, II.1: a change of the independent variable by an affine map commutes with a Runge-Kutta method.
+    """
     subject = quiet(case)
     if not subject.affine:
         raise NotApplicable("its coefficients depend on sigma itself")
