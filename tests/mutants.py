@@ -327,7 +327,7 @@ def _(self, x, at, state):
 @sampler("global generator of numpy seeded", "euler")
 def _(self, x, at, state):
     v = yield Evaluate(x, at.s0)
-    np.random.seed(at.index)
+    np.random.seed(at.index)  # noqa: NPY002
     return x + at.h * v, state
 
 
