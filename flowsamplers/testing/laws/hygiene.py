@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -46,12 +47,10 @@ def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> N
         assert torch.get_default_dtype() == dtype, f"{subject.name} changed the default dtype"
         return v
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(20_261_124)  # a state that no sampler would set by itself
-        rng, others = torch.get_rng_state(), _other_random_states()
+    with _unusual_random_states():
+        states = _random_states()
         subject.run(velocity, x1, grid, seed=SEED)
-        assert torch.equal(torch.get_rng_state(), rng), f"{subject.name} used torch's global generator"
-        assert _other_random_states() == others, f"{subject.name} used the global generator of numpy or of Python"
+        assert _random_states() == states, f"{subject.name} used or seeded a global generator of torch, numpy or Python"
     assert torch.equal(x1, before), f"{subject.name} edited its start"
     assert all(torch.equal(now, then) for now, then in handed), (
         f"{subject.name} edited a tensor that it had handed out or been given"
@@ -132,6 +131,21 @@ def the_sampler_is_an_immutable_value(case: Case) -> None:
     assert hash(pickle.loads(pickle.dumps(sampler))) == hash(sampler), f"{type(sampler).__name__} does not survive a pickle"  # noqa: S301
 
 
-def _other_random_states() -> tuple[object, ...]:
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (the global state is what is looked at)
-    return random.getstate(), kind, tuple(np.asarray(keys).tolist()), tuple(rest)
+@contextmanager
+def _unusual_random_states() -> Generator[None]:
+    """Global random states that no sampler would set by itself; the caller's come back afterwards."""
+    unusual, of_numpy, of_python = 20_261_124, np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(unusual)
+        np.random.seed(unusual)  # noqa: NPY002
+        random.seed(unusual)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            random.setstate(of_python)
+
+
+def _random_states() -> tuple[bytes, bytes, object]:
+    """All of them, comparable."""
+    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(np.random.get_state()), random.getstate()  # noqa: NPY002
