@@ -1,0 +1,56 @@
+"""``flowsamplers trace``: one run, call by call."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+import flowsamplers as fs
+from flowsamplers.cli.models import model_options, open_flow
+from flowsamplers.cli.types import Command, Method
+from flowsamplers.sampler import Sampler
+
+
+@click.command(cls=Command)
+@model_options
+@click.option("--sampler", "method", type=Method(), default="euler", show_default=True)
+@click.option("--steps", type=int, default=4, show_default=True)
+@click.option("--prompt", help="What to draw.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_rows", is_flag=True, help="Print JSON.")
+def trace(
+    model: str, flow_options: dict[str, Any], method: Sampler, steps: int, prompt: str | None, seed: int, as_rows: bool
+) -> None:
+    """Run once and print every model call: the debugger made unnecessary.
+
+    \b
+    flowsamplers trace --sampler heun --steps 4
+    """  # noqa: D301
+    flow = open_flow(model, prompt, flow_options)
+    grid = fs.schedules.flux2(steps, tokens=flow.tokens, arithmetic="stock")
+    run = fs.trace(flow.velocity, flow.noise([seed]), grid, method, seed=seed)
+    parts = flow.parts() if hasattr(flow, "parts") else []
+    rows = [
+        {"step": e.step, "stage": e.stage, "sigma": e.sigma, "timestep": 1000 * e.sigma, "dt": grid.dt[e.step]}
+        | {"x_rms": e.x_norm, "v_rms": e.v_norm}
+        for e in run.evaluations
+    ]
+    if as_rows:
+        click.echo(json.dumps({"parts": parts, "evaluations": rows, "sum_of_dt": sum(grid.dt)}))
+        return
+    for name, kind, count in parts:
+        click.echo(f"{name:<14} {kind:<34} {f'{count:,} parameters' if count else ''}")
+    if hasattr(flow, "describe"):
+        click.echo(
+            "  ".join(f"{k}={v}" for k, v in flow.describe().items() if k in ("is_distilled", "guidance_scale", "tokens"))
+        )
+    click.echo(f"\n{'step':>4} {'stage':>5} {'sigma':>10} {'timestep':>10} {'dt of step':>11} {'rms x':>9} {'rms v':>9}")
+    for r in rows:
+        click.echo(
+            f"{r['step']:>4} {r['stage']:>5} {r['sigma']:>10.7f} {r['timestep']:>10.4f} {r['dt']:>11.7f} "
+            f"{r['x_rms']:>9.5f} {r['v_rms']:>9.5f}"
+        )
+    passes = run.nfe * flow.passes_per_evaluation
+    click.echo(f"sum of dt {sum(grid.dt):.7f}, {run.nfe} model calls, {passes} forward passes")
