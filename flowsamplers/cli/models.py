@@ -25,6 +25,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         *args: Any,
         size: tuple[int, int] | None,
         guidance: float | None,
+        guidance_interval: tuple[float, float] | None,
+        batched_guidance: bool,
         dtype: str | None,
         device: str | None,
         offload: str | None,
@@ -37,6 +39,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "height": height,
             "width": width,
             "guidance_scale": guidance,
+            "guidance_interval": guidance_interval,
+            "batched_guidance": batched_guidance or None,
             "dtype": dtype,
             "device": device,
             "offload": offload,
@@ -49,6 +53,10 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--offload", type=click.Choice(["model", "sequential"]), help="Keep weights on the CPU until needed."),
         click.option("--device", help="Such as cuda or cpu; by default CUDA where there is one."),
         click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the network."),
+        click.option("--batched-guidance", is_flag=True, help="Both passes of the guidance as one batch."),
+        click.option(
+            "--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Guide only where sigma is between these two."
+        ),
         click.option("--guidance", type=float, help="Classifier-free guidance; above 1 it takes two passes a call."),
         click.option("--size", type=Size(), help="WIDTHxHEIGHT in pixels; by default the model's."),
         click.option(

@@ -11,6 +11,7 @@ import flowsamplers as fs
 from flowsamplers.cli.models import model_options, open_flow
 from flowsamplers.cli.types import Command, Method
 from flowsamplers.sampler import Sampler
+from flowsamplers.study.measure import forward_passes
 
 
 @click.command(cls=Command)
@@ -52,5 +53,5 @@ def trace(
             f"{r['step']:>4} {r['stage']:>5} {r['sigma']:>10.7f} {r['timestep']:>10.4f} {r['dt']:>11.7f} "
             f"{r['x_rms']:>9.5f} {r['v_rms']:>9.5f}"
         )
-    passes = run.nfe * flow.passes_per_evaluation
+    passes = forward_passes(flow, (e.sigma for e in run.evaluations))
     click.echo(f"sum of dt {sum(grid.dt):.7f}, {run.nfe} model calls, {passes} forward passes")

@@ -19,10 +19,11 @@ def load_flow(model: str, **options: Any) -> Any:
     Args:
         model: ``"loader:name"``, such as ``"mixture:appendix-a"``; without a loader, a Klein model: ``"klein-digits"``, a folder, or
             a hub id.
-        **options: given to the loader: for Klein prompt, height, width, guidance_scale, dtype, device, offload, full_time.
+        **options: given to the loader: for Klein prompt, height, width, guidance_scale, guidance_interval,
+            batched_guidance, dtype, device, offload, full_time.
 
     Returns:
-        A `Flow` with ``noise(seeds)``, ``tokens`` and ``passes_per_evaluation``.
+        A `Flow` with ``noise(seeds)``, ``tokens`` and ``passes_per_evaluation``, and ``passes(sigma)`` if these differ.
 
     Raises:
         ValueError: a loader that is not there; whatever the loader raises.

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import carry_dtype
+from flowsamplers.drive import carry_dtype, dry_run
 from flowsamplers.lockstep import Task, Work, advance, whole
 from flowsamplers.sampler import steps_of, to_config
-from flowsamplers.study.measure import NOTHING, Errors, along, local_errors, psnr, ssim
+from flowsamplers.study.measure import NOTHING, Errors, along, forward_passes, local_errors, psnr, ssim
 from flowsamplers.study.plan import Planned, Study
 from flowsamplers.study.rows import Key, Row, changed_options, key
 from flowsamplers.study.truth import Truth
@@ -144,7 +144,7 @@ class Bench:
             **asdict(errors),
             **self.origin,
             nfe=planned.nfe,
-            forward_passes=planned.nfe * self.flow.passes_per_evaluation,
+            forward_passes=forward_passes(self.flow, (call.sigma for call in dry_run(planned.sampler, planned.grid))),
             h_max=max(abs(h) for h in planned.grid.dt),
             seconds=planned.nfe * self.seconds,
             psnr=pictured[0],

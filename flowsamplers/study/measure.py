@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,17 @@ class Errors:
 
 
 NOTHING = Errors(math.nan, math.nan, math.nan, math.nan)
+
+
+def forward_passes(flow: Any, sigmas: Iterable[float]) -> int:
+    """Passes through the network that evaluations of one row take; they differ where guidance acts only between two sigmas.
+
+    Args:
+        flow: with ``passes(sigma)`` if they differ, else with ``passes_per_evaluation``.
+        sigmas: of the evaluations.
+    """
+    passes = getattr(flow, "passes", lambda sigma: flow.passes_per_evaluation)
+    return sum(map(passes, sigmas))
 
 
 def psnr(image: Tensor, truth: Tensor) -> float:

@@ -69,7 +69,8 @@ class Study:
         schedule_options: its options; ``tokens`` is filled in from the model.
         mu: for ``flux2``: a number, or ``"fixed"`` to hold the empirical mu of 50 steps, so that grids of one family are
             compared, or ``"follow"`` to let it follow the number of steps as the pipeline does.
-        flow_options: given to the model's loader: height, width, guidance_scale, dtype, device, offload, full_time.
+        flow_options: given to the model's loader: height, width, guidance_scale, guidance_interval,
+            batched_guidance, dtype, device, offload, full_time.
         max_batch: rows in one model call; changes what a study costs, not what it finds.
         reference_evaluations: budget of each reference.
         local_nfe: up to this budget the local errors of the first prompt and seed are measured.

@@ -29,7 +29,7 @@ class Row:
         schedule_options: its options.
         steps: N.
         nfe: evaluations of the velocity, as the dry run counts them; shared ones count for each run.
-        forward_passes: passes through the network, twice as many under classifier-free guidance.
+        forward_passes: passes through the network: two for an evaluation under classifier-free guidance, one for others.
         h_max: largest step in sigma.
         seconds: wall time of the run on its own: ``nfe`` times what one evaluation of one row took in a probe.
         error: relative L2 distance of the final latents to the reference.

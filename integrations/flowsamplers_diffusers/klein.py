@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import diffusers
 import torch
 import transformers
 from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
-from diffusers.utils import deprecation_utils
 from torch import Tensor
 
-from flowsamplers._errors import unknown
 from flowsamplers.noise import Seeds, row_seeds
+from flowsamplers_diffusers.loading import load_klein
 from flowsamplers_diffusers.time_conditioning import full_precision_time
 
 logger = logging.getLogger(__name__)
-
-Offload = Literal["model", "sequential"]
-_DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # renamed in diffusers 0.42
-BUNDLED = {"klein-digits": "klein_digits"}
-"""Models that ship with this package, by name."""
-
-
-def load_klein(
-    name_or_path: str | Path = "klein-digits",
-    *,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
-    offload: Offload | None = None,
-    **kwargs: Any,
-) -> Flux2KleinPipeline:
-    """Load a FLUX.2 Klein pipeline.
-
-    Args:
-        name_or_path: ``"klein-digits"`` (bundled, 2.4 MB), a folder with a ``model_index.json``, or a hub id such as
-            ``"black-forest-labs/FLUX.2-klein-base-4B"``.
-        dtype: of the weights, a torch dtype or its name; by default float32 for the bundled model and bfloat16 for others.
-        device: by default CUDA where there is one, else the CPU.
-        offload: keep the weights on the CPU and move them to the device when needed, ``"model"`` by model or ``"sequential"``
-            by layer.
-        **kwargs: given to ``from_pretrained``, such as ``revision``.
-
-    Returns:
-        The stock diffusers pipeline.
-
-    Raises:
-        FileNotFoundError: a folder that is not there or holds no pipeline.
-        ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload.
-
-    Examples:
-        >>> pipe = load_klein("klein-digits")
-        >>> pipe(prompt="a handwritten 3", num_inference_steps=2, max_sequence_length=32).images[0].size
-        (16, 16)
-    """
-    if offload not in (None, "model", "sequential"):
-        raise unknown("offload", offload, ["model", "sequential"])
-    source, bundled = _resolve(str(name_or_path))
-    dtype = _dtype(dtype) or (torch.float32 if bundled else torch.bfloat16)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with _quiet() if bundled else nullcontext():
-        pipe: Any = Flux2KleinPipeline.from_pretrained(source, **{_DTYPE: dtype}, local_files_only=bundled, **kwargs)
-    if bundled:
-        pipe.set_progress_bar_config(disable=True)
-        pipe.default_sample_size = pipe.vae.config.sample_size // pipe.vae_scale_factor
-    if offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    else:
-        pipe.to(device)
-    return pipe
 
 
 class KleinFlow:
@@ -95,11 +36,13 @@ class KleinFlow:
         max_sequence_length: tokens of a prompt, padding included; by default the tokenizer's, at most 512.
         text_encoder_out_layers: which hidden states of the text encoder are read.
         full_time: time conditioning in full precision, see `full_precision_time`.
-        batched_guidance: both passes of the guidance in one batch of twice the size.
+        batched_guidance: both passes of the guidance in one batch of twice the size; the results are the same but for rounding.
+        guidance_interval: guide only where sigma is in this closed interval, such as ``(0.2, 0.8)``; elsewhere the prompt alone
+            is followed and an evaluation takes one forward pass. By default everywhere, as the pipeline does.
         name: how studies call the model.
 
     Raises:
-        ValueError: a size that does not fit the model, or a negative guidance.
+        ValueError: a size that does not fit the model, a negative guidance, or an interval that is none.
 
     Examples:
         >>> import flowsamplers as fs
@@ -107,6 +50,9 @@ class KleinFlow:
         >>> x0 = fs.sample(flow.velocity, flow.noise([0]), fs.schedules.flux2(4, tokens=flow.tokens), "fireflow")
         >>> flow.decode(x0)[0].size, flow.forward_passes
         ((16, 16), 10)
+
+    Reference:
+        https://arxiv.org/abs/2404.07724 for the interval.
     """
 
     def __init__(
@@ -121,6 +67,7 @@ class KleinFlow:
         text_encoder_out_layers: tuple[int, ...] = (9, 18, 27),
         full_time: bool = False,
         batched_guidance: bool = False,
+        guidance_interval: Sequence[float] | None = None,
         name: str | None = None,
     ) -> None:
         self.pipe: Any = pipe
@@ -136,6 +83,7 @@ class KleinFlow:
         self.text_encoder_out_layers = text_encoder_out_layers
         self.full_time = full_time
         self.batched_guidance = batched_guidance
+        self.guidance_interval = _interval(guidance_interval)
         self.name = name or str(self.pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.forward_passes = 0
         self._embeddings: dict[str, tuple[Tensor, Tensor]] = {}
@@ -192,8 +140,25 @@ class KleinFlow:
 
     @property
     def passes_per_evaluation(self) -> int:
-        """Forward passes of the network that one evaluation of one row takes."""
+        """Forward passes of the network that one evaluation of one row takes, at most."""
         return 2 if self.guided else 1
+
+    def passes(self, sigma: float) -> int:
+        """Forward passes of the network that the evaluation of one row takes at this sigma.
+
+        >>> flow = KleinFlow.load("klein-digits", guidance_interval=(0.2, 0.8))
+        >>> flow.passes(1.0), flow.passes(0.5)
+        (1, 2)
+        """
+        guided = self.guided and (self.guidance_interval is None or bool(self._inside(torch.tensor(sigma))))
+        return 2 if guided else 1
+
+    def _inside(self, sigma: Tensor) -> Tensor:
+        """Where guidance acts; in float32, as the network is told of sigma, so that counting and running agree."""
+        assert self.guidance_interval is not None
+        low, high = self.guidance_interval
+        told = sigma.to(torch.float32)
+        return (told >= low) & (told <= high)
 
     def describe(self) -> dict[str, Any]:
         """What a study writes down of its model."""
@@ -204,6 +169,7 @@ class KleinFlow:
             "width": self.width,
             "tokens": self.tokens,
             "guidance_scale": self.guidance_scale,
+            "guidance_interval": self.guidance_interval and list(self.guidance_interval),
             "max_sequence_length": self.max_sequence_length,
             "full_time": self.full_time,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -246,13 +212,21 @@ class KleinFlow:
         latents = x.to(self.dtype)
         if not self.guided:
             return self._forward(latents, time, prompts, "cond")
+        # Without an interval the device is not waited for.
+        guided = slice(None) if self.guidance_interval is None else self._inside(sigma).nonzero()[:, 0]
+        extra = latents[guided], time[guided]
+        both = len(extra[0])
+        if not both:
+            return self._forward(latents, time, prompts, "cond")
         if self.batched_guidance:
-            both = self._forward(latents.repeat(2, 1, 1), time.repeat(2), [*prompts, *[""] * rows], "cond")
-            conditional, unconditional = both.chunk(2)
+            x_, t_ = (torch.cat(pair) for pair in zip((latents, time), extra, strict=True))
+            conditional, unconditional = self._forward(x_, t_, [*prompts, *[""] * both], "cond").split([rows, both])
         else:
             conditional = self._forward(latents, time, prompts, "cond")
-            unconditional = self._forward(latents, time, [""] * rows, "uncond")
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+            unconditional = self._forward(*extra, [""] * both, "uncond")
+        v = conditional.clone()
+        v[guided] = unconditional + self.guidance_scale * (conditional[guided] - unconditional)
+        return v
 
     def _forward(self, latents: Tensor, time: Tensor, prompts: Sequence[str], cache: str) -> Tensor:
         self.forward_passes += len(prompts)
@@ -322,43 +296,10 @@ class KleinFlow:
         return pipe.image_processor.postprocess(images.detach(), output_type=output_type)
 
 
-@contextmanager
-def _quiet() -> Generator[None]:
-    """No progress bars for a load that takes a tenth of a second."""
-    loggers = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
-    for m in loggers:
-        m.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for m in loggers:
-            m.enable_progress_bar()
-
-
-def _resolve(name: str) -> tuple[str, bool]:
-    """Where a model is, and whether it is bundled; nothing is asked of the network for what looks like a path."""
-    if name in BUNDLED:
-        return str(files("flowsamplers_diffusers").joinpath(BUNDLED[name])), True
-    path = Path(name).expanduser()
-    if path.is_dir():
-        index = path / "model_index.json"
-        if not index.is_file():
-            raise FileNotFoundError(f"model {name!r}: the folder has no model_index.json, so it holds no diffusers pipeline")
-        found = json.loads(index.read_text()).get("_class_name", "")
-        if "Klein" not in found:
-            raise ValueError(f"model {name!r} is a {found}; a Flux2KleinPipeline is needed")
-        return str(path), False
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and all(name.split("/")):
-        return name, False
-    if "/" in name or name.startswith((".", "~")):
-        raise FileNotFoundError(f"model {name!r}: no such folder")
-    raise unknown("model", name, [*BUNDLED, "a folder with a model_index.json", "a hub id owner/name"])
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-    if dtype not in names:
-        raise unknown("dtype", dtype, names)
-    return names[dtype]
+def _interval(given: Sequence[float] | None) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    ends = tuple(float(s) for s in given)
+    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
+        raise ValueError(f"guidance_interval={given}: give two sigmas in [0, 1], the lower one first")
+    return ends

@@ -1,0 +1,115 @@
+"""Pipelines by name: the bundled model, a folder, or the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import torch
+import transformers
+from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
+from diffusers.utils import deprecation_utils
+
+from flowsamplers._errors import unknown
+
+Offload = Literal["model", "sequential"]
+_DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # renamed in diffusers 0.42
+BUNDLED = {"klein-digits": "klein_digits"}
+"""Models that ship with this package, by name."""
+
+
+def load_klein(
+    name_or_path: str | Path = "klein-digits",
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    offload: Offload | None = None,
+    **kwargs: Any,
+) -> Flux2KleinPipeline:
+    """Load a FLUX.2 Klein pipeline.
+
+    Args:
+        name_or_path: ``"klein-digits"`` (bundled, 2.4 MB), a folder with a ``model_index.json``, or a hub id such as
+            ``"black-forest-labs/FLUX.2-klein-base-4B"``.
+        dtype: of the weights, a torch dtype or its name; by default float32 for the bundled model and bfloat16 for others.
+        device: by default CUDA where there is one, else the CPU.
+        offload: keep the weights on the CPU and move them to the device when needed, ``"model"`` by model or ``"sequential"``
+            by layer.
+        **kwargs: given to ``from_pretrained``, such as ``revision``.
+
+    Returns:
+        The stock diffusers pipeline.
+
+    Raises:
+        FileNotFoundError: a folder that is not there or holds no pipeline.
+        ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload.
+
+    Examples:
+        >>> pipe = load_klein("klein-digits")
+        >>> pipe(prompt="a handwritten 3", num_inference_steps=2, max_sequence_length=32).images[0].size
+        (16, 16)
+    """
+    if offload not in (None, "model", "sequential"):
+        raise unknown("offload", offload, ["model", "sequential"])
+    source, bundled = _resolve(str(name_or_path))
+    dtype = _dtype(dtype) or (torch.float32 if bundled else torch.bfloat16)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with _quiet() if bundled else nullcontext():
+        pipe: Any = Flux2KleinPipeline.from_pretrained(source, **{_DTYPE: dtype}, local_files_only=bundled, **kwargs)
+    if bundled:
+        pipe.set_progress_bar_config(disable=True)
+        pipe.default_sample_size = pipe.vae.config.sample_size // pipe.vae_scale_factor
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    return pipe
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """No progress bars for a load that takes a tenth of a second."""
+    loggers = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
+    for m in loggers:
+        m.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for m in loggers:
+            m.enable_progress_bar()
+
+
+def _resolve(name: str) -> tuple[str, bool]:
+    """Where a model is, and whether it is bundled; nothing is asked of the network for what looks like a path."""
+    if name in BUNDLED:
+        return str(files("flowsamplers_diffusers").joinpath(BUNDLED[name])), True
+    path = Path(name).expanduser()
+    if path.is_dir():
+        index = path / "model_index.json"
+        if not index.is_file():
+            raise FileNotFoundError(f"model {name!r}: the folder has no model_index.json, so it holds no diffusers pipeline")
+        found = json.loads(index.read_text()).get("_class_name", "")
+        if "Klein" not in found:
+            raise ValueError(f"model {name!r} is a {found}; a Flux2KleinPipeline is needed")
+        return str(path), False
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and all(name.split("/")):
+        return name, False
+    if "/" in name or name.startswith((".", "~")):
+        raise FileNotFoundError(f"model {name!r}: no such folder")
+    raise unknown("model", name, [*BUNDLED, "a folder with a model_index.json", "a hub id owner/name"])
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    if dtype not in names:
+        raise unknown("dtype", dtype, names)
+    return names[dtype]
