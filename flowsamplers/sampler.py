@@ -98,6 +98,7 @@ class Sampler:
         order: the order of the global error $O(h^p)$ that the method has on a rectified flow, strictly inside (0, 1).
         order_to_data: the order on complete runs, from 1 to 0, where that is lower: many last steps are Euler's.
         stochastic: whether it draws noise.
+        noise_option: the option of a stochastic sampler that scales its noise: at 0 it is deterministic, and has the orders above.
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
         multistep: whether it remembers earlier steps, so that its first steps are of lower order.
@@ -118,6 +119,7 @@ class Sampler:
     order: ClassVar[int] = 1
     order_to_data: ClassVar[int] = 99
     stochastic: ClassVar[bool] = False
+    noise_option: ClassVar[str] = "eta"
     adaptive: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
     multistep: ClassVar[bool] = False
@@ -148,6 +150,11 @@ class Sampler:
             A generator that yields requests, is sent velocities, and returns ``(new x, new state)``.
         """
         raise NotImplementedError
+
+    @property
+    def without_noise(self) -> Sampler | None:
+        """The ODE sampler that a stochastic one is when its `noise_option` is 0, where that one is registered."""
+        return None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -113,9 +113,10 @@ def test_dpmpp_3m_with_kappa_2_is_res_3m() -> None:
     )
     assert (a.states[1] - b.states[1]).abs().max() == 0
     m = fs.samplers.interpolation.moments("data", "lambda", 0.45, 0.2, 3)
-    assert fs.get_sampler("dpmpp_3m", kappa=2.0).integrals(0.45, 0.2, 2) == fs.get_sampler(
+    past = (-0.5, -1.0)
+    assert fs.get_sampler("dpmpp_3m", kappa=2.0).integrals(0.45, 0.2, past) == fs.get_sampler(
         "res_3m", variable="lambda"
-    ).integrals(0.45, 0.2, 2)
+    ).integrals(0.45, 0.2, past)
     assert len(m) == 3
 
 

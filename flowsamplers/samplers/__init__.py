@@ -45,10 +45,14 @@ from flowsamplers.samplers.implicit import FixedPoint, GaussLegendre2, RadauIIA2
 from flowsamplers.samplers.adaptive import Adaptive
 from flowsamplers.samplers.compat import DPM2, HeunPP2
 from flowsamplers.samplers.stochastic import Renoise
+from flowsamplers.samplers.exponential_sde import ERSDE, DPMSolverPP2MSDE, DPMSolverPP3MSDE, StochasticAdams
+from flowsamplers.samplers.exponential_rk_sde import SEEDS, SEEDS2, SEEDS3, AncestralStep
+from flowsamplers.samplers.sa_solver import SASolver
 
 __all__ = [
     "DEIS",
     "DPM2",
+    "ERSDE",
     "ETDRK4",
     "IPNDM",
     "RES2M",
@@ -58,18 +62,24 @@ __all__ = [
     "RK4",
     "RK5",
     "RK38",
+    "SEEDS",
+    "SEEDS2",
+    "SEEDS3",
     "SSPRK3",
     "Adams",
     "AdamsBashforth2",
     "AdamsBashforth3",
     "AdamsBashforth4",
     "Adaptive",
+    "AncestralStep",
     "ButcherTableau",
     "CarpenterKennedy4",
     "DEISLogRho",
     "DPMSolverPP2M",
+    "DPMSolverPP2MSDE",
     "DPMSolverPP2S",
     "DPMSolverPP3M",
+    "DPMSolverPP3MSDE",
     "DPMSolverPP3S",
     "Euler",
     "ExponentialAdams",
@@ -92,6 +102,8 @@ __all__ = [
     "Renoise",
     "Richardson",
     "RungeKutta",
+    "SASolver",
+    "StochasticAdams",
     "UniPC",
     "UniPC2",
     "UniPC3",

@@ -7,26 +7,27 @@ long in both variables, all that remains is Euler's step; in plain ``"sigma"`` t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from flowsamplers._errors import unknown
 from flowsamplers.sampler import SamplerLike, register
-from flowsamplers.samplers.interpolation import Variable, moments
+from flowsamplers.samplers.interpolation import Variable
 from flowsamplers.samplers.multistep import Adams
 
-LOGARITHMS = ("lambda", "neg_log_sigma", "sigma")
+KNOWN = ("lambda", "neg_log_sigma", "sigma", "ve_sigma")
 
 
 @dataclass(frozen=True)
 class ExponentialAdams(Adams):
-    """Base: the polynomial through the last data predictions, in a variable that is an option.
+    r"""Base: the polynomial through the last data predictions, in a variable that is an option.
 
     Args:
         last: policy of the last step, see `LastStep`.
         startup: policy of the first steps, see `Multistep`.
         variable: where the prediction is interpolated: ``"lambda"``, the half log-SNR (papers, diffusers);
-            ``"neg_log_sigma"`` (ComfyUI, RES4LYF); or ``"sigma"``, regular at both ends.
+            ``"neg_log_sigma"`` (ComfyUI, RES4LYF); ``"ve_sigma"``, $\sigma/(1 - \sigma)$ (ER-SDE); or ``"sigma"``, regular at both ends.
     """
 
     variable: Variable = "neg_log_sigma"
@@ -38,8 +39,8 @@ class ExponentialAdams(Adams):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        if self.variable not in LOGARITHMS:
-            raise unknown("variable", self.variable, LOGARITHMS)
+        if self.variable not in KNOWN:
+            raise unknown("variable", self.variable, KNOWN)
 
     @property
     def interpolates_in(self) -> str:
@@ -135,9 +136,9 @@ class DPMSolverPP2M(ExponentialAdams):
     order: ClassVar[int] = 2
     memory: ClassVar[int] = 2
 
-    def integrals(self, s0: float, s1: float, past: int) -> tuple[float, ...]:
+    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """The correction is taken half way, $M_0 / 2$, where the exact integral has $M_1$."""
-        return tuple(m / 2 for m in moments(self.prediction, self.variable, s0, s1, 1)[:past])
+        return tuple(m / 2 for m in self.moments(s0, s1, 1)[: len(thetas)])
 
 
 @register(
@@ -175,10 +176,10 @@ class DPMSolverPP3M(ExponentialAdams):
     order: ClassVar[int] = 2
     memory: ClassVar[int] = 3
 
-    def integrals(self, s0: float, s1: float, past: int) -> tuple[float, ...]:
+    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """With two predictions, those of `DPMSolverPP2M`."""
-        m0, m1, m2 = moments(self.prediction, self.variable, s0, s1, 3)
-        return (m1, self.kappa / 2 * m2) if past > 1 else (m0 / 2,)[:past]
+        m0, m1, m2 = self.moments(s0, s1, 3)
+        return (m1, self.kappa / 2 * m2) if len(thetas) > 1 else (m0 / 2,)[: len(thetas)]
 
 
 @register(

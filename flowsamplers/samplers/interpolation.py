@@ -10,6 +10,9 @@ Over one step the exact solution is $x' = A x + \int K(u)\,P(u)\,du$ for each pr
 
 with $\alpha = 1 - \sigma$. A method puts for P the polynomial, in some variable g of sigma, through what it knows. A
 constant P gives Euler's step in all three, so every method here is Euler's step and corrections.
+
+In an SDE the data prediction has the kernel $\alpha'\,d\bigl(\frac{\rho'}{\rho}\, e^{-G}\bigr)$ with $\rho = \frac{u}{1 - u}$ and G from u
+to the end of the step (`damping`); for $G = \eta\,\Delta\lambda$ that is the kernel above at the rate $1 + \eta$.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from flowsamplers.samplers.damping import Damping
+
 Prediction: TypeAlias = Literal["velocity", "data", "noise"]
-Variable: TypeAlias = Literal["sigma", "neg_log_sigma", "lambda", "vp_time"]
+Variable: TypeAlias = Literal["sigma", "neg_log_sigma", "lambda", "ve_sigma", "vp_time"]
 
 POINTS = 48
 """Nodes of the Gauss-Legendre rule: exact to rounding for steps of up to 30 in log sigma."""
@@ -45,6 +50,11 @@ def neg_log_sigma(sigma: float) -> float:
     return -math.log(sigma) if sigma > 0 else math.inf
 
 
+def ve_sigma(sigma: float) -> float:
+    r"""$\rho = \frac{\sigma}{1 - \sigma}$, the noise-to-signal ratio: infinite at 1."""
+    return sigma / (1 - sigma) if sigma < 1 else math.inf
+
+
 def vp_time(sigma: float, beta_min: float = 0.1, beta_d: float = 19.9) -> float:
     r"""The time of the variance-preserving diffusion with noise-to-signal ratio ``sigma``.
 
@@ -60,6 +70,7 @@ VARIABLES: dict[str, Callable[[float], float]] = {
     "sigma": float,
     "neg_log_sigma": neg_log_sigma,
     "lambda": half_log_snr,
+    "ve_sigma": ve_sigma,
     "vp_time": vp_time,
 }
 
@@ -70,8 +81,11 @@ PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
+NO_NOISE = Damping(0.0)
+
+
 @lru_cache(maxsize=8192)
-def moments(prediction: str, variable: str, s0: float, s1: float, count: int) -> tuple[float, ...]:
+def moments(prediction: str, variable: str, s0: float, s1: float, count: int, damping: Damping = NO_NOISE) -> tuple[float, ...]:
     r"""$\int K\,\theta^k\,du$ for k = 0 to ``count - 1``, where $\theta$ runs from 0 to 1 over the step in the variable.
 
     Empty where the variable or the kernel is infinite at an end: a polynomial says nothing there, and what remains of the
@@ -90,7 +104,8 @@ def moments(prediction: str, variable: str, s0: float, s1: float, count: int) ->
         return (1.0,) * count if s1 == 0 < s0 else ()
     if prediction == "noise" and (s0 >= 1 or s1 >= 1):
         return ()
-    u, measure = _rule(prediction, s0, s1)
+    in_lambda = damping.eta > 0 or variable == "ve_sigma"
+    u, measure = _rule_in_lambda(s0, s1, damping) if in_lambda else _rule(prediction, s0, s1)
     theta = np.array([(g(float(w)) - start) / length for w in u])
     return tuple(float(np.dot(measure, theta**k)) for k in range(count))
 
@@ -108,6 +123,25 @@ def _rule(prediction: str, s0: float, s1: float) -> tuple[np.ndarray, np.ndarray
         a = (1 - s0) * np.exp(z * length)
         return 1 - a, -w * length * (1 - s1) / a
     return s0 + z * (s1 - s0), w * (s1 - s0)
+
+
+def _rule_in_lambda(s0: float, s1: float, damping: Damping) -> tuple[np.ndarray, np.ndarray]:
+    r"""The same for the data prediction of an SDE: $\alpha' (1 + P')\,e^{-(\lambda' - l) - (P(\lambda') - P(l))}\,dl$, in panels.
+
+    Further back than the kernel reaches (40 e-foldings) nothing counts.
+    """
+    end = half_log_snr(s1)
+    start = max(half_log_snr(s0), end - 40) if s1 <= s0 else half_log_snr(s0)
+    steepest = 1 + float(damping.along(np.array([start]))[1][0])
+    panels = max(1, math.ceil(abs(end - start) * steepest / 3))
+    z, w = np.polynomial.legendre.leggauss(24)
+    edges = np.linspace(start, end, panels + 1)
+    width = edges[1] - edges[0]
+    lam = (edges[:-1, None] + width * (z + 1) / 2).ravel()
+    potential, slope = damping.along(lam)
+    last = damping.along(np.array([end]))[0][0]
+    kernel = (1 - s1) * (1 + slope) * np.exp(lam - end + potential - last)
+    return 1 / (1 + np.exp(lam)), np.tile(w * width / 2, panels) * kernel
 
 
 def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -30,15 +31,23 @@ class Adams(Multistep):
         """The variable of the polynomial."""
         return "sigma"
 
-    def integrals(self, s0: float, s1: float, past: int) -> tuple[float, ...]:
-        r"""$M_k = \int K \theta^k du$ for k from 1 to the number of earlier predictions; empty for Euler's step."""
-        return moments(self.prediction, self.interpolates_in, s0, s1, past + 1)[1:]
+    def moments(self, s0: float, s1: float, count: int) -> tuple[float, ...]:
+        r"""$M_k = \int K \theta^k du$ for k from 0 to ``count - 1``; empty for Euler's step."""
+        return moments(self.prediction, self.interpolates_in, s0, s1, count)
+
+    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+        """What the method takes for $M_k$, k from 1 to the number of earlier predictions, which lie at ``thetas``."""
+        return self.moments(s0, s1, len(thetas) + 1)[1:]
+
+    def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
+        """The step for a constant prediction: Euler's."""
+        return x + at.h * v
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
         p = PREDICTIONS[self.prediction](x, v, at.s0)
-        end, past = x + at.h * v, [] if state is None else list(state)
+        end, past = self.constant(x, v, at), [] if state is None else list(state)
         for w, (_, earlier) in zip(_weights(self, at.s0, at.s1, tuple(s for s, _ in past)), past, strict=False):
             end = end + w * (earlier - p)
         return end, self.remember(state, x, v, at)
@@ -51,10 +60,10 @@ class Adams(Multistep):
 
 @lru_cache(maxsize=8192)
 def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> list[float]:
-    if not moments(method.prediction, method.interpolates_in, s0, s1, 1):
+    if not method.moments(s0, s1, 1):
         return []
     thetas = positions(method.interpolates_in, s0, s1, past)
-    return through(thetas, method.integrals(s0, s1, len(thetas)))
+    return through(thetas, method.integrals(s0, s1, thetas))
 
 
 @register(

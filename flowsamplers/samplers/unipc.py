@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
 from flowsamplers._errors import unknown
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, register
-from flowsamplers.samplers.interpolation import VARIABLES, Variable, moments, positions, through
+from flowsamplers.samplers.damping import Damping
+from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, Variable, moments, positions, through
 from flowsamplers.samplers.policies import Multistep, answered
 
 Base: TypeAlias = Literal["bh1", "bh2"]
@@ -27,7 +29,74 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class UniPC(Multistep):
+class PredictorCorrector(Multistep):
+    r"""Base: predict, evaluate once, and correct with the evaluation that the next step needs anyway.
+
+    Args:
+        last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
+        startup: policy of the first steps, see `Multistep`.
+    """
+
+    affine: ClassVar[bool] = False
+    order_to_data: ClassVar[int] = 2
+    ramp_order: ClassVar[int] = 2  # Euler's step, corrected to the trapezoidal rule
+
+    @property
+    def corrects(self) -> bool:
+        """Whether there is a corrector."""
+        return True
+
+    @property
+    def evaluates_again(self) -> bool:
+        """Whether the corrected point is evaluated too (PECE)."""
+        return False
+
+    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
+        """Weights of (D_j - D) for the prediction at s1, if ``new``, and for the earlier ones, of which there may be more than are used."""
+        raise NotImplementedError
+
+    def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
+        """The step for a constant prediction: Euler's."""
+        return x + at.h * v
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        d = x - at.s0 * v
+        memory: Memory = ()
+        predicted = False
+        if state is not None:
+            memory, predicted = state
+        if predicted and self.corrects:
+            offset = self._correction(memory, at.s0, d)
+            x, v = x + offset, v + offset / at.s0  # the prediction D, not the velocity, is that of the corrected point
+            if self.evaluates_again:
+                v = yield Evaluate(x, at.s0)
+                d = x - at.s0 * v
+        other = self.other(at)
+        if other is not None:
+            end, _ = yield from answered(other.step(x, at, other.init(x)), v)
+        else:
+            end = self.constant(x, v, at)
+            for w, (_, earlier) in zip(self.weights(at.s0, at.s1, _sigmas(memory), new=False), memory, strict=False):
+                end = end + w * (earlier - d)
+        return end, (((at.s0, d), *memory)[: self.memory], other is None)
+
+    def _correction(self, memory: Memory, s1: float, new: Tensor) -> Tensor:
+        """Corrected minus predicted end of the step that ended at s1: an offset, so that an edit made from outside survives."""
+        (s0, d), *older = memory
+        past = tuple(s for s, _ in older)
+        before = self.weights(s0, s1, past, new=False)
+        w_new, *after = self.weights(s0, s1, past, new=True) or (0.0,)
+        offset = w_new * (new - d)
+        changes = [wc - wp for wc, wp in zip_longest(after, before, fillvalue=0.0)]
+        for w, (_, earlier) in zip(changes, older, strict=False):
+            offset = offset + w * (earlier - d)
+        return offset
+
+
+@dataclass(frozen=True)
+class UniPC(PredictorCorrector):
     r"""Predict, evaluate once, and correct with the evaluation that the next step needs anyway.
 
     $$
@@ -52,10 +121,6 @@ class UniPC(Multistep):
     solve: Solve = "shortcut"
     corrector: bool = True
 
-    affine: ClassVar[bool] = False
-    order_to_data: ClassVar[int] = 2
-    ramp_order: ClassVar[int] = 2  # Euler's step, corrected to the trapezoidal rule
-
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
@@ -67,40 +132,14 @@ class UniPC(Multistep):
         if self.variable == "sigma" and self.base == "bh1":
             raise ValueError("base='bh1' is a length in a logarithm; with variable='sigma' use base='bh2'")
 
-    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        v = yield Evaluate(x, at.s0)
-        d = x - at.s0 * v
-        memory: Memory = ()
-        predicted = False
-        if state is not None:
-            memory, predicted = state
-        if predicted and self.corrector:
-            offset = self._correction(memory, at.s0, d)
-            x, v = x + offset, v + offset / at.s0  # the prediction D, not the velocity, is that of the corrected point
-        other = self.other(at)
-        if other is not None:
-            end, _ = yield from answered(other.step(x, at, other.init(x)), v)
-        else:
-            end = x + at.h * v
-            for w, (_, earlier) in zip(self._weights(at.s0, at.s1, _sigmas(memory), new=False), memory, strict=False):
-                end = end + w * (earlier - d)
-        return end, (((at.s0, d), *memory)[: self.memory], other is None)
+    @property
+    def corrects(self) -> bool:
+        """See `PredictorCorrector`."""
+        return self.corrector
 
-    def _correction(self, memory: Memory, s1: float, new: Tensor) -> Tensor:
-        """Corrected minus predicted end of the step that ended at s1: an offset, so that an edit made from outside survives."""
-        (s0, d), *older = memory
-        older = older[: self.memory - 1]
-        past = tuple(s for s, _ in older)
-        before = self._weights(s0, s1, past, new=False)
-        w_new, *after = self._weights(s0, s1, past, new=True) or (0.0,)
-        offset = w_new * (new - d)
-        for wc, wp, (_, earlier) in zip(after, before, older, strict=False):
-            offset = offset + (wc - wp) * (earlier - d)
-        return offset
-
-    def _weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
-        return _weights(self.variable, self.base, self.solve, s0, s1, past[: self.memory - 1], new=new)
+    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
+        """See `PredictorCorrector`."""
+        return unipc_weights(self.variable, self.base, self.solve, s0, s1, past[: self.memory - 1], new=new)
 
 
 def _sigmas(memory: Memory) -> tuple[float, ...]:
@@ -108,11 +147,19 @@ def _sigmas(memory: Memory) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=8192)
-def _weights(
-    variable: Variable, base: Base, solve: Solve, s0: float, s1: float, past: tuple[float, ...], *, new: bool
+def unipc_weights(
+    variable: Variable,
+    base: Base,
+    solve: Solve,
+    s0: float,
+    s1: float,
+    past: tuple[float, ...],
+    *,
+    new: bool,
+    damping: Damping = NO_NOISE,
 ) -> list[float]:
-    """Weights of (D_j - D) for the new prediction, if there is one, and for the earlier ones."""
-    m = moments("data", variable, s0, s1, len(past) + 2)
+    """Weights of (D_j - D) for the new prediction, if there is one, and for the earlier ones; see `UniPC`."""
+    m = moments("data", variable, s0, s1, len(past) + 2, damping)
     if not m:
         return []
     thetas = [*([1.0] if new else []), *positions(variable, s0, s1, past)]
@@ -121,7 +168,7 @@ def _weights(
     scale = m[0]
     if base == "bh1":
         alpha = 1 - s1 if variable == "lambda" else 1.0
-        scale = alpha * (VARIABLES[variable](s1) - VARIABLES[variable](s0))
+        scale = alpha * (1 + damping.eta) * (VARIABLES[variable](s1) - VARIABLES[variable](s0))
     return [scale / 2 / thetas[0]]
 
 

@@ -76,8 +76,8 @@ def subject_of(sampler: SamplerLike | Subject) -> Subject:
         return sample(velocity, x1, grid, method, seed=seed, grad=grad)
 
     twin = None
-    if method.stochastic and "eta" in method.options:
-        twin = subject_of(_Quiet(get_sampler(method, eta=0.0)))
+    if method.stochastic and method.noise_option in method.options:
+        twin = subject_of(_Quiet(get_sampler(method, **{method.noise_option: 0.0})))
     return Subject(
         name=type(method).__name__,
         run=run,
@@ -94,9 +94,13 @@ def subject_of(sampler: SamplerLike | Subject) -> Subject:
 
 @dataclass(frozen=True)
 class _Quiet(Sampler):
-    """A stochastic sampler at eta 0: it may ask for noise, which must not matter."""
+    """A stochastic sampler at eta 0, with its claims: it may ask for noise, which must not matter."""
 
     inner: Sampler
+
+    def __post_init__(self) -> None:
+        for claim in ("order", "multistep", "affine", "any_steps", "look_ahead"):
+            object.__setattr__(self, claim, getattr(self.inner, claim))
 
     def init(self, x: Tensor) -> Any:
         return self.inner.init(x)

@@ -1,0 +1,119 @@
+r"""How fast a stochastic sampler forgets its noise: the factor $e^{-G}$ of an exact step, and the Brownian motion behind it.
+
+The SDE with the flow's marginals and the noise g, solved exactly for a constant data prediction D, steps by
+
+$$
+x' = (1 - \sigma')\,D + \sigma'\left(e^{-G}\,\hat\epsilon + \sqrt{1 - e^{-2G}}\;\xi\right), \qquad
+G = \int_{\sigma'}^{\sigma} \frac{g(u)^2}{2u^2}\,du
+$$
+
+G is a difference, $P(\lambda') - P(\lambda)$, of a potential of the half log-SNR $\lambda = \log\frac{1 - \sigma}{\sigma}$.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from flowsamplers._errors import unknown
+from flowsamplers.sampler import Step
+
+Rule: TypeAlias = Literal["reverse_time", "er_sde"]
+RULES = ("reverse_time", "er_sde")
+
+
+@dataclass(frozen=True)
+class Damping:
+    r"""The potential P, and what follows from it.
+
+    ``"reverse_time"``: $P = \eta\lambda$, $g^2 = 2\eta\sigma/(1 - \sigma)$, the SDE of DPM-Solver++, SEEDS and SA-Solver ($\eta = \tau^2$).
+    ``"er_sde"``: $P = -\eta\log(e^{\rho^{0.3}} + 10)$ with $\rho = \sigma/(1 - \sigma)$, what ER-SDE recommends: much noise near
+    pure noise, little below.
+
+    Args:
+        eta: strength: g² is proportional to it; 0 is the ODE.
+        rule: which SDE.
+
+    Reference:
+        DPM-Solver++, arXiv:2211.01095; ER-SDE-Solver, arXiv:2309.06169.
+
+    Examples:
+        >>> Damping(1.0).kept(0.5, 0.25), Damping(1.0).kept(1.0, 0.5), Damping(0.0).kept(1.0, 0.0)
+        (0.3333333333333333, 0.0, 1.0)
+    """
+
+    eta: float = 1.0
+    rule: Rule = "reverse_time"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not (math.isfinite(self.eta) and self.eta >= 0):
+            raise ValueError(f"eta={self.eta}: the strength of the noise is a finite number from 0 up")
+        if self.rule not in RULES:
+            raise unknown("rule", self.rule, RULES)
+
+    def potential(self, sigma: float) -> float:
+        """P at a sigma: minus infinity at 1; at 0 infinity, or finite for ER-SDE."""
+        rho = sigma / (1 - sigma) if sigma < 1 else math.inf
+        if self.rule == "er_sde":
+            return -self.eta * float(np.logaddexp(rho**0.3, math.log(10)))
+        return -self.eta * math.log(rho) if rho > 0 else math.inf
+
+    def along(self, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """P and its derivative at several finite lambda."""
+        if self.rule == "reverse_time":
+            return self.eta * lam, np.full_like(lam, self.eta)
+        power = np.exp(-0.3 * lam)
+        size = np.logaddexp(power, math.log(10))
+        return -self.eta * size, self.eta * 0.3 * power * np.exp(power - size)
+
+    def kept(self, s0: float, s1: float) -> float:
+        r"""$e^{-G}$: the share of the old noise that a step from s0 to s1 keeps; 0 from pure noise.
+
+        Raises:
+            ValueError: a step towards noise, which no such SDE makes.
+        """
+        if self.eta == 0:
+            return 1.0
+        if s1 > s0:
+            raise ValueError(
+                f"a step from sigma {s0} to {s1}: with noise a run goes down, from noise to data; eta=0 goes both ways"
+            )
+        return math.exp(self.potential(s0) - self.potential(s1))
+
+    def fresh(self, s0: float, s1: float) -> float:
+        r"""$\sqrt{1 - e^{-2G}}$: the share of fresh noise."""
+        return math.sqrt(-math.expm1(2 * (self.potential(s0) - self.potential(s1)))) if self.eta > 0 else 0.0
+
+    def clock(self, s0: float, s1: float) -> tuple[float, float]:
+        r"""The interval of $T = e^{2P}$, in which the noise of a step is the increment of a Brownian motion."""
+        start, end = (math.exp(min(2 * self.potential(s), 700.0)) for s in (s0, s1))
+        return start, end
+
+
+def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise: Tensor | None) -> Tensor:
+    """The exact step for a constant data prediction: Euler's, with a part of the noise replaced.
+
+    Args:
+        x: the state at s0.
+        v: its velocity.
+        s0: start of the step.
+        s1: its end.
+        damping: of the noise.
+        noise: what takes the place of the old noise, of variance 1 - e^{-2G}; None for nothing.
+    """
+    end = x + (s1 - s0) * v
+    lost = s1 * (1 - damping.kept(s0, s1))
+    if lost > 0:
+        end = end - lost * (x + (1 - s0) * v)
+    return end if noise is None else end + s1 * noise
+
+
+def drawn(like: Tensor, at: Step, s0: float, s1: float, damping: Damping, draw: int = 0) -> Tensor | None:
+    """The fresh noise from s0 to s1, of variance 1 - e^{-2G}; None where it would be multiplied by zero."""
+    fresh = damping.fresh(s0, s1) if s1 > 0 else 0.0
+    return fresh * at.noise(like, draw) if fresh > 0 else None

@@ -1,0 +1,232 @@
+r"""Stochastic one-step methods in the data prediction: exponential Runge-Kutta stages along one path of the noise, and ancestral steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from flowsamplers._errors import unknown
+from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler, register
+from flowsamplers.samplers.damping import Damping, drawn, renewed
+from flowsamplers.samplers.exponential_rk import RES2S, DPMSolverPP2S, DPMSolverPP3S, ExponentialRungeKutta
+from flowsamplers.samplers.interpolation import half_log_snr
+from flowsamplers.samplers.policies import LastStep, memoryless
+
+Correction: TypeAlias = Literal["phi_1", "phi_2"]
+
+
+@dataclass(frozen=True)
+class SEEDS(LastStep):
+    r"""Base of the stochastic exponential Runge-Kutta methods in $\lambda$.
+
+    $$
+    x_i = \frac{\sigma_i}{\sigma} e^{-\eta c_i h} x + \alpha_i (1 - e^{-c_i z}) D_0
+    + \alpha_i \sum_{j \ge 1} z\,a_{ij}(z)\,(D_j - D_0) + \sigma_i n_i, \qquad z = (1 + \eta) h
+    $$
+
+    with the coefficients of the ODE method, `without_noise`, at the rate $1 + \eta$. The noises of the stages belong to one path,
+    $n_i = e^{-\eta \delta_i} n_{i - 1} + \sqrt{1 - e^{-2 \eta \delta_i}}\;\xi_i$ with $\delta_i = (c_i - c_{i - 1}) h$: a stage stands
+    where the step will pass. On a step of infinite length, from ``sigma = 1`` or to 0, the part without the sum remains.
+
+    Args:
+        last: policy of the last step, see `LastStep`; without noise, which leaves the marginals as they are.
+        eta: strength of the noise, see `Damping`.
+    """
+
+    eta: float = 1.0
+
+    affine: ClassVar[bool] = False
+    order_to_data: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _ = self.damping, self.without_noise
+
+    @property
+    def damping(self) -> Damping:
+        """Of the noise."""
+        return Damping(self.eta)
+
+    @property
+    def without_noise(self) -> ExponentialRungeKutta:
+        """The ODE method whose coefficients these are."""
+        raise NotImplementedError
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        start, h = half_log_snr(at.s0), half_log_snr(at.s1) - half_log_snr(at.s0)
+        if not math.isfinite(h):
+            return renewed(x, v, at.s0, at.s1, self.damping, drawn(x, at, at.s0, at.s1, self.damping)), state
+        z, tableau = (1 + self.eta) * h, self.without_noise
+        rows = [*tableau.stages(z), (1.0, tableau.weights(z))]
+        sigmas = [at.s1 if c == 1 else 1 / (1 + math.exp(start + c * h)) for c, _ in rows]
+        d0, further = x - at.s0 * v, list[Tensor]()
+        for (_, row), sigma, noise in zip(rows, sigmas, self._path(x, at, sigmas), strict=True):
+            point = renewed(x, v, at.s0, sigma, self.damping, noise)
+            for w, d in zip(row, further, strict=True):
+                point = point + ((1 - sigma) * z * w) * d
+            if len(further) == len(rows) - 1:
+                return point, state
+            further.append(point - sigma * (yield Evaluate(point, sigma)) - d0)
+        raise AssertionError("the last row returns")
+
+    def _path(self, like: Tensor, at: Step, sigmas: list[float]) -> list[Tensor]:
+        """The noise that has come in since the start of the step, at each of these sigmas."""
+        path, before, n = list[Tensor](), at.s0, torch.zeros_like(like)
+        for draw, sigma in enumerate(sigmas):
+            n, new = self.damping.kept(before, sigma) * n, drawn(like, at, before, sigma, self.damping, draw)
+            n = n if new is None else n + new
+            path.append(n)
+            before = sigma
+        return path
+
+
+@register(
+    "seeds_2",
+    aliases=("dpmpp_sde", "dpmpp_sde_gpu"),
+    presets={"exp_heun_2_x0_sde": {"r": 1.0, "correction": "phi_2"}},
+    reference="SEEDS, arXiv:2305.14267, algorithm 2; ComfyUI; DPM-Solver++(SDE): k-diffusion",
+    advice="Two calls a step; where calls are few, dpmpp_2m_sde spends them better. eta=0 is dpmpp_2s.",
+)
+@dataclass(frozen=True)
+class SEEDS2(SEEDS):
+    r"""SEEDS-2: the stochastic form of `DPMSolverPP2S` (``"phi_1"``) or `RES2S` (``"phi_2"``), with its second stage at $\lambda + r h$.
+
+    k-diffusion's dpmpp_sde is this map with ``"phi_1"`` and r = 1/2, but for the correlation of its two noises, which it takes from a
+    Brownian motion in $\sigma/(1 - \sigma)$: in the limit of small steps that of the SDE, which is used here on any. At r = 1 with
+    ``"phi_2"`` it is ComfyUI's exp_heun_2_x0_sde.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        eta: strength of the noise; k-diffusion's dpmpp_sde agrees at 0 and 1, and has eta² for it in between, in the limit.
+        r: where the second stage stands, in (0, 1].
+        correction: ``"phi_1"`` or ``"phi_2"``.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("seeds_2", fs.schedules.linear(8))  # the first and the last step are infinitely long in lambda: one call each
+        14
+    """
+
+    r: float = 0.5
+    correction: Correction = "phi_1"
+
+    order: ClassVar[int] = 2
+
+    @property
+    def without_noise(self) -> ExponentialRungeKutta:
+        """See `SEEDS`."""
+        if self.correction not in ("phi_1", "phi_2"):
+            raise unknown("correction", self.correction, ("phi_1", "phi_2"))
+        return (DPMSolverPP2S if self.correction == "phi_1" else RES2S)(self.last, "lambda", self.r)
+
+
+@register(
+    "seeds_3",
+    reference="SEEDS, arXiv:2305.14267, algorithm 3; ComfyUI",
+    advice="Three calls a step, for the same order in the noise as one. eta=0 is dpmpp_3s.",
+)
+@dataclass(frozen=True)
+class SEEDS3(SEEDS):
+    r"""SEEDS-3: the stochastic form of `DPMSolverPP3S`, its stages at $\lambda + r_1 h$ and $\lambda + r_2 h$.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        eta: strength of the noise.
+        r_1: where the second stage stands.
+        r_2: where the third stage stands, after it.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("seeds_3", fs.schedules.linear(8))
+        20
+    """
+
+    r_1: float = 1 / 3
+    r_2: float = 2 / 3
+
+    order: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if self.r_2 < self.r_1:
+            raise ValueError(
+                f"r_1={self.r_1}, r_2={self.r_2}: the path of the noise meets the second stage first, so r_1 <= r_2"
+            )
+
+    @property
+    def without_noise(self) -> ExponentialRungeKutta:
+        """See `SEEDS`."""
+        return DPMSolverPP3S(self.last, "lambda", self.r_1, self.r_2)
+
+
+@register(
+    "dpmpp_2s_ancestral",
+    presets={
+        "dpmpp_2s_a": {"base": "dpmpp_2s"},
+        "dpm_2_ancestral": {"base": "dpm_2"},
+        "kdpm2_ancestral": {"base": "dpm_2"},
+    },
+    reference="k-diffusion's ancestral samplers; ComfyUI's form for rectified flows",
+    advice="Two calls a step, one noise; midpoint as base= has a last step of order 2.",
+)
+@dataclass(frozen=True)
+class AncestralStep(Sampler):
+    r"""An ODE method's step to below the next sigma, and noise up to it: the ancestral samplers of ComfyUI on a rectified flow.
+
+    $$
+    \sigma_d = \sigma'\Bigl(1 + \eta\bigl(\tfrac{\sigma'}{\sigma} - 1\bigr)\Bigr), \qquad
+    x' = \frac{1 - \sigma'}{1 - \sigma_d}\,\Phi_{\sigma \to \sigma_d}(x) + \sigma' \sqrt{1 - k^2}\;\xi, \qquad
+    k = \frac{\sigma_d}{\sigma'}\,\frac{1 - \sigma'}{1 - \sigma_d}
+    $$
+
+    The fraction before $\Phi$ puts the mean where it belongs; a form without it, made for $\alpha = 1$, is wrong here. For small steps
+    $k \to e^{-\eta h}$. From ``sigma = 1`` DPM-Solver++(2S) makes Euler's step, a limit; ComfyUI asks at 0.9999 instead.
+
+    Args:
+        base: the ODE method, without memory.
+        eta: strength of the noise, from 0 to 1.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("dpmpp_2s_ancestral", fs.schedules.linear(8))
+        14
+    """
+
+    base: SamplerLike = "dpmpp_2s"
+    eta: float = 1.0
+
+    order: ClassVar[int] = 2
+    order_to_data: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = True
+    affine: ClassVar[bool] = False
+    look_ahead: ClassVar[int] = 1  # a base that asks at the end of its step asks below the next sigma
+
+    def __post_init__(self) -> None:
+        """Resolve the method at once."""
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
+        object.__setattr__(self, "base", memoryless("base", self.base))
+        object.__setattr__(self, "order", self.without_noise.order)
+
+    @property
+    def without_noise(self) -> Sampler:
+        """See `Sampler.without_noise`."""
+        return get_sampler(self.base)
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        Damping(self.eta).kept(at.s0, at.s1)  # refuses a step towards noise
+        down = at.s1 * (1 + self.eta * (at.s1 / at.s0 - 1)) if self.eta > 0 else at.s1
+        end, _ = yield from self.without_noise.step(x, replace(at, s1=down), None)
+        scale = (1 - at.s1) / (1 - down) if down < at.s1 else 1.0
+        added = math.sqrt(max(0.0, at.s1**2 - (down * scale) ** 2))
+        return (scale * end + added * at.noise(x) if added > 0 else scale * end), state

@@ -1,0 +1,241 @@
+r"""Stochastic multistep methods in the data prediction: the exact step of the SDE for a polynomial through the last predictions.
+
+They are the methods of `exponential` with the kernel at the rate $1 + \eta$ and, in the part for a constant prediction, some fresh noise:
+
+$$
+x' = \frac{\sigma'}{\sigma} e^{-\eta h} x + \alpha' (1 + \eta) \int_\lambda^{\lambda'} e^{-(1 + \eta)(\lambda' - l)} D(l)\,dl
++ \sigma' \sqrt{1 - e^{-2 \eta h}}\;\xi, \qquad h = \lambda' - \lambda
+$$
+
+The noise is additive and its integral is exact; what a polynomial cannot see is the part of D that moves with the noise, so the orders of
+the ODE are reached without noise only: with it the strong order is 1, and so is the weak one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+from torch import Tensor
+
+from flowsamplers._errors import unknown
+from flowsamplers.sampler import Sampler, SamplerLike, Step, register
+from flowsamplers.samplers.damping import Damping, Rule, drawn, renewed
+from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
+from flowsamplers.samplers.interpolation import Variable, moments
+
+Correction: TypeAlias = Literal["midpoint", "heun"]
+CORRECTIONS = ("midpoint", "heun")
+Form: TypeAlias = Literal["shipped", "polynomial"]
+FORMS = ("shipped", "polynomial")
+
+
+@dataclass(frozen=True)
+class StochasticAdams(ExponentialAdams):
+    """Base: an exponential Adams method of an SDE.
+
+    Args:
+        last: policy of the last step, see `LastStep`; without noise, which leaves the marginals as they are.
+        startup: policy of the first steps, see `Multistep`.
+        variable: where the prediction is interpolated, see `ExponentialAdams`.
+        eta: strength of the noise, 0 for none, 1 for the SDE that forgets its start at the rate of the flow; see `Damping`.
+    """
+
+    variable: Variable = "lambda"
+    eta: float = 1.0
+
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _ = self.damping
+
+    @property
+    def damping(self) -> Damping:
+        """Of the noise."""
+        return Damping(self.eta)
+
+    def moments(self, s0: float, s1: float, count: int) -> tuple[float, ...]:
+        """See `Adams`."""
+        return moments(self.prediction, self.variable, s0, s1, count, self.damping)
+
+    def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
+        """See `Adams`."""
+        return renewed(x, v, at.s0, at.s1, self.damping, drawn(x, at, at.s0, at.s1, self.damping))
+
+
+@register(
+    "dpmpp_2m_sde",
+    aliases=("dpmpp_2m_sde_gpu", "dpm_solver_pp_2m_sde"),
+    presets={name: {"correction": "heun"} for name in ("dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "res_2m_sde")},
+    reference="DPM-Solver++, arXiv:2211.01095, SDE-DPM-Solver++(2M); k-diffusion, diffusers' sde-dpmsolver++",
+    advice="The usual stochastic choice; from about 20 calls. eta=0 is dpmpp_2m.",
+)
+@dataclass(frozen=True)
+class DPMSolverPP2MSDE(StochasticAdams, DPMSolverPP2M):
+    r"""SDE-DPM-Solver++(2M): the line through the last two data predictions.
+
+    $$
+    x' = \frac{\sigma'}{\sigma} e^{-\eta h} x + \alpha' (1 - e^{-z}) D + w\,\frac{D - D_1}{r} + \sigma' \sqrt{1 - e^{-2 \eta h}}\;\xi,
+    \qquad z = (1 + \eta) h
+    $$
+
+    with $w = \alpha'(1 - e^{-z})/2$ for ``"midpoint"`` and $w = \alpha'\bigl(1 - \frac{1 - e^{-z}}{z}\bigr)$, the integral of the line,
+    for ``"heun"``: then it is the stochastic form of `RES2M`. From ``sigma = 1`` all noise is fresh, a limit; a step to ``sigma = 0``
+    ends at D.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first step, see `Multistep`.
+        variable: where the prediction is interpolated, see `ExponentialAdams`.
+        eta: strength of the noise; 0 is `DPMSolverPP2M`.
+        correction: ``"midpoint"`` or ``"heun"``.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("dpmpp_2m_sde", fs.schedules.linear(8))
+        8
+    """
+
+    correction: Correction = "midpoint"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _check("correction", self.correction, CORRECTIONS)
+
+    @property
+    def without_noise(self) -> Sampler:
+        """See `Sampler.without_noise`."""
+        twin = DPMSolverPP2M if self.correction == "midpoint" else RES2M
+        return twin(self.last, self.startup, self.variable)
+
+    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+        """See `Adams`."""
+        return super().integrals(s0, s1, thetas) if self.correction == "midpoint" else self.moments(s0, s1, len(thetas) + 1)[1:]
+
+
+@register(
+    "dpmpp_3m_sde",
+    aliases=("dpmpp_3m_sde_gpu", "dpm_solver_pp_3m_sde"),
+    literature=3,
+    reference="k-diffusion's sample_dpmpp_3m_sde, after DPM-Solver++, arXiv:2211.01095",
+    advice="As dpmpp_2m_sde, from about 30 calls. eta=0 is dpmpp_3m.",
+)
+@dataclass(frozen=True)
+class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
+    r"""SDE-DPM-Solver++(3M): the parabola through the last three data predictions, its last term as in `DPMSolverPP3M`.
+
+    diffusers' form of order 3 has the sign of a constant wrong in that term, and is of order 1; this one is k-diffusion's.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first steps, see `Multistep`.
+        variable: where the prediction is interpolated, see `ExponentialAdams`.
+        eta: strength of the noise; 0 is `DPMSolverPP3M`.
+        kappa: share of the second-order term, 1 (shipped) or 2 (exact).
+        correction: of the step with two predictions only: ``"midpoint"`` (diffusers) or ``"heun"`` (k-diffusion).
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("dpmpp_3m_sde", fs.schedules.linear(8))
+        8
+    """
+
+    correction: Correction = "midpoint"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        _check("correction", self.correction, CORRECTIONS)
+
+    @property
+    def without_noise(self) -> Sampler | None:
+        """See `Sampler.without_noise`."""
+        return DPMSolverPP3M(self.last, self.startup, self.variable, self.kappa) if self.correction == "midpoint" else None
+
+    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+        """See `Adams`."""
+        integral = self.correction == "heun" and len(thetas) == 1
+        return self.moments(s0, s1, 2)[1:] if integral else super().integrals(s0, s1, thetas)
+
+
+@register(
+    "er_sde",
+    aliases=("er_sde_3",),
+    presets={"er_sde_1": {"stages": 1}, "er_sde_2": {"stages": 2}},
+    literature=3,
+    reference="ER-SDE-Solver, arXiv:2309.06169, algorithms 1 to 3; ComfyUI",
+    advice="Stochastic near pure noise, nearly an ODE below: from about 16 calls.",
+)
+@dataclass(frozen=True)
+class ERSDE(StochasticAdams):
+    r"""ER-SDE-Solver of 1 to 3 stages: Taylor's polynomial of D in $\rho = \sigma/(1 - \sigma)$, with its derivatives from differences.
+
+    $$
+    x' = \frac{\alpha'}{\alpha} r x + \alpha' \bigl[(1 - r) D + (\Delta + \varphi' I_1)\,\dot D
+    + (\tfrac{\Delta^2}{2} + \varphi' I_2)\,\ddot D\bigr] + \alpha' \sqrt{\rho'^2 - \rho^2 r^2}\;\xi, \qquad
+    r = \frac{\varphi(\rho')}{\varphi(\rho)},\ I_k = \int_{\rho'}^{\rho} \frac{(u - \rho)^{k - 1}}{\varphi(u)}\,du
+    $$
+
+    $\varphi(\rho) = \rho\,(e^{\rho^{0.3}} + 10)^\eta$; with ``rule="reverse_time"`` $\varphi = \rho^{1 + \eta}$. The integrals are exact to
+    rounding; ComfyUI takes 200 points of a Riemann sum. As shipped, $\dot D$ is the last difference for any number of stages, which
+    leaves 3 of them with order 2; ``form="polynomial"`` differentiates the parabola through the three predictions, of order 3 with
+    ``startup="heun"`` and ``last="midpoint"``.
+
+    Args:
+        last: policy of the last step, see `LastStep`; ``"method"`` on a step to 0 extrapolates to it.
+        startup: policy of the first steps, see `Multistep`.
+        variable: where the prediction is interpolated.
+        eta: strength of the noise; 0 is the ODE.
+        rule: ``"er_sde"`` or ``"reverse_time"``, see `Damping`.
+        stages: how many predictions, from 1 to 3.
+        form: ``"shipped"`` or ``"polynomial"``.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("er_sde", fs.schedules.linear(8))
+        8
+    """
+
+    last: SamplerLike = "euler"
+    variable: Variable = "ve_sigma"
+    rule: Rule = "er_sde"
+    stages: int = 3
+    form: Form = "shipped"
+
+    order: ClassVar[int] = 2
+    memory: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        """Check the options; state the order of these stages."""
+        if self.stages not in (1, 2, 3):
+            raise ValueError(f"stages={self.stages}: ER-SDE-Solver has 1, 2 or 3")
+        _check("form", self.form, FORMS)
+        object.__setattr__(self, "memory", self.stages)
+        object.__setattr__(self, "order", self.stages if self.form == "polynomial" else min(self.stages, 2))
+        super().__post_init__()
+
+    @property
+    def damping(self) -> Damping:
+        """Of the noise."""
+        return Damping(self.eta, self.rule)
+
+    @property
+    def without_noise(self) -> Sampler | None:
+        """See `Sampler.without_noise`."""
+        if self.stages == 3 and self.form == "shipped":
+            return None
+        return (RES2M if self.stages == 2 else RES3M)(self.last, self.startup, self.variable) if self.stages > 1 else None
+
+    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+        r"""Shipped, the first derivative is the last difference, $d_1 + \theta_1 d_2$, not $d_1$."""
+        m = super().integrals(s0, s1, thetas)
+        return (m[0], m[1] + thetas[0] * m[0]) if self.form == "shipped" and len(m) > 1 else m
+
+
+def _check(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise unknown(option, value, known)

@@ -1,0 +1,116 @@
+r"""SA-Solver: the predictor and corrector of `unipc` on an SDE, both with one draw of the noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from flowsamplers.sampler import Sampler, SamplerLike, Step, register
+from flowsamplers.samplers.damping import Damping, drawn, renewed
+from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unipc_weights
+
+
+@register(
+    "sa_solver",
+    presets={
+        "sa_solver_pece": {"pece": True},
+        "sa_solver_diffusers": {"startup": "ramp", "predictor_order": 2, "corrector_order": 2, "simple_order_2": True},
+    },
+    reference="SA-Solver, arXiv:2309.05019, algorithm 1; diffusers' SASolverScheduler, ComfyUI",
+    advice="Noise in the middle of the way only; from about 20 calls. tau=0 is unipc_3.",
+)
+@dataclass(frozen=True)
+class SASolver(PredictorCorrector):
+    r"""SA-Solver: stochastic Adams methods, a predictor of s data predictions and a corrector of s, the new one among them.
+
+    $$
+    x' = \frac{\sigma'}{\sigma} e^{-\tau^2 h} x + \sum_j b_j D_j + \sigma' \sqrt{1 - e^{-2 \tau^2 h}}\;\xi, \qquad
+    b_j = \alpha' (1 + \tau^2) \int_\lambda^{\lambda'} e^{-(1 + \tau^2)(\lambda' - l)}\,\ell_j(l)\,dl
+    $$
+
+    Predictor and corrector share $\xi$, so the correction is a sum over predictions alone: `UniPC`'s at the rate $1 + \tau^2$.
+    diffusers' own never reaches ``sigma = 0``; this one ends there, at D. Without noise it is `UniPC3`, with its start-up;
+    ``startup="ramp"`` is what is shipped.
+
+    Args:
+        last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
+        startup: policy of the first steps, see `Multistep`.
+        tau: strength of the noise; $\tau^2$ is the eta of `Damping`.
+        low: lowest sigma at which a step with noise starts.
+        high: highest; outside of them steps are made without noise. 0 and 1 for noise on all steps.
+        predictor_order: predictions in the predictor, from 1 to 4.
+        corrector_order: predictions in the corrector, from 2 to 4; 0 for none.
+        pece: evaluate the corrected point too, two calls a step.
+        simple_order_2: where two predictions remain, integrate their line with the factor 1/2 instead (diffusers; `UniPC`'s bh1).
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe("sa_solver", fs.schedules.linear(8)), fs.nfe("sa_solver_pece", fs.schedules.linear(8))
+        (10, 16)
+    """
+
+    startup: SamplerLike = "kutta3"
+    tau: float = 1.0
+    low: float = 0.2
+    high: float = 0.8
+    predictor_order: int = 3
+    corrector_order: int = 4
+    pece: bool = False
+    simple_order_2: bool = False
+
+    order: ClassVar[int] = 4
+    memory: ClassVar[int] = 3
+    stochastic: ClassVar[bool] = True
+    noise_option: ClassVar[str] = "tau"
+
+    def __post_init__(self) -> None:
+        """Check the options; state the order of these."""
+        for option, value, known in (
+            ("predictor_order", self.predictor_order, (1, 2, 3, 4)),
+            ("corrector_order", self.corrector_order, (0, 2, 3, 4)),
+        ):
+            if value not in known:
+                raise ValueError(f"{option}={value}: one of {known}")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"low={self.low}, high={self.high}: sigmas from 0 to 1 between which there is noise, low <= high")
+        corrected = min(self.corrector_order, self.predictor_order + 1)
+        object.__setattr__(self, "memory", max(self.predictor_order, self.corrector_order - 1))
+        object.__setattr__(self, "order", corrected if self.corrects else self.predictor_order)
+        object.__setattr__(self, "ramp_order", 2 if self.corrects else 1)
+        super().__post_init__()
+        _ = self.damping(1.0)
+
+    def damping(self, s0: float) -> Damping:
+        """Of the noise of a step from s0."""
+        return Damping(self.tau**2 if self.low <= s0 <= self.high else 0.0)
+
+    @property
+    def without_noise(self) -> Sampler | None:
+        """See `Sampler.without_noise`."""
+        twin = {(2, 3): UniPC2, (3, 4): UniPC3}.get((self.predictor_order, self.corrector_order))
+        if twin is None or self.pece or self.simple_order_2:
+            return None
+        return twin(last=self.last, startup=self.startup, solve="full")
+
+    @property
+    def corrects(self) -> bool:
+        """See `PredictorCorrector`."""
+        return self.corrector_order > 0
+
+    @property
+    def evaluates_again(self) -> bool:
+        """See `PredictorCorrector`."""
+        return self.pece
+
+    def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
+        """See `PredictorCorrector`."""
+        damping = self.damping(at.s0)
+        return renewed(x, v, at.s0, at.s1, damping, drawn(x, at, at.s0, at.s1, damping))
+
+    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
+        """See `PredictorCorrector`."""
+        used = past[: self.corrector_order - 2 if new else self.predictor_order - 1]
+        solve = "shortcut" if self.simple_order_2 else "full"
+        return unipc_weights("lambda", "bh1", solve, s0, s1, used, new=new, damping=self.damping(s0))
