@@ -29,6 +29,9 @@ FAMILIES = {
     "implicit": "Implicit, by fixed point",
     "adaptive": "Adaptive",
     "compat": "Kept for parity",
+    "exponential_sde": "Stochastic multistep, in the data prediction",
+    "exponential_rk_sde": "Stochastic one-step, in the data prediction",
+    "sa_solver": "Stochastic predictor and corrector",
 }
 
 
