@@ -356,6 +356,12 @@ def _(self, x, at, state):
     return x + at.h * (v + 1e-6 * (v.mean(0, keepdim=True) - v)), state
 
 
+@sampler("latents flattened, not shaped back", "euler")
+def _(self, x, at, state):
+    v = yield Evaluate(x, at.s0)
+    return (x + at.h * v).flatten(1), state
+
+
 @sampler("clamped like an image", "euler")
 def _(self, x, at, state):
     v = yield Evaluate(x, at.s0)

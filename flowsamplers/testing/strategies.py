@@ -88,13 +88,33 @@ def analytic_flows() -> st.SearchStrategy[GaussianFlow | MixtureFlow | DataFlow]
     return st.one_of(gaussian, mixture, data)
 
 
-def tensors(rows: int = 4, dim: int = 6, dtype: torch.dtype = torch.float64) -> st.SearchStrategy[Tensor]:
-    """Unit normal tensors ``(rows, dim)`` up to these sizes: small shapes and a seed are drawn, never entries."""
+def shapes(rows: int = 4, axes: int = 3, side: int = 6) -> st.SearchStrategy[tuple[int, ...]]:
+    """Shapes of latents, rows first: vectors, packed tokens ``(rows, tokens, channels)``, images ``(rows, c, h, w)``."""
+    inner = st.lists(st.integers(1, side), min_size=1, max_size=axes)
+    return st.builds(lambda r, rest: (r, *rest), st.integers(1, rows), inner)
 
-    def make(r: int, d: int, seed: int) -> Tensor:
-        return torch.randn(r, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
-    return st.builds(make, st.integers(1, rows), st.integers(1, dim), st.integers(0, 10**6))
+def tensors(
+    shape: st.SearchStrategy[tuple[int, ...]] | None = None, dtype: st.SearchStrategy[torch.dtype] | None = None
+) -> st.SearchStrategy[Tensor]:
+    """Unit normal tensors. A shape, a dtype and a seed are drawn, never entries, so a failing case prints in one line.
+
+    Args:
+        shape: of `shapes`, or any other.
+        dtype: of `dtypes`; float64 by default.
+
+    Examples:
+        >>> from hypothesis import find
+        >>> find(tensors(), lambda x: x.ndim == 3).shape  # the smallest packed latents
+        torch.Size([1, 1, 1])
+    """
+
+    def make(size: tuple[int, ...], kind: torch.dtype, seed: int) -> Tensor:
+        return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(kind)
+
+    sizes = shapes() if shape is None else shape
+    kinds = st.just(torch.float64) if dtype is None else dtype
+    return st.builds(make, sizes, kinds, st.integers(0, 10**6))
 
 
 class SmoothField:

@@ -59,6 +59,7 @@ from flowsamplers.testing.laws.symmetry import (
     rotations_commute,
     rows_do_not_see_each_other,
     scaling_sigma_changes_nothing,
+    shapes_do_not_matter,
     translations_commute,
 )
 
@@ -74,6 +75,7 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     translations_commute,
     permutations_of_rows_commute,
     rows_do_not_see_each_other,
+    shapes_do_not_matter,
     scaling_sigma_changes_nothing,
     evaluations_are_as_declared,
     requests_stay_inside_their_step,
@@ -133,6 +135,7 @@ __all__ = [
     "rows_do_not_see_each_other",
     "scaling_sigma_changes_nothing",
     "seeds_determine_the_result",
+    "shapes_do_not_matter",
     "stored_dt_sum_to_end_minus_start",
     "straight_paths_are_exact",
     "the_sampler_is_an_immutable_value",

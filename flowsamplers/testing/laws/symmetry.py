@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.testing.fields import smooth, start_at
@@ -57,6 +58,27 @@ def permutations_of_rows_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> Non
     x1, order, seeds = start_at(4), [2, 0, 3, 1], [11, 12, 13, 14]
     mixed = subject.run(smooth, x1[order], grid, seed=[seeds[i] for i in order])
     close(mixed, subject.run(smooth, x1, grid, seed=seeds)[order], f"{subject.name} depends on the order of the rows")
+
+
+def shapes_do_not_matter(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    r"""Vectors, tokens ``(rows, tokens, channels)`` and images ``(rows, c, h, w)`` with the same entries end with the same entries.
+
+    On a field that acts on each entry alone, $v_i = \sin 3 x_i + \sigma$: no axis of a latent is special but the first.
+
+    Reference:
+        FLUX packs an image of latents into tokens and back; the ODE does not know.
+    """
+    subject = steady(quiet(case))
+    x1 = start_at(2, 12)
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.sin(3 * x) + sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+    flat = subject.run(velocity, x1, grid)
+    for shape in ((2, 4, 3), (2, 3, 2, 2)):
+        shaped = subject.run(velocity, x1.reshape(shape), grid)
+        assert shaped.shape == shape, f"{subject.name} returns shape {tuple(shaped.shape)} from a start of shape {shape}"
+        close(shaped.reshape(2, 12), flat, f"{subject.name} depends on the shape of the latents")
 
 
 def rows_do_not_see_each_other(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
