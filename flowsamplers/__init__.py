@@ -8,6 +8,7 @@
 
 from flowsamplers import flows, reference, schedules, study
 from flowsamplers.benchmark import recommend
+from flowsamplers.brownian import BrownianNoise
 from flowsamplers.drive import Trace, Velocity, dry_run, largest_steps, nfe, sample, trace
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
@@ -29,6 +30,7 @@ from flowsamplers.stepper import Stepper
 __version__ = "0.1.0"
 
 __all__ = [
+    "BrownianNoise",
     "Evaluate",
     "Flow",
     "GeneratorNoise",

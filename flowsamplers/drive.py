@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import Noise, Seeds, as_noise
+from flowsamplers.noise import Clock, Noise, Seeds, as_noise
 from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, get_sampler, steps_of
 
 Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -302,7 +302,7 @@ def _with_fixed_calls(sampler: Sampler) -> Sampler:
 NOTHING = torch.zeros(1, dtype=torch.float64)
 
 
-def silence(like: Tensor, step: int, draw: int) -> Tensor:
+def silence(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
     """The noise of a dry run: none."""
     return torch.zeros_like(like)
 

@@ -14,18 +14,23 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
+Clock: TypeAlias = tuple[float, float]
+"""An interval of times of a Brownian motion."""
+
 
 @runtime_checkable
 class Noise(Protocol):
     """A source of unit normal tensors, one for each (step, draw)."""
 
-    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A standard normal tensor.
 
         Args:
             like: its shape ``(rows, ...)``, dtype and device.
             step: index of the step in the run.
             draw: index of the draw within the step.
+            clock: the interval of a Brownian motion whose increment, divided by its size, this is. Only noise that is
+                keyed by time reads it.
 
         Returns:
             The same values whenever it is asked again for the same key.
@@ -93,7 +98,7 @@ class KeyedNoise:
     def __init__(self, seeds: Seeds) -> None:
         self.seeds = seeds
 
-    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`."""
         rows = [
             normal(fold(seed, step, draw), like.shape[1:], like.dtype, like.device)
@@ -116,7 +121,7 @@ class GeneratorNoise:
         self._step = -1
         self._drawn: dict[int, Tensor] = {}
 
-    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`."""
         if step != self._step:
             self._step, self._drawn = step, {}

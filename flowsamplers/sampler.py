@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import Noise
+from flowsamplers.noise import Clock, Noise
 
 ENTRY_POINTS = "flowsamplers.samplers"
 """Entry-point group through which other packages add samplers, found by name like the built-in ones."""
@@ -72,15 +72,21 @@ class Step:
         """Whether this is the last step of the run, wherever it ends."""
         return self.index == self.count - 1
 
-    def noise(self, like: Tensor, draw: int = 0) -> Tensor:
-        """Unit normal noise with the shape, dtype and device of ``like``; ``draw`` numbers the draws of this step.
+    def noise(self, like: Tensor, draw: int = 0, *, clock: Clock | None = None) -> Tensor:
+        r"""Unit normal noise with the shape, dtype and device of ``like``.
+
+        Args:
+            like: the state.
+            draw: numbers the draws of this step; each is a noise of its own.
+            clock: ``(T0, T1)``, the interval of a Brownian motion whose increment, divided by its size, this noise is: $T = e^{2G}$ for an
+                exact step, see `flowsamplers.samplers.stochastic`. By default the motion runs in sigma, $T = 1 - \sigma$.
 
         Raises:
             ValueError: the run was started without a seed.
         """
         if self.source is None:
             raise ValueError("seed=None: this sampler draws noise; pass seed=<int>, a list with one int per row, or a Noise")
-        return self.source(like, self.index, draw)
+        return self.source(like, self.index, draw, (1 - self.s0, 1 - self.s1) if clock is None else clock)
 
 
 def steps_of(grid: SigmaGrid, source: Noise | None = None) -> Iterator[Step]:

@@ -63,6 +63,7 @@ LEVELS = [
     {"_errors"},
     {"grid"},
     {"noise"},
+    {"brownian"},
     {"sampler"},
     {"schedules", "samplers", "drive"},
     {"lockstep", "stepper"},

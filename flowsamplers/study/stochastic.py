@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowsamplers.brownian import BrownianNoise
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
-from flowsamplers.noise import KeyedNoise, Seeds
 from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.sampler import SamplerLike, get_sampler
 
@@ -38,28 +38,6 @@ class StochasticOrders:
     weak_order: OrderVerdict
 
 
-class NestedNoise:
-    r"""The noise of one Brownian path for a grid and for its refinements.
-
-    The unit normal of a step is made of those of the finest steps in it: $\sum_j \sqrt{|h_j|}\, z_j / \sqrt{\sum_j |h_j|}$.
-
-    Args:
-        seeds: of the finest normals, see `KeyedNoise`.
-        fine: the finest grid.
-        parts: how many of its steps make one of the grid that is run.
-    """
-
-    def __init__(self, seeds: Seeds, fine: SigmaGrid, parts: int) -> None:
-        self.keyed, self.fine, self.parts = KeyedNoise(seeds), fine, parts
-
-    def __call__(self, like: Tensor, step: int, draw: int) -> Tensor:
-        """A unit normal tensor like ``like``; see `noise.Noise`."""
-        inner = range(step * self.parts, (step + 1) * self.parts)
-        lengths = [abs(self.fine.dt[j]) for j in inner]
-        total = sum((h**0.5 * self.keyed(like, j, draw) for j, h in zip(inner, lengths, strict=True)), torch.zeros_like(like))
-        return total / sum(lengths) ** 0.5
-
-
 def stochastic_orders(
     flow: Flow,
     x1: Tensor,
@@ -75,31 +53,30 @@ def stochastic_orders(
 ) -> StochasticOrders:
     r"""Measure both orders of a stochastic sampler by its own refinement, along shared Brownian paths.
 
-    Every interval of a grid is cut into 1, 2, 4, ... equal parts, and the same path drives all of them, so that differences between
-    step counts have little variance. A point whose standard error is more than a third of its error is not used.
+    Every interval of a grid is cut into 1, 2, 4, ... equal parts, and one path of `BrownianNoise` drives all of them, so that differences
+    between step counts have little variance. A point whose standard error is more than a third of its error is not used.
 
     Args:
         flow: a velocity field.
         x1: starts, ``(rows, ...)``; the more the surer.
-        sampler: a stochastic sampler that draws once a step noise of unit variance for that step.
+        sampler: a stochastic sampler.
         grid: the coarsest schedule.
         strong: the strong order that the method claims.
         weak: the weak order that it claims.
-        refinements: into how many parts its intervals are cut; divisors of ``finest``.
-        finest: for the path that stands for the limit.
+        refinements: into how many parts its intervals are cut.
+        finest: for the run that stands for the limit.
         seed: of the paths.
         max_batch: rows in one model call.
 
     Raises:
-        ValueError: a sampler that is not stochastic, or refinements that do not divide the finest one.
+        ValueError: a sampler that is not stochastic, or refinements as fine as the finest.
     """
     method = get_sampler(sampler)
     if not method.stochastic:
         raise ValueError(f"sampler={type(method).__name__} is not stochastic: its order is that of a study")
-    if any(finest % n or n >= finest for n in refinements):
-        raise ValueError(f"refinements={tuple(refinements)}: each must divide finest={finest} and be smaller")
-    fine = grid.refined(finest)
-    runs = [Run(x1, grid.refined(n), method, seeds=NestedNoise(seed, fine, finest // n)) for n in (*refinements, finest)]
+    if any(n >= finest for n in refinements):
+        raise ValueError(f"refinements={tuple(refinements)}: each must be smaller than finest={finest}")
+    runs = [Run(x1, grid.refined(n), method, seeds=BrownianNoise(seed)) for n in (*refinements, finest)]
     *outs, limit = (out.double().flatten(1) for out in sample_many(flow, runs, max_batch=max_batch))
     size = limit.square().mean().sqrt()
     paths = [_root_mean_square((out - limit) / size) for out in outs]

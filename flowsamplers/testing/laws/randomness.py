@@ -11,7 +11,7 @@ from torch import Tensor
 from flowsamplers.drive import sample
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import KeyedNoise
+from flowsamplers.noise import Clock, KeyedNoise
 from flowsamplers.schedules import linear, shift
 from flowsamplers.testing.fields import smooth, start_at
 from flowsamplers.testing.laws.common import (
@@ -45,7 +45,7 @@ def noise_is_drawn_anew_for_every_step(case: Case) -> None:
         raise NotApplicable("it draws no noise")
     drawn: list[Tensor] = []
 
-    def record(like: Tensor, step: int, draw: int) -> Tensor:
+    def record(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         drawn.append(KeyedNoise(SEED)(like, step, draw))
         return drawn[-1]
 
