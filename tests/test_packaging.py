@@ -68,7 +68,7 @@ LEVELS = [
     {"schedules", "samplers", "drive"},
     {"lockstep", "stepper"},
     {"flows", "reference", "orders"},
-    {"benchmark", "catalogue"},
+    {"benchmark", "catalogue", "citations"},
     {"study", "testing"},
     {"cli"},
 ]

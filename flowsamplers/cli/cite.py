@@ -1,20 +1,26 @@
-"""``flowsamplers cite``: where samplers come from."""
+"""``flowsamplers cite``: BibTeX of what was used."""
 
 from __future__ import annotations
 
 import click
 
-from flowsamplers.cli.types import Command
-from flowsamplers.sampler import sampler_info
+from flowsamplers import citations
+from flowsamplers.cli.types import Command, Method
+from flowsamplers.sampler import Sampler
 
 
 @click.command(cls=Command)
-@click.argument("sampler")
-def cite(sampler: str) -> None:
-    """Print where a sampler comes from.
+@click.argument("samplers", nargs=-1, type=Method())
+@click.option("--schedule", "schedules", multiple=True, help="A schedule that was used; may be repeated.")
+def cite(samplers: tuple[Sampler, ...], schedules: tuple[str, ...]) -> None:
+    """Print BibTeX of the library and of what was used.
+
+    SAMPLERS are NAME or NAME:option=value; the samplers that they employ for a first or last step are included. Without arguments:
+    everything.
 
     \b
     flowsamplers cite fireflow
+    flowsamplers cite ab2:last=midpoint --schedule karras > references.bib
+    flowsamplers cite
     """  # noqa: D301
-    info = sampler_info(sampler)
-    click.echo(f"{info.name}: {info.reference}")
+    click.echo(citations.cite(*samplers, schedules=schedules))

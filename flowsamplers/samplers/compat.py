@@ -51,7 +51,7 @@ class DPM2(LastStep):
 @register(
     "heunpp2",
     literature=2,
-    reference="ComfyUI, after Huang et al., arXiv:2311.14768 (Heun++)",
+    reference="Heun++ of the extension that goes with Z. Cheng, arXiv:2311.06845; ComfyUI",
     advice="For parity: three calls a step for order 1.",
 )
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""Whom to cite: the BibTeX entries of the samplers that were used."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from flowsamplers._errors import unknown
+from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, list_samplers, name_of, sampler_info
+from flowsamplers.schedules import list_schedules
+
+LIBRARY = "flowsamplers"
+"""Key of the library's own entry."""
+POLICIES = ("SamplerLike", "Sampler")
+"""Annotations of options that hold another sampler."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the bibliography.
+
+    Attributes:
+        kind: ``article``, ``book``, ``software``, ...
+        key: what a ``cite`` command takes.
+        fields: its fields, as in the file.
+        bibtex: its text, ready to paste.
+    """
+
+    kind: str
+    key: str
+    fields: dict[str, str]
+    bibtex: str
+
+    def found_in(self, reference: str) -> int:
+        """Where a reference names it; -1 if it does not."""
+        marks = [f"arXiv:{self.fields['eprint']}"] if "eprint" in self.fields else []
+        places = [reference.find(mark) for mark in (*marks, self.fields.get("words", "\0"))]
+        return min((p for p in places if p >= 0), default=-1)
+
+
+@cache
+def bibliography() -> tuple[Entry, ...]:
+    """All entries of ``flowsamplers/references.bib``."""
+    text = (files("flowsamplers") / "references.bib").read_text("utf-8")
+    return tuple(_entry(block) for block in re.findall(r"^@.*?^}$", text, re.MULTILINE | re.DOTALL))
+
+
+def resolve(reference: str) -> tuple[Entry, ...]:
+    """The entries that a reference in words names, in its order.
+
+    Examples:
+        >>> [e.key for e in resolve("RES, arXiv:2308.02157; Hochbruck and Ostermann, Acta Numerica 19 (2010), 2.5")]
+        ['zhang2023improved', 'hochbruck2010exponential']
+    """
+    found = [(e.found_in(reference), e) for e in bibliography()]
+    return tuple(e for place, e in sorted(found, key=lambda pair: pair[0]) if place >= 0)
+
+
+def used(sampler: SamplerLike) -> list[str]:
+    """Names of the sampler and of those that it employs for its first, last or inner steps.
+
+    Examples:
+        >>> used(get_sampler("ab4", last="ralston3", startup="kutta3"))
+        ['ab4', 'ralston3', 'kutta3']
+    """
+    return list(dict.fromkeys(name_of(s) for s in _nested(get_sampler(sampler))))
+
+
+def cite(*samplers: SamplerLike, schedules: Sequence[str] = ()) -> str:
+    """BibTeX of the library and of what was used; of everything if nothing is named.
+
+    Lines between the entries say who needs them; BibTeX skips these.
+
+    Args:
+        *samplers: names, configurations or objects; those that they employ are included.
+        schedules: names of schedules.
+
+    Raises:
+        ValueError: unknown name; the message suggests the nearest.
+
+    Examples:
+        >>> print(cite("krogstad"))
+        The library
+        <BLANKLINE>
+        @software{flowsamplers,
+        ...
+        krogstad: Krogstad, J. Comput. Phys. 203 (2005); Hochbruck and Ostermann, Acta Numerica 19 (2010), (2.42)
+        <BLANKLINE>
+        @article{krogstad2005generalized,
+          author = {Krogstad, Stein},
+          ...
+    """
+    names = list(dict.fromkeys(n for s in samplers for n in used(s)))
+    if not samplers and not schedules:
+        names, schedules = [i.name for i in list_samplers()], [i.name for i in list_schedules()]
+    sources = [(name, sampler_info(name).reference) for name in names]
+    sources += [(f"schedule {name}", _reference_section(name)) for name in schedules]
+    given = {LIBRARY: next(e for e in bibliography() if e.key == LIBRARY)}
+    pieces = ["The library", given[LIBRARY].bibtex]
+    for name, reference in sources:
+        pieces.append(f"{name}: {reference or 'names no source'}")
+        pieces += [e.bibtex for e in resolve(reference) if e.key not in given]
+        given |= {e.key: e for e in resolve(reference)}
+    return "\n\n".join(pieces)
+
+
+def _reference_section(schedule: str) -> str:
+    """What a builder's docstring says under "Reference"."""
+    infos = {i.name: i for i in list_schedules()}
+    if schedule not in infos:
+        raise unknown("schedule", schedule, infos)
+    match = re.search(r"^References?:\n((?:    .*\n?|\n)+)", inspect.getdoc(infos[schedule].builder) or "", re.MULTILINE)
+    return " ".join(match[1].split()) if match else ""
+
+
+def _nested(sampler: Sampler) -> Iterator[Sampler]:
+    yield sampler
+    for field in dataclasses.fields(sampler) if dataclasses.is_dataclass(sampler) else ():
+        value = getattr(sampler, field.name)
+        if field.type in POLICIES and not (isinstance(value, str) and value not in _names()):
+            yield from _nested(get_sampler(value))
+
+
+def _names() -> set[str]:
+    return {name for info in list_samplers() for name in info.names}
+
+
+def _entry(block: str) -> Entry:
+    head = re.match(r"@(\w+)\{(\S+),\n", block)
+    assert head is not None, block
+    fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", block, re.MULTILINE))
+    return Entry(head[1], head[2], fields, re.sub(r"  words = .*\n", "", block))
