@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
 import flowsamplers as fs
+from flowsamplers.samplers import Heun
 from flowsamplers.testing import laws, strategies
 
 few = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -80,3 +81,9 @@ def test_any_schedule_with_any_options_is_sound(build, steps: int) -> None:
 def test_tensors_of_any_shape_and_dtype_run_to_the_end(x) -> None:
     x0 = fs.sample(lambda x, sigma: x, x, fs.schedules.linear(2), "heun")
     assert (x0.shape, x0.dtype) == (x.shape, x.dtype)
+
+
+@pytest.mark.parametrize(("case", "hint"), [(Heun, r"Heun\(\.\.\.\)"), (lambda model, x, sigmas: x, "from_k_diffusion")])
+def test_what_is_no_subject_is_refused_with_the_way_to_make_it_one(case, hint: str) -> None:
+    with pytest.raises(TypeError, match=hint):
+        laws.order_is_the_declared_one(case)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flowsamplers.testing.conformance import SamplerConformance
+from flowsamplers.testing.subject import subject_of
 from flowsamplers_pytest import named_object
 
 
@@ -22,4 +23,4 @@ class TestNamedSampler(SamplerConformance):
         name = request.config.getoption("--flowsamplers-sampler")
         if not name:
             pytest.skip("no --flowsamplers-sampler=PACKAGE:OBJECT was given")
-        return named_object(str(name))
+        return subject_of(named_object(str(name)))

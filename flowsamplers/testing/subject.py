@@ -64,12 +64,23 @@ class Subject:
 def subject_of(sampler: SamplerLike | Subject) -> Subject:
     """A sampler, by object, name or configuration, as a subject; its class attributes are its claims.
 
+    Raises:
+        TypeError: a class or a function; the message says how to make a subject of it.
+        ValueError: an unknown name.
+
     Examples:
         >>> subject_of("heun").order
         2
     """
     if isinstance(sampler, Subject):
         return sampler
+    if isinstance(sampler, type):
+        raise TypeError(f"{sampler.__name__} is a class: give an object, {sampler.__name__}(...)")
+    if callable(sampler):
+        name = getattr(sampler, "__name__", "it")
+        raise TypeError(
+            f"{name} is a function: from_k_diffusion({name}, order=...) makes a subject of sample_x(model, x, sigmas)"
+        )
     method = get_sampler(sampler)
 
     def run(velocity: Velocity, x1: Tensor, grid: SigmaGrid, *, seed: Seeds | None = None, grad: bool = False) -> Tensor:
