@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("diffusers")
 from click.testing import CliRunner
+from PIL import Image
 
 from flowsamplers.cli import main
 from flowsamplers.cli.types import parse_sampler
@@ -137,6 +138,30 @@ def test_generate_draws_an_image_or_a_grid(tmp_path) -> None:
     assert grid.stat().st_size > one.stat().st_size
 
 
+def test_generate_makes_the_experiments_grid_with_its_model_calls(tmp_path) -> None:
+    """The numbers of steps of the experiment, three samplers, in one command."""
+    options = ["--model", "klein-digits", "--prompt", "three", "--seed", "4", "--out", str(tmp_path / "a.png"), "--quiet"]
+    grid = ["generate", "--steps", "1", "2", "3", "4", "6", "10", "--samplers", "euler", "fireflow", "ab2", *options]
+    drawn = json.loads(run(*grid, "--json"))
+    assert {k: drawn[k] for k in ("model", "prompt", "seed")} == {"model": "klein-digits", "prompt": "three", "seed": 4}
+    calls = {s: [i["nfe"] for i in drawn["images"] if i["sampler"] == s] for s in ("euler", "fireflow", "ab2")}
+    assert calls == {"euler": [1, 2, 3, 4, 6, 10], "fireflow": [2, 3, 4, 5, 7, 11], "ab2": [1, 2, 3, 4, 6, 10]}
+    assert [i["forward_passes"] for i in drawn["images"]] == [2 * i["nfe"] for i in drawn["images"]]
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 6 * 180
+    by_calls = ["generate", "--nfe", "2", "4", "--samplers", "euler", "rk4", *options, "--guidance-interval", "0.2", "0.99"]
+    table = [line.split() for line in run(*by_calls).splitlines()[1:4]]
+    assert table == [["euler", "2", "2", "3"], ["euler", "4", "4", "7"], ["rk4", "1", "4", "6"]]  # sigma 1 is not guided
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_options_take_several_values_or_are_repeated(repeated: bool) -> None:
+    values = {"--samplers": ["euler", "heun"], "--nfe": ["4", "8"], "--seeds": ["0", "1"]}
+    spread = [[k, *vs] if not repeated else [x for v in vs for x in (k, v)] for k, vs in values.items()]
+    plan = json.loads(run("study", "--model", "mixture", "--dry-run", *[x for xs in spread for x in xs], "--json"))
+    assert plan["rows"] == 2 * 2 * 2
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -164,6 +189,10 @@ def test_generate_draws_an_image_or_a_grid(tmp_path) -> None:
         (["trace", "--model", "mixture:nope"], "unknown mixture 'nope'"),
         (["generate", "--size", "18x16"], "width=18: this model draws sizes that are multiples of 4"),
         (["generate", "--steps", "0"], "steps=0"),
+        (["generate", "--steps", "2", "2"], "steps: one of them is there twice"),
+        (["generate", "--steps", "2", "--nfe", "2"], "give the one or the other"),
+        (["generate", "--nfe", "3", "--sampler", "rk4"], "nfe=[3]: not one step of rk4 fits"),
+        (["generate", "--guidance-interval", "1", "0"], "the lower one first"),
         (["generate", "--model", "mixture"], "makes vectors, not images"),
         (["cite", "huen"], "did you mean 'heun'"),
     ],

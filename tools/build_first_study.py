@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 
 from flowsamplers.flows import load_flow
+from flowsamplers.sampler import get_sampler
 from flowsamplers.study import Study, load
+from flowsamplers.study.images import draw
 from flowsamplers.study.plan import DEFAULT_PROMPTS
 from flowsamplers.study.report import terminal
-from flowsamplers.study.steps import klein_steps
+from flowsamplers.study.steps import STEPS, klein_steps
 
 DOCS = Path(__file__).parent.parent / "docs"
 STUDIES = DOCS / "studies"
@@ -25,7 +27,7 @@ START, END = "```text\n", "\n```"
 
 
 def run() -> None:
-    """Both studies, as ``flowsamplers study`` and ``flowsamplers study --preset klein-steps`` run them."""
+    """As ``flowsamplers study``, ``flowsamplers study --preset klein-steps`` and ``flowsamplers generate`` do."""
     torch.set_num_threads(1)
     shutil.rmtree(STUDIES, ignore_errors=True)
     Study().run(STUDIES / "klein-digits")
@@ -33,7 +35,9 @@ def run() -> None:
         shutil.rmtree(STUDIES / "klein-digits" / name)
     for figure in (STUDIES / "klein-digits").glob("*.svg"):
         figure.unlink()
-    klein_steps(load_flow("klein-digits", prompt=DEFAULT_PROMPTS[0]), STUDIES / "klein-steps")
+    flow = load_flow("klein-digits", prompt=DEFAULT_PROMPTS[0])
+    klein_steps(flow, STUDIES / "klein-steps")
+    draw(flow, [get_sampler(s) for s in ("euler", "fireflow", "ab2")], STEPS, 0, STUDIES / "klein-steps" / "samplers.png")
 
 
 def write_page() -> None:

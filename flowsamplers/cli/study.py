@@ -12,7 +12,7 @@ from typing import Any, Literal
 import click
 
 from flowsamplers.cli.models import default_prompt, model_options, named_by_loader, open_flow, progress
-from flowsamplers.cli.types import Command, CommandWithOthers, Cost, Method, Shift
+from flowsamplers.cli.types import Command, CommandWithOthers, Cost, Method, Several, Shift
 from flowsamplers.sampler import Sampler
 from flowsamplers.study.cost import Budget
 from flowsamplers.study.diff import diff
@@ -26,9 +26,11 @@ from flowsamplers.study.steps import klein_steps
 @click.group(cls=CommandWithOthers, invoke_without_command=True)
 @model_options
 @click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
-@click.option("--seed", "seeds", type=int, multiple=True, help="May be repeated. By default 0, 1 and 2.")
-@click.option("--sampler", "samplers", type=Method(), multiple=True, help="NAME or NAME:option=value; may be repeated.")
-@click.option("--nfe", "nfe", type=int, multiple=True, help="A budget of model calls; may be repeated.")
+@click.option("--seed", "--seeds", "seeds", type=int, cls=Several, help="One or several.  [default: 0 1 2]")
+@click.option(
+    "--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="NAME or NAME:option=value, one or several."
+)
+@click.option("--nfe", type=int, cls=Several, help="Budgets of model calls, one or several.")
 @click.option("--schedule", default="flux2", show_default=True, help="Name of a schedule.")
 @click.option(
     "--mu", type=Shift(), default="fixed", show_default=True, help="Shift of flux2: a number, fixed (at 50 steps), follow."
@@ -71,7 +73,7 @@ def study(
     \b
     flowsamplers study
     flowsamplers study --dry-run
-    flowsamplers study --sampler euler --sampler ab2:last=midpoint --nfe 4 --nfe 8 --nfe 16
+    flowsamplers study --samplers euler ab2:last=midpoint --nfe 4 8 16
     flowsamplers study --model black-forest-labs/FLUX.2-klein-base-4B --device cuda --prompt "a cat" --budget 2h
     flowsamplers study --preset klein-steps
     flowsamplers study diff studies/before studies/after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Container, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,43 @@ def messages(ctx: click.Context) -> Generator[None]:
         raise click.UsageError(text.splitlines()[0] if text else type(error).__name__, ctx) from error
 
 
-class Command(click.Command):
+class Several(click.Option):
+    """An option that takes one value or several, and may be repeated: ``--steps 1 2 4`` is ``--steps 1 --steps 2 --steps 4``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, multiple=True, **kwargs)
+
+
+def spread(args: Sequence[str], several: Container[str]) -> list[str]:
+    """Arguments with the name of the option before each of its values; values go on until the next option.
+
+    >>> spread(["--steps", "1", "2", "--out", "a.png", "--seed", "-1", "0"], {"--steps", "--seed"})
+    ['--steps', '1', '--steps', '2', '--out', 'a.png', '--seed', '-1', '--seed', '0']
+    """
+    out: list[str] = []
+    option, values = "", 0
+    for i, arg in enumerate(args):
+        if arg == "--":
+            return [*out, *args[i:]]
+        if arg.startswith("-") and not re.fullmatch(r"-\d.*", arg):
+            option, values = arg if arg in several else "", 0
+        elif option:
+            out += [option] * (values > 0)
+            values += 1
+        out.append(arg)
+    return out
+
+
+class _TakesSeveral(click.Command):
+    """A command with options of the kind `Several`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `spread`."""
+        names = {name for p in self.params if isinstance(p, Several) for name in p.opts}
+        return super().parse_args(ctx, spread(args, names))
+
+
+class Command(_TakesSeveral):
     """A command whose errors are messages."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -36,7 +72,7 @@ class Command(click.Command):
             return super().invoke(ctx)
 
 
-class CommandWithOthers(click.Group):
+class CommandWithOthers(_TakesSeveral, click.Group):
     """A command that has others below it; errors are messages."""
 
     command_class = Command

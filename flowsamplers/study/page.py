@@ -147,7 +147,7 @@ def pictures_of_runs(results: Results, folder: Path) -> bytes | None:
             if path.exists():
                 images[name, str(budget)] = Image.open(io.BytesIO(path.read_bytes()))
     prompt, seed = results.settings["prompts"][0], results.settings["seeds"][0]
-    return image_grid(results.labels, [*map(str, wanted), "reference"], images, f"{prompt!r}, seed {seed}")
+    return image_grid(results.labels, [*map(str, wanted), "reference"], images, f"{prompt!r}, seed {seed}", "model calls")
 
 
 def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> str:

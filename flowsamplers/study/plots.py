@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -164,7 +165,14 @@ def grid_of(row: Row) -> Any:
 
 
 def image_grid(
-    rows: Sequence[str], columns: Sequence[str], images: Mapping[tuple[str, str], Any], title: str, note: str = "model calls"
+    rows: Sequence[str],
+    columns: Sequence[str],
+    images: Mapping[tuple[str, str], Any],
+    title: str,
+    note: str = "",
+    *,
+    captions: Mapping[tuple[str, str], str] | None = None,
+    cell: float | None = None,
 ) -> bytes:
     """Images side by side with labels; a missing cell stays empty. Small images are enlarged without smoothing.
 
@@ -173,12 +181,15 @@ def image_grid(
         columns: labels of the columns.
         images: PIL images by (row, column).
         title: what is shown.
-        note: what the columns count.
+        note: what the columns count, where their labels do not say it.
+        captions: a line below each image.
+        cell: width of an image in inches.
     """
     first = next(iter(images.values()))
     aspect = first.height / first.width
-    cell = 0.56 if first.width < 256 else 1.2
-    figure, axes = _figure(1.1 + cell * len(columns), 0.7 + cell * aspect * len(rows), len(rows), len(columns))
+    cell = cell or (0.56 if first.width < 256 else 1.2)
+    below = 0.2 if captions else 0.0
+    figure, axes = _figure(1.1 + cell * len(columns), 0.7 + (cell * aspect + below) * len(rows), len(rows), len(columns))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             ax = axes[i][j]
@@ -188,11 +199,13 @@ def image_grid(
                 spine.set_visible(False)
             if (row, column) in images:
                 ax.imshow(images[row, column], interpolation="nearest" if first.width < 256 else "antialiased")
+                ax.set_xlabel((captions or {}).get((row, column), ""), fontsize=7.5, labelpad=2)
             if i == 0:
                 ax.set_title(column, fontsize=8.5)
             if j == 0:
                 ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=8.5)
-    figure.suptitle(f"{title}   (columns: {note})", fontsize=9.5, x=0.02, ha="left")
+    told = f"{title}   (columns: {note})" if note else title
+    figure.suptitle(textwrap.fill(told, int(12 * figure.get_figwidth())), fontsize=9.5, x=0.02, ha="left")
     return png(figure)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.reference import relative_error, solve
-from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import empirical_mu, flux2, pipeline_sigmas
-from flowsamplers.study.rows import label_of
 from flowsamplers.study.store import check_writable, write_atomically
 
 STEPS = (1, 2, 3, 4, 6, 10)
@@ -122,37 +119,6 @@ def grid_lines(grid: SigmaGrid) -> list[str]:
     for i, (s, t, h) in enumerate(zip(grid.sigmas[:-1], grid.timesteps, grid.dt, strict=True)):
         lines.append(f"{i:>3}{s:>14.7f}{t:>14.4f}{h:>14.7f}")
     return [*lines, f"{grid.steps:>3}{grid.end:>14.7f}{'sum of dt':>14}{sum(grid.dt):>14.7f}"]
-
-
-def draw(flow: Any, methods: Sequence[Sampler], steps: Sequence[int], seed: int, out: Path) -> None:
-    """Write an image, or a labelled grid of samplers and step counts, all from one noise.
-
-    Args:
-        flow: a field with ``noise``, ``decode``, ``tokens``, ``name`` and ``prompt``.
-        methods: the samplers.
-        steps: the step counts; the schedule is the pipeline's own.
-        seed: of the noise.
-        out: PNG file.
-
-    Raises:
-        ValueError: the model makes no images.
-    """
-    from flowsamplers.study import plots  # noqa: PLC0415  (matplotlib is an extra)
-
-    if not hasattr(flow, "decode"):
-        raise ValueError(f"model {flow.name!r} makes vectors, not images")
-    x1 = flow.noise([seed])
-    cells = [(m, n) for m in methods for n in steps]
-    runs = [Run(x1, flux2(n, tokens=flow.tokens, arithmetic="stock"), m, seeds=seed) for m, n in cells]
-    images = [flow.decode(x)[0] for x in sample_many(flow, runs)]
-    if len(images) == 1:
-        png = io.BytesIO()
-        images[0].save(png, format="PNG")
-        write_atomically(out, png.getvalue())
-        return
-    by_cell = {(label_of(m), str(n)): image for (m, n), image in zip(cells, images, strict=True)}
-    title = f"{flow.prompt!r}, seed {seed}"
-    write_atomically(out, plots.image_grid([label_of(m) for m in methods], [str(n) for n in steps], by_cell, title, "steps"))
 
 
 def as_json(table: ScheduleTable) -> dict[str, Any]:
