@@ -144,6 +144,13 @@ class Sampler:
         """
         return self.init(velocity)
 
+    def moved(self, state: State, by: Tensor) -> State:
+        """The state after a host has moved ``x`` by ``by``: what is remembered as a place in space moves along.
+
+        By default nothing does: velocities and differences stay as they are.
+        """
+        return state
+
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """One step from ``at.s0`` to ``at.s1``.
 

@@ -23,7 +23,8 @@ class Stepper:
     the state, the velocities received in this step and an offset; the generator is made again by replay.
 
     If the host edits the point, `edit` says so: at the start of a step the edited point becomes ``x``; between stages
-    the velocity counts as that of the edited point, and the edit is carried into the result of the step.
+    the velocity counts as that of the edited point, and the edit is carried into the result of the step. What the sampler
+    remembers as places in space moves along, so that an edit is never taken for a derivative.
 
     Args:
         sampler: what to run.
@@ -71,19 +72,13 @@ class Stepper:
         """Whether no velocity of the current step has been received yet."""
         return not self._received
 
-    @property
-    def rests(self) -> bool:
-        """Whether the point is ``x`` itself, so that a host may even edit it in place."""
-        request = self._resume()
-        return request is None or (request.x is self._x and not self._received)
-
     def edit(self, point: Tensor) -> None:
         """The host goes on from ``point`` instead of `point`."""
-        if self.rests:
+        request = self._resume()
+        if request is None or (request.x is self._x and not self._received):
+            self._state = self.sampler.moved(self._state, point - self._x)
             self._x, self._work = point, None
         else:
-            request = self._request
-            assert request is not None
             before = torch.zeros_like(point) if self._offset is None else self._offset
             self._offset = torch.where(point == request.x + before, before, point - request.x)
 
@@ -120,8 +115,10 @@ class Stepper:
         try:
             self._request = self._work.send(velocity)
         except StopIteration as done:
-            x, self._state = done.value
-            self._x = x if self._offset is None else x + self._offset
+            self._x, self._state = done.value
+            if self._offset is not None:
+                self._x = self._x + self._offset
+                self._state = self.sampler.moved(self._state, self._offset)
             self._received, self._offset, self._work, self._request = (), None, None, None
             self._index += 1
 

@@ -385,6 +385,17 @@ def _(self, x, at, state):
     return new, (v, at.h, new)
 
 
+@sampler("takes an edit for a change of the data prediction", "dpmpp_2m", order=2, multistep=True, affine=False)
+def _(self, x, at, state):
+    v = yield Evaluate(x, at.s0)
+    data = x - at.s0 * v
+    end = x + at.h * v
+    if state is not None and all(0 < s < 1 for s in (state[1], at.s0, at.s1)):
+        a, b, c = (math.log((1 - s) / s) for s in (state[1], at.s0, at.s1))
+        end = end + (1 - at.s1 / at.s0) * (c - b) / (b - a) / 2 * (data - state[0])
+    return end, (data, at.s0)
+
+
 @sampler("options that cannot be hashed", "euler", freeze=False)
 def _(self, x, at, state):
     return (yield from euler(self, x, at, state))

@@ -246,11 +246,9 @@ def test_an_edit_in_any_callback_appears_in_the_result(name) -> None:
                 if i == edited:
                     sample = sample.add_(torch.tensor([0.0, 8.0, 0.0])) if inplace else sample + torch.tensor([0.0, 8.0, 0.0])
             ends.append(sample)
-        for i, end in enumerate(ends[1:]):
+        for end in ends[1:]:
             assert torch.equal(end[:, [0, 2]], ends[0][:, [0, 2]])  # what was not edited stays as it was, bit for bit
             if not sampler.stochastic:
-                assert (end[:, 1] - ends[0][:, 1]).item() > 4, i
-            if not sampler.stochastic and "last" not in sampler.options:
                 assert (end[:, 1] - ends[0][:, 1]).item() == pytest.approx(8.0, abs=1e-5)
 
 

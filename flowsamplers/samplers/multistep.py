@@ -57,6 +57,10 @@ class Adams(Multistep):
         p = PREDICTIONS[self.prediction](x, v, at.s0)
         return ((at.s0, p), *(state or ()))[: self.memory - 1]
 
+    def moved(self, state: State, by: Tensor) -> State:
+        """See `Sampler.moved`: predictions of data and of noise are places."""
+        return state if self.prediction == "velocity" else tuple((s, p + by) for s, p in state or ())
+
 
 @lru_cache(maxsize=8192)
 def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> list[float]:

@@ -82,6 +82,13 @@ class PredictorCorrector(Multistep):
                 end = end + w * (earlier - d)
         return end, (((at.s0, d), *memory)[: self.memory], other is None)
 
+    def moved(self, state: State, by: Tensor) -> State:
+        """See `Sampler.moved`."""
+        if state is None:
+            return None
+        memory, predicted = state
+        return tuple((s, d + by) for s, d in memory), predicted
+
     def _correction(self, memory: Memory, s1: float, new: Tensor) -> Tensor:
         """Corrected minus predicted end of the step that ended at s1: an offset, so that an edit made from outside survives."""
         (s0, d), *older = memory

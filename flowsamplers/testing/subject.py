@@ -116,6 +116,12 @@ class _Quiet(Sampler):
     def init(self, x: Tensor) -> Any:
         return self.inner.init(x)
 
+    def resume(self, velocity: Tensor) -> Any:
+        return self.inner.resume(velocity)
+
+    def moved(self, state: Any, by: Tensor) -> Any:
+        return self.inner.moved(state, by)
+
     def step(self, x: Tensor, at: Any, state: Any) -> Any:
         return self.inner.step(x, replace(at, source=KeyedNoise(0)), state)
 

@@ -405,8 +405,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         stepper = self._stepper or self._begin(sample, generator)
         self._accept(stepper, sample)
         stepper.tell(v.to(self._dtype))
-        point = stepper.point
-        self._stepper, self._handed_out = stepper, point.to(v.dtype) if stepper.rests else _cast(point, v.dtype)
+        self._stepper, self._handed_out = stepper, _cast(stepper.point, v.dtype)
         self._handed_version = _version(self._handed_out)
         return self._handed_out
 

@@ -17,7 +17,7 @@ from flowsamplers.testing.laws.common import DTYPES, IRREGULAR, SEED, Case, NotA
 from flowsamplers.testing.laws.drivers import (
     copies_between_calls_change_nothing,
     drivers_agree,
-    edits_at_a_step_boundary_are_honoured,
+    edits_are_honoured,
     every_host_applies_the_same_dt,
 )
 from flowsamplers.testing.laws.exactness import (
@@ -93,7 +93,7 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     drivers_agree,
     every_host_applies_the_same_dt,
     copies_between_calls_change_nothing,
-    edits_at_a_step_boundary_are_honoured,
+    edits_are_honoured,
     bad_velocities_are_named,
 )
 """Every law of a sampler, each callable with the subject alone."""
@@ -116,7 +116,7 @@ __all__ = [
     "data_points_keep_their_noise_level",
     "drivers_agree",
     "dtype_and_device_are_kept",
-    "edits_at_a_step_boundary_are_honoured",
+    "edits_are_honoured",
     "evaluations_are_as_declared",
     "every_host_applies_the_same_dt",
     "grad_mode_is_not_held_over_a_request",

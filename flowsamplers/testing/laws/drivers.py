@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import dry_run, sample
+from flowsamplers.drive import Evaluation, dry_run, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise
@@ -26,6 +26,7 @@ from flowsamplers.testing.laws.common import (
     NotApplicable,
     close,
     generator_of,
+    quiet,
 )
 
 
@@ -89,24 +90,31 @@ def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR)
     _inside_out(sampler, x1, grid, copy.deepcopy, stream, "a deepcopy with a stream of noise", noise)
 
 
-def edits_at_a_step_boundary_are_honoured(case: Case) -> None:
-    """A host that shifts the state between two steps finds the shift in the result: no method restarts from a stored position.
+def edits_are_honoured(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """A host that shifts the sample before any call, also between stages, finds the very shift in the result.
 
-    With velocity 0 nothing else moves, so the end is the shift.
+    With a constant velocity: what is remembered must not take the edit for a change of the field. A sampler that remembers places,
+    such as data predictions, moves them along in `Sampler.moved`.
 
     Reference:
         diffusers' ``callback_on_step_end`` and inpainting pipelines, which edit the latents after every call.
     """
-    sampler = generator_of(case)
-    if sampler.stochastic:
-        raise NotApplicable("fresh noise replaces a part of the state")
-    grid, v = SigmaGrid([1.0, 0.5, 0.0]), torch.zeros(1, 2, dtype=torch.float64)
-    stepper = Stepper(sampler, grid, v)
-    for call in dry_run(sampler, grid):
-        if call.step == 1 and call.stage == 0:
-            stepper.edit(stepper.point + 1.0)
-        stepper.tell(v)
-    close(stepper.point, torch.ones_like(v), f"{type(sampler).__name__} loses an edit of its state")
+    sampler = generator_of(quiet(case))  # fresh noise replaces a part of the state, and of the edit with it
+    x1, v = torch.zeros(1, 2, dtype=torch.float64), torch.full((1, 2), 0.25, dtype=torch.float64)
+    calls = dry_run(sampler, grid)
+
+    def end(edited: Evaluation | None) -> Tensor:
+        stepper = Stepper(sampler, grid, x1, KeyedNoise(SEED))
+        for call in calls:
+            if call is edited:
+                stepper.edit(stepper.point + 1.0)
+            stepper.tell(v)
+        return stepper.point
+
+    plain = end(None)
+    for call in calls:
+        what = f"{type(sampler).__name__}: an edit at step {call.step}, stage {call.stage} is not what reaches the end"
+        close(end(call) - plain, torch.ones_like(plain), what)
 
 
 def _inside_out(

@@ -1,0 +1,130 @@
+"""Every pipeline of the Klein family with every sampler: runs, counts, edits, interruptions, strengths."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", "0.42")
+import flowsamplers as fs
+from fields import FIXED, every_fixed_sampler
+from flowsamplers_diffusers import FlowSamplerScheduler
+from klein_family import MEMBERS, mask, pipeline, run
+
+WITH_CALLBACKS = [m for m in MEMBERS if not m.modular]
+INPAINTING = [m for m in MEMBERS if m.inpaints]
+KINDS = ["euler", "heun", "dpmpp_2m", "unipc", "fireflow", "lcm"]
+"""One stage and two, memories of velocities and of data, a corrector, a first request beside the sample, noise."""
+every_member = pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.name)
+every_member_with_callbacks = pytest.mark.parametrize("member", WITH_CALLBACKS, ids=lambda m: m.name)
+
+
+def ours(**options) -> FlowSamplerScheduler:
+    return FlowSamplerScheduler(use_dynamic_shifting=True, shift=3.0, **options)
+
+
+@every_member
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_euler_at_stocks_precision_is_stock_bit_for_bit(member, dtype) -> None:
+    stock = run(member, pipeline(member, dtype=dtype), steps=4)
+    same = run(member, pipeline(member, ours(carry="model"), dtype), steps=4)
+    assert len(stock.latents) == len(same.latents) > 0
+    assert all(torch.equal(a, b) for a, b in zip(stock.latents, same.latents, strict=True))
+    assert torch.equal(stock.image, same.image)
+
+
+@every_member
+@every_fixed_sampler
+def test_every_sampler_does_in_every_pipeline_what_it_does_by_itself(name, member) -> None:
+    """The velocities that the network gave in the pipeline, played back to `sample`, lead to the same bits by the same points.
+
+    Inpainting edits the sample after every call; where the mask is white and the strength 1 it does not.
+    """
+    whole = {"strength": 1.0, "mask_image": mask(64)} if member.inpaints else {}
+    pipe = pipeline(member, ours(sampler=name, seed=0))
+    record = run(member, pipe, **whole)
+    calls = fs.nfe(name, pipe.scheduler.grid)
+    assert (len(record.latents), record.bar) == (calls, (calls, calls))
+    assert record.forwards == calls * (2 if member.guided else 1)
+    assert record.image.isfinite().all()
+    turn = count()
+
+    def play(x, sigma):
+        v, seen = record.told[next(turn)]
+        assert torch.equal(x, seen)
+        return v
+
+    direct = fs.sample(play, record.told[0][1], pipe.scheduler.grid, name, seed=0)
+    assert torch.equal(record.latents[-1], direct)
+
+
+@pytest.mark.parametrize(
+    ("member", "name"),
+    [(WITH_CALLBACKS[0], name) for name in FIXED] + [(m, name) for m in WITH_CALLBACKS[1:] for name in KINDS],
+    ids=lambda v: v if isinstance(v, str) else v.name,
+)
+def test_a_shift_in_any_callback_is_the_shift_of_the_result(member, name) -> None:
+    """Through the pipeline's own loop, with a network whose velocity is a constant."""
+    if fs.get_sampler(name).stochastic:
+        pytest.skip("fresh noise replaces a part of the state")
+    whole = {"strength": 1.0, "mask_image": mask(64)} if member.inpaints else {}
+    pipe = pipeline(member, ours(sampler=name))
+
+    def one_each(pipe, i, x):
+        """The callback of call i shifts the i-th entry, so that one run shows them all."""
+        return x.flatten().index_add(0, torch.tensor([i]), torch.tensor([8.0])).reshape(x.shape)
+
+    plain, edited = (
+        run(member, pipe, steps=3, edit=edit, velocity=lambda v: torch.full_like(v, 0.25), **whole).latents[-1].flatten()
+        for edit in (None, one_each)
+    )
+    calls = len(pipe.scheduler.timesteps)
+    assert torch.allclose(edited[:calls] - plain[:calls], torch.full((calls,), 8.0), rtol=0, atol=1e-5)
+    assert torch.equal(edited[calls:], plain[calls:])
+
+
+@every_member_with_callbacks
+@pytest.mark.parametrize("name", KINDS)
+def test_an_interrupted_run_stops_there_and_the_next_is_not_disturbed(name, member) -> None:
+    pipe = pipeline(member, ours(sampler=name, seed=0))
+    plain = run(member, pipe)
+    for at in range(len(plain.latents)):
+
+        def stop(pipe, i, x, at=at):
+            pipe._interrupt = i == at
+
+        broken = run(member, pipe, edit=stop)
+        assert broken.forwards == (at + 1) * (2 if member.guided else 1)
+        assert all(torch.equal(a, b) for a, b in zip(broken.latents, plain.latents[: at + 1], strict=True))
+        assert broken.image.isfinite().all()
+    assert torch.equal(run(member, pipe).image, plain.image)
+
+
+# Inpainting
+
+
+@every_fixed_sampler
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.55, 0.8, 1.0])
+def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength) -> None:
+    """With a constant velocity all that is applied is the distance from the first sigma to 0; a slice may begin inside a step."""
+    pipe = pipeline(INPAINTING[0], ours(sampler=name, seed=0))
+    record = run(INPAINTING[0], pipe, steps=3, velocity=torch.ones_like, strength=strength, mask_image=mask(64))
+    calls = len(pipe.scheduler.timesteps)
+    begin = int(calls - calls * strength)  # the pipeline's own arithmetic
+    assert len(record.latents) == calls - begin
+    assert record.bar == (calls - begin, calls - begin)
+    moved = record.latents[-1] - record.told[0][1]
+    if not fs.get_sampler(name).stochastic:
+        assert torch.allclose(moved, -pipe.scheduler.sigmas[begin].expand_as(moved), rtol=0, atol=1e-5)
+
+
+@every_fixed_sampler
+def test_what_the_mask_keeps_is_kept(name) -> None:
+    """The black part of the mask is the image's own latents in the end, to the bit, though every call's sample was edited."""
+    member = INPAINTING[1]
+    stock = run(member, pipeline(member), strength=0.4).latents[-1]
+    latents = run(member, pipeline(member, ours(sampler=name, seed=0)), strength=0.7).latents[-1]
+    assert torch.equal(latents[:, :8], stock[:, :8])
+    assert latents[:, 8:].isfinite().all()
