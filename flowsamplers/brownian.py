@@ -31,11 +31,12 @@ _LATEST = sys.float_info.max
 
 
 class BrownianNoise:
-    r"""Noise keyed by time: the increments of one Brownian path for each (seed of the row, draw), divided by their size.
+    r"""Noise keyed by time: the increments of one Brownian path for each (seed of the row, path), divided by their size.
 
     A step that draws for the interval $(T_0, T_1)$ of its clock gets $(W(T_1) - W(T_0)) / \sqrt{T_1 - T_0}$. Increments add up,
     whatever the steps; so runs of one stochastic differential equation with different numbers of steps, or by different samplers,
-    follow one path, and their distance is their strong error.
+    follow one path, and their distance is their strong error. The path is the draw's number unless the clock names another:
+    draws for parts of one step are parts of one path.
 
     Where both ends of an interval are the same float (a clock beyond the range of floats), the noise is keyed by the step instead.
 
@@ -63,16 +64,17 @@ class BrownianNoise:
         Raises:
             ValueError: no clock, or one whose times are not at least 0.
         """
-        if clock is None or not all(t >= 0 for t in clock):
+        if clock is None or not all(t >= 0 for t in clock[:2]):
             raise ValueError(f"clock={clock}: a Brownian path is asked for an interval of times (T0, T1), both at least 0")
         if like.device.type == "meta":
             return torch.empty_like(like)
-        t0, t1 = (min(float(t), _LATEST) for t in clock)
+        t0, t1 = (min(float(t), _LATEST) for t in clock[:2])
+        path = clock[2] if len(clock) == 3 else draw
         seeds, size = row_seeds(self.seeds, like.shape[0]), math.prod(like.shape[1:])
         if t0 == t1:
             values = _normals(seeds, [step], draw, size, stream=1)[0]
         else:
-            values = (_path(seeds, t1, draw, size) - _path(seeds, t0, draw, size)) / math.sqrt(abs(t1 - t0))
+            values = (_path(seeds, t1, path, size) - _path(seeds, t0, path, size)) / math.sqrt(abs(t1 - t0))
         return torch.from_numpy(values).reshape(like.shape).to(like.device, like.dtype)
 
 

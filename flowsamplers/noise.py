@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-Clock: TypeAlias = tuple[float, float]
-"""An interval of times of a Brownian motion."""
+Clock: TypeAlias = tuple[float, float] | tuple[float, float, int]
+"""An interval of times of a Brownian motion, and which motion: by default each draw of a step has its own."""
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from flowsamplers._errors import unknown
+from flowsamplers.noise import Clock
 from flowsamplers.sampler import Step
 
 Rule: TypeAlias = Literal["reverse_time", "er_sde"]
@@ -71,28 +72,32 @@ class Damping:
         size = np.logaddexp(power, math.log(10))
         return -self.eta * size, self.eta * 0.3 * power * np.exp(power - size)
 
-    def kept(self, s0: float, s1: float) -> float:
-        r"""$e^{-G}$: the share of the old noise that a step from s0 to s1 keeps; 0 from pure noise.
+    def loss(self, s0: float, s1: float) -> float:
+        """G from s0 to s1: infinite from pure noise.
 
         Raises:
             ValueError: a step towards noise, which no such SDE makes.
         """
         if self.eta == 0:
-            return 1.0
+            return 0.0
         if s1 > s0:
             raise ValueError(
                 f"a step from sigma {s0} to {s1}: with noise a run goes down, from noise to data; eta=0 goes both ways"
             )
-        return math.exp(self.potential(s0) - self.potential(s1))
+        return self.potential(s1) - self.potential(s0)
+
+    def kept(self, s0: float, s1: float) -> float:
+        r"""$e^{-G}$: the share of the old noise that a step from s0 to s1 keeps; 0 from pure noise."""
+        return math.exp(-self.loss(s0, s1))
 
     def fresh(self, s0: float, s1: float) -> float:
         r"""$\sqrt{1 - e^{-2G}}$: the share of fresh noise."""
-        return math.sqrt(-math.expm1(2 * (self.potential(s0) - self.potential(s1)))) if self.eta > 0 else 0.0
+        return math.sqrt(-math.expm1(-2 * self.loss(s0, s1)))
 
-    def clock(self, s0: float, s1: float) -> tuple[float, float]:
-        r"""The interval of $T = e^{2P}$, in which the noise of a step is the increment of a Brownian motion."""
+    def clock(self, s0: float, s1: float) -> Clock:
+        r"""The interval of $T = e^{2P}$, in which the noise of a step is the increment of a Brownian motion, one for all draws."""
         start, end = (math.exp(min(2 * self.potential(s), 700.0)) for s in (s0, s1))
-        return start, end
+        return start, end, 0
 
 
 def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise: Tensor | None) -> Tensor:
@@ -116,4 +121,4 @@ def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise:
 def drawn(like: Tensor, at: Step, s0: float, s1: float, damping: Damping, draw: int = 0) -> Tensor | None:
     """The fresh noise from s0 to s1, of variance 1 - e^{-2G}; None where it would be multiplied by zero."""
     fresh = damping.fresh(s0, s1) if s1 > 0 else 0.0
-    return fresh * at.noise(like, draw) if fresh > 0 else None
+    return fresh * at.noise(like, draw, clock=damping.clock(s0, s1)) if fresh > 0 else None

@@ -224,9 +224,12 @@ class AncestralStep(Sampler):
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
-        Damping(self.eta).kept(at.s0, at.s1)  # refuses a step towards noise
+        damping = Damping(self.eta)
+        damping.kept(at.s0, at.s1)  # refuses a step towards noise
         down = at.s1 * (1 + self.eta * (at.s1 / at.s0 - 1)) if self.eta > 0 else at.s1
         end, _ = yield from self.without_noise.step(x, replace(at, s1=down), None)
         scale = (1 - at.s1) / (1 - down) if down < at.s1 else 1.0
         added = math.sqrt(max(0.0, at.s1**2 - (down * scale) ** 2))
-        return (scale * end + added * at.noise(x) if added > 0 else scale * end), state
+        if added > 0:
+            return scale * end + added * at.noise(x, clock=damping.clock(at.s0, at.s1)), state
+        return scale * end, state

@@ -131,7 +131,11 @@ def _rule_in_lambda(s0: float, s1: float, damping: Damping) -> tuple[np.ndarray,
     Further back than the kernel reaches (40 e-foldings) nothing counts.
     """
     end = half_log_snr(s1)
-    start = max(half_log_snr(s0), end - 40) if s1 <= s0 else half_log_snr(s0)
+    start = half_log_snr(s0)
+    if start < end:
+        back = np.linspace(end, max(start, end - 40), 2048)
+        potential, _ = damping.along(back)
+        start = float(back[min(int(np.searchsorted(end - back + potential[0] - potential, 40)), len(back) - 1)])
     steepest = 1 + float(damping.along(np.array([start]))[1][0])
     panels = max(1, math.ceil(abs(end - start) * steepest / 3))
     z, w = np.polynomial.legendre.leggauss(24)

@@ -2,6 +2,7 @@ r"""SA-Solver: the predictor and corrector of `unipc` on an SDE, both with one d
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -73,6 +74,8 @@ class SASolver(PredictorCorrector):
         ):
             if value not in known:
                 raise ValueError(f"{option}={value}: one of {known}")
+        if not (math.isfinite(self.tau) and self.tau >= 0):
+            raise ValueError(f"tau={self.tau}: the strength of the noise is a finite number from 0 up")
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"low={self.low}, high={self.high}: sigmas from 0 to 1 between which there is noise, low <= high")
         corrected = min(self.corrector_order, self.predictor_order + 1)
@@ -80,7 +83,6 @@ class SASolver(PredictorCorrector):
         object.__setattr__(self, "order", corrected if self.corrects else self.predictor_order)
         object.__setattr__(self, "ramp_order", 2 if self.corrects else 1)
         super().__post_init__()
-        _ = self.damping(1.0)
 
     def damping(self, s0: float) -> Damping:
         """Of the noise of a step from s0."""

@@ -1,0 +1,248 @@
+"""Stochastic samplers of higher order: exact covariances, limits at both ends, twins without noise, errors that name what is wrong."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import flowsamplers as fs
+from fields import IRREGULAR, smooth, start
+from flowsamplers.samplers.damping import Damping
+from flowsamplers.samplers.interpolation import moments, phi
+from flowsamplers.testing.fields import between
+
+HIGHER = ["dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "er_sde", "er_sde_2", "seeds_2", "seeds_3", "exp_heun_2_x0_sde"]
+HIGHER += ["dpmpp_2s_ancestral", "dpm_2_ancestral", "sa_solver", "sa_solver_pece", "sa_solver_diffusers"]
+ALWAYS = {"low": 0.0, "high": 1.0}
+TOO_SLOW = ("exp_heun_2_x0_sde", "dpmpp_3m_sde", "sa_solver_diffusers")
+"""Samplers whose run from 1 - 1e-15 is still far from the one from 1."""
+STD = 0.5
+
+
+def options(name: str) -> dict[str, Any]:
+    """With noise on all steps."""
+    return ALWAYS if name.startswith("sa_solver") else {}
+
+
+def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
+    """The velocity of a flow to N(0, STD²), linear in x."""
+    s = sigma[:, None]
+    return (s - (1 - s) * STD**2) / ((1 - s) ** 2 * STD**2 + s**2) * x
+
+
+def variance(sampler: fs.Sampler, grid: fs.SigmaGrid) -> float:
+    """The exact variance at the end: on a linear field the result is linear in the start and in every draw, so each is sent alone."""
+    draws: dict[tuple[int, int], int] = {}
+
+    def count(like: Tensor, step: int, draw: int, clock: Any = None) -> Tensor:
+        draws.setdefault((step, draw), len(draws) + 1)
+        return torch.zeros_like(like)
+
+    fs.sample(gaussian, torch.ones(1, 1, dtype=torch.float64), grid, sampler, seed=count)
+
+    def alone(like: Tensor, step: int, draw: int, clock: Any = None) -> Tensor:
+        unit = torch.zeros_like(like)
+        unit[0, draws[step, draw]] = 1
+        return unit
+
+    x = torch.zeros(1, len(draws) + 1, dtype=torch.float64)
+    x[0, 0] = math.sqrt(truth(grid.start))
+    return fs.sample(gaussian, x, grid, sampler, seed=alone).square().sum().item()
+
+
+def truth(sigma: float) -> float:
+    return (1 - sigma) ** 2 * STD**2 + sigma**2
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [*((n, 2) for n in HIGHER if n not in ("dpmpp_3m_sde", "sa_solver", "sa_solver_pece")), ("er_sde_1", 1)]
+)
+def test_the_variance_converges_with_the_weak_order(name: str, order: int) -> None:
+    """Invariant I2 by exact covariance recursion, with its rate: 2, though the strong order is 1."""
+    sampler = fs.get_sampler(name, **options(name))
+    errors = [variance(sampler, between(0.9, 0.3, n)) - truth(0.3) for n in (64, 128, 256)]
+    assert math.log2(abs(errors[1] / errors[2])) == pytest.approx(order, abs=0.1), errors
+
+
+@pytest.mark.parametrize("name", ["dpmpp_3m_sde", "sa_solver", "sa_solver_pece"])
+def test_with_three_predictions_the_variance_converges_faster_until_order_2_shows(name: str) -> None:
+    sampler = fs.get_sampler(name, **options(name))
+    errors = [variance(sampler, between(0.9, 0.3, n)) - truth(0.3) for n in (64, 128)]
+    assert math.log2(abs(errors[0] / errors[1])) > 2.3
+    assert abs(errors[1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", HIGHER)
+def test_marginals_are_kept_on_complete_runs(name: str) -> None:
+    """From 1 to 0 on a shifted grid, where half of the way is the last steps."""
+    sampler = fs.get_sampler(name, **options(name))
+    assert variance(sampler, fs.schedules.shift(250, shift=3.0)) == pytest.approx(STD**2, rel=0.04)
+
+
+@pytest.mark.parametrize("name", ["er_sde_1", *HIGHER])
+def test_data_points_keep_their_noise_level_exactly(name: str) -> None:
+    """Invariant I1: with D = m the state is (1 - sigma) m + sigma n, n of variance 1, after any steps from 1."""
+    draws: list[tuple[int, int]] = []
+
+    def noise(like: Tensor, step: int, draw: int, clock: Any = None) -> Tensor:
+        draws.append((step, draw))
+        unit = torch.zeros_like(like)
+        unit[0, len(draws)] = 1
+        return unit
+
+    grid = fs.SigmaGrid([*IRREGULAR.sigmas[:-1], 0.1])
+    x = torch.zeros(1, 40, dtype=torch.float64)
+    x[0, 0] = 1
+    sampler = fs.get_sampler(name, **options(name))
+    end = fs.sample(lambda x, s: x / s[:, None], x, grid, sampler, seed=noise)
+    assert len(set(draws)) == len(draws) >= 4
+    assert end.square().sum().item() == pytest.approx(0.01, rel=1e-12)
+
+
+# Limits and twins
+
+
+@pytest.mark.parametrize("name", ["er_sde_1", *(n for n in HIGHER if n not in TOO_SLOW)])
+def test_pure_noise_is_a_limit_and_not_a_special_case(name: str) -> None:
+    """On a flow, runs along one path started below 1 tend to the one from 1: in lambda as slowly as 1 over its logarithm falls.
+
+    Not so where the second stage stands at the end of the step: there Euler's step is a choice, as for the ODE method.
+    """
+    sampler, x, noise = fs.get_sampler(name, **options(name)), start(), fs.BrownianNoise(1)
+    exact, *near = (
+        fs.sample(gaussian, x, fs.SigmaGrid([1 - gap, 0.9, 0.6, 0.3, 0.0]), sampler, seed=noise) for gap in (0, 1e-3, 1e-12)
+    )
+    far, close = ((y - exact).abs().max().item() for y in near)
+    assert close < far / 2
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_3m_sde", "er_sde", "seeds_2", "seeds_3", "dpmpp_2s_ancestral"])
+def test_the_step_to_0_ends_at_the_data_prediction_whatever_eta(name: str) -> None:
+    grid = fs.SigmaGrid([0.8, 0.0])
+    x = start()
+    data = x - 0.8 * smooth(x, torch.full((len(x),), 0.8, dtype=x.dtype))
+    for eta in (0.0, 0.3, 1.0):
+        out = fs.sample(smooth, x, grid, fs.get_sampler(name, eta=eta), seed=0)
+        torch.testing.assert_close(out, data, rtol=1e-14, atol=1e-14)
+
+
+TWINS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    ("dpmpp_2m_sde", {"variable": "neg_log_sigma"}, "dpmpp_2m", {"variable": "neg_log_sigma"}),
+    ("dpmpp_2m_sde", {"correction": "heun"}, "res_2m", {"variable": "lambda"}),
+    ("dpmpp_2m_sde", {"correction": "heun", "variable": "neg_log_sigma"}, "res_multistep", {}),
+    ("dpmpp_2m_sde", {"last": "midpoint"}, "dpmpp_2m", {"last": "midpoint"}),
+    ("dpmpp_3m_sde", {"kappa": 2.0}, "dpmpp_3m", {"kappa": 2.0}),
+    ("seeds_2", {}, "dpmpp_2s", {}),
+    ("seeds_2", {"correction": "phi_2", "r": 0.7}, "res_2s", {"variable": "lambda", "c2": 0.7}),
+    ("exp_heun_2_x0_sde", {}, "exp_heun_2_x0", {}),
+    ("seeds_3", {}, "dpmpp_3s", {}),
+    ("er_sde_1", {}, "euler", {}),
+    ("er_sde_2", {"last": "method"}, "res_2m", {"variable": "ve_sigma"}),
+    ("er_sde", {"form": "polynomial", "startup": "heun", "last": "method"}, "res_3m", {"variable": "ve_sigma"}),
+    ("dpm_2_ancestral", {}, "dpm_2", {}),
+    ("sa_solver", {"startup": "ramp"}, "unipc_3", {"startup": "ramp", "solve": "full"}),
+    ("sa_solver", {"startup": "ramp", "predictor_order": 2, "corrector_order": 3}, "unipc", {"solve": "full"}),
+    ("sa_solver", {"predictor_order": 2, "corrector_order": 0, "startup": "ramp"}, "res_2m", {"variable": "lambda"}),
+]
+
+
+@pytest.mark.parametrize(("name", "chosen", "twin", "its"), TWINS)
+def test_without_noise_it_is_an_ode_sampler(name: str, chosen: dict[str, Any], twin: str, its: dict[str, Any]) -> None:
+    sampler = fs.get_sampler(name, **chosen)
+    still = fs.get_sampler(sampler, **{sampler.noise_option: 0.0})
+    a, b = (fs.sample(smooth, start(), IRREGULAR, s, seed=0) for s in (still, fs.get_sampler(twin, **its)))
+    assert (a - b).abs().max() <= 1e-12 * b.abs().max()
+
+
+def test_er_sde_with_the_reverse_time_rule_and_two_stages_is_dpmpp_2m_sde_heun_in_another_variable() -> None:
+    a = fs.get_sampler("er_sde_2", rule="reverse_time", eta=0.6, last="method")
+    b = fs.get_sampler("dpmpp_2m_sde", correction="heun", variable="ve_sigma", eta=0.6)
+    x, y = (fs.sample(smooth, start(), IRREGULAR, s, seed=0) for s in (a, b))
+    assert torch.equal(x, y)
+
+
+def test_an_ancestral_step_of_eulers_method_is_the_first_order_sampler() -> None:
+    """ComfyUI's euler_ancestral for rectified flows, written out."""
+    noise, x, eta = fs.KeyedNoise(2), start(), 0.8
+    for i, (s, t) in enumerate(pairwise(IRREGULAR.sigmas)):
+        down = t * (1 + eta * (t / s - 1))
+        euler = x + (down - s) * smooth(x, torch.full((len(x),), s, dtype=x.dtype))
+        scale = (1 - t) / (1 - down)
+        x = scale * euler + math.sqrt(t**2 - (down * scale) ** 2) * noise(x, i, 0)
+    sampler = fs.get_sampler("dpmpp_2s_ancestral", base="euler", eta=eta)
+    torch.testing.assert_close(fs.sample(smooth, start(), IRREGULAR, sampler, seed=noise), x, rtol=1e-12, atol=1e-12)
+
+
+# The kernel
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize(("s", "t"), [(0.9, 0.85), (0.9, 0.1), (0.5, 0.499), (0.999, 0.001)])
+def test_moments_at_the_rate_1_plus_eta_are_phi_functions(s: float, t: float, eta: float) -> None:
+    z = (1 + eta) * (math.log((1 - t) / t) - math.log((1 - s) / s))
+    for k, m in enumerate(moments("data", "lambda", s, t, 4, Damping(eta))):
+        assert m == pytest.approx((1 - t) * math.factorial(k) * z * phi(k + 1, z), rel=1e-13)
+
+
+@pytest.mark.parametrize("rule", ["reverse_time", "er_sde"])
+@pytest.mark.parametrize("variable", ["neg_log_sigma", "sigma", "ve_sigma"])
+def test_the_kernel_of_a_constant_is_what_the_first_order_step_gives_the_data(variable: str, rule: Any) -> None:
+    r"""$M_0 = \alpha'(1 - \frac{\rho'}{\rho} e^{-G})$, also from sigma 1 where the variable has a value there."""
+    damping = Damping(0.7, rule)
+    for s, t in ((0.9, 0.3), (0.9999, 0.01), (0.4, 0.399), *([] if variable == "ve_sigma" else [(1.0, 0.5)])):
+        ratio = (t / (1 - t)) / (s / (1 - s)) if s < 1 else 0.0
+        m0 = moments("data", variable, s, t, 1, damping)[0]
+        assert m0 == pytest.approx((1 - t) * (1 - ratio * damping.kept(s, t)), rel=1e-12)
+
+
+def test_the_draws_of_one_step_are_parts_of_one_brownian_path() -> None:
+    """The noise of two stages adds up to that of the step, so that samplers with other stages share the path."""
+    drawn: list[tuple[Tensor, Any]] = []
+    brownian = fs.BrownianNoise(4)
+
+    def record(like: Tensor, step: int, draw: int, clock: Any = None) -> Tensor:
+        drawn.append((brownian(like, step, draw, clock), clock))
+        return drawn[-1][0]
+
+    for name in ("seeds_2", "seeds_3", "dpmpp_2m_sde"):
+        fs.sample(smooth, start(), fs.SigmaGrid([0.8, 0.3]), name, seed=record)
+    parts = [z * math.sqrt(clock[1] - clock[0]) for z, clock in drawn]
+    torch.testing.assert_close(parts[0] + parts[1], parts[5])
+    torch.testing.assert_close(parts[2] + parts[3] + parts[4], parts[5])
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "message"),
+    [
+        ("dpmpp_2m_sde", {"eta": -1.0}, "eta=-1.0: the strength of the noise"),
+        ("dpmpp_2m_sde", {"correction": "hein"}, "did you mean 'heun'"),
+        ("seeds_2", {"r": 0.0}, "a node lies in"),
+        ("seeds_2", {"correction": "phi_3"}, "unknown correction 'phi_3'"),
+        ("seeds_3", {"r_1": 0.7, "r_2": 0.5}, "r_1 <= r_2"),
+        ("er_sde", {"stages": 4}, "stages=4: ER-SDE-Solver has 1, 2 or 3"),
+        ("er_sde", {"form": "ship"}, "did you mean 'shipped'"),
+        ("er_sde", {"rule": "er"}, "unknown rule 'er'"),
+        ("sa_solver", {"predictor_order": 5}, "predictor_order=5: one of"),
+        ("sa_solver", {"low": 0.9, "high": 0.2}, "low <= high"),
+        ("sa_solver", {"tau": math.inf}, "the strength of the noise is a finite number"),
+        ("dpmpp_2s_ancestral", {"eta": 1.5}, "a share from 0 to 1"),
+        ("dpmpp_2s_ancestral", {"base": "ab2"}, "needs a sampler without memory"),
+    ],
+)
+def test_bad_options_are_named(name: str, chosen: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fs.get_sampler(name, **chosen)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "seeds_2", "dpmpp_2s_ancestral", "er_sde"])
+def test_noise_towards_noise_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"a step from sigma 0\.2 to 0\.\d+: with noise a run goes down"):
+        fs.sample(smooth, start(), fs.SigmaGrid([0.2, 0.7, 0.8], rising=True), name, seed=0)
