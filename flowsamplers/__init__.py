@@ -24,7 +24,7 @@ from flowsamplers.sampler import (
     sampler_info,
     to_config,
 )
-from flowsamplers.schedules import get_schedule, list_schedules
+from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
 from flowsamplers.stepper import Stepper
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ __all__ = [
     "Run",
     "Sampler",
     "SamplerInfo",
+    "ScheduleInfo",
     "SigmaGrid",
     "Step",
     "Stepper",
@@ -59,6 +60,7 @@ __all__ = [
     "sample",
     "sample_many",
     "sampler_info",
+    "schedule_info",
     "schedules",
     "study",
     "to_config",

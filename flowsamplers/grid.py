@@ -92,6 +92,127 @@ class SigmaGrid:
         inner = [a + (b - a) * j / parts for a, b in pairwise(self.sigmas) for j in range(parts)]
         return SigmaGrid([*inner, self.end], rising=self.rising)
 
+    def split(self, index: int) -> tuple[SigmaGrid, SigmaGrid]:
+        """The first ``index`` steps and the rest; they share a node.
+
+        Args:
+            index: from 1 to N - 1.
+
+        Raises:
+            ValueError: an index that leaves one side without a step.
+
+        Examples:
+            >>> high, low = SigmaGrid([1.0, 0.5, 0.0]).split(1)
+            >>> high.sigmas, low.sigmas
+            ((1.0, 0.5), (0.5, 0.0))
+        """
+        if not 1 <= index < self.steps:
+            raise ValueError(f"index={index}: of {self.steps} steps, from 1 to {self.steps - 1} can stand before the split")
+        high, low = self.sigmas[: index + 1], self.sigmas[index:]
+        return SigmaGrid(high, rising=self.rising), SigmaGrid(low, rising=self.rising)
+
+    def concatenate(self, other: SigmaGrid) -> SigmaGrid:
+        """This grid, and then another that begins where it ends: the inverse of `split`.
+
+        Raises:
+            ValueError: a grid that begins elsewhere, or runs the other way.
+
+        Examples:
+            >>> SigmaGrid([1.0, 0.5]).concatenate(SigmaGrid([0.5, 0.1, 0.0])).sigmas
+            (1.0, 0.5, 0.1, 0.0)
+        """
+        if other.start != self.end:
+            raise ValueError(f"other.start={other.start}: it must begin where this grid ends, at {self.end}")
+        return SigmaGrid([*self.sigmas, *other.sigmas[1:]], rising=self.rising)
+
+    def truncate(self, strength: float) -> SigmaGrid:
+        r"""The last part of the grid, for image-to-image: diffusers' rule of ``strength``.
+
+        Of N steps the first $\lfloor N - N s \rfloor$ are left out; the run begins at the node that comes then, with the picture at
+        that noise level. ComfyUI has two other rules, see `schedules.denoise`.
+
+        Args:
+            strength: s, in (0, 1]; 1 is the whole grid.
+
+        Raises:
+            ValueError: a strength outside (0, 1].
+
+        Examples:
+            >>> SigmaGrid([1.0, 0.75, 0.5, 0.25, 0.0]).truncate(0.6).sigmas
+            (0.75, 0.5, 0.25, 0.0)
+
+        Reference:
+            ``get_timesteps`` of diffusers' image-to-image pipelines.
+        """
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength={strength}: the share of the schedule to run, above 0 and at most 1")
+        left_out = int(max(self.steps - min(self.steps * strength, self.steps), 0))
+        return SigmaGrid(self.sigmas[min(left_out, self.steps - 1) :], rising=self.rising)
+
+    def split_last(self, parts: int) -> SigmaGrid:
+        """The last interval cut into equal parts: for schedules that leave most of the way to it.
+
+        Args:
+            parts: at least 1; 1 changes nothing.
+
+        Raises:
+            ValueError: less than 1 part.
+
+        Examples:
+            >>> SigmaGrid([1.0, 0.8, 0.0]).split_last(2).sigmas
+            (1.0, 0.8, 0.4, 0.0)
+        """
+        last = SigmaGrid(self.sigmas[-2:], rising=self.rising).refined(parts)
+        return SigmaGrid([*self.sigmas[:-2], *last.sigmas], rising=self.rising)
+
+    def stretch_terminal(self, terminal: float) -> SigmaGrid:
+        r"""The nodes before the end stretched, about 1, so that the last of them lies at ``terminal``.
+
+        $\sigma \mapsto 1 - (1 - \sigma)(1 - t)/(1 - \sigma_{N-1})$; 1 and the end stay. It is the option ``shift_terminal`` of
+        diffusers. A grid of one step that begins at 1 has no such node and is returned as it is.
+
+        Args:
+            terminal: t, between the end and 1.
+
+        Raises:
+            ValueError: a rising grid, or a terminal outside (end, 1).
+
+        Examples:
+            >>> [round(s, 3) for s in SigmaGrid([1.0, 0.75, 0.5, 0.0]).stretch_terminal(0.1).sigmas]
+            [1.0, 0.55, 0.1, 0.0]
+        """
+        if self.rising:
+            raise ValueError("stretch_terminal: the grid rises; stretch it before it is reversed")
+        if not self.end < terminal < 1:
+            raise ValueError(f"terminal={terminal}: the last sigma before the end lies between {self.end} and 1")
+        last = self.sigmas[-2]
+        if last == 1:
+            return self
+        scale = (1 - last) / (1 - terminal)
+        return SigmaGrid([*(1 - (1 - s) / scale for s in self.sigmas[:-2]), terminal, self.end])
+
+    def floor(self, lowest: float) -> SigmaGrid:
+        """No inner node below ``lowest``: those below become one node there. The ends stay.
+
+        For models that are not to be asked too close to data.
+
+        Args:
+            lowest: between 0 and the higher end.
+
+        Raises:
+            ValueError: a floor outside these.
+
+        Examples:
+            >>> SigmaGrid([1.0, 0.5, 0.01, 0.001, 0.0]).floor(0.02).sigmas
+            (1.0, 0.5, 0.02, 0.0)
+        """
+        high, low = max(self.start, self.end), min(self.start, self.end)
+        if not 0 <= lowest < high:
+            raise ValueError(f"lowest={lowest}: a floor lies between 0 and the grid's higher end, {high}")
+        raised = dict.fromkeys(max(s, lowest) for s in self.sigmas[1:-1])
+        inner = [s for s in raised if low < s < high]
+        return SigmaGrid([self.start, *inner, self.end], rising=self.rising)
+
 
 def _validate(nodes: tuple[float, ...], *, rising: bool) -> None:
     if len(nodes) < 2:

@@ -17,14 +17,42 @@ class TestEverySampler(SamplerConformance):
         return request.param
 
 
+def names(*, complete: bool, exact_steps: bool = True) -> list[str]:
+    """Registered schedules and presets, by what their metadata declare."""
+    infos = [i for i in fs.list_schedules() if (i.complete, i.exact_steps) == (complete, exact_steps)]
+    return [name for i in infos for name in (i.name, *i.presets)]
+
+
 class TestEverySchedule(ScheduleConformance):
-    @pytest.fixture(params=[i.name for i in fs.list_schedules() if i.name not in ("flow_match_euler", "flux2")])
+    @pytest.fixture(params=names(complete=True))
     def build(self, request):
         return lambda steps: fs.get_schedule(request.param, steps)
 
 
+class TestEveryScheduleThatBeginsBelowNoise(ScheduleConformance):
+    complete = False
+
+    @pytest.fixture(params=names(complete=False))
+    def build(self, request):
+        return lambda steps: fs.get_schedule(request.param, steps)
+
+
+class TestEveryScheduleWithItsOwnNumberOfSteps(ScheduleConformance):
+    complete = False
+    exact_steps = False
+
+    @pytest.fixture(params=names(complete=False, exact_steps=False))
+    def build(self, request):
+        return lambda steps: fs.get_schedule(request.param, steps)
+
+
+def test_every_schedule_is_in_one_of_these_classes() -> None:
+    there = {*names(complete=True), *names(complete=False), *names(complete=False, exact_steps=False)}
+    assert there == {name for i in fs.list_schedules() for name in (i.name, *i.presets)}
+
+
 class TestFlux2(ScheduleConformance):
-    """At a fixed mu: the empirical one degenerates with hundreds of steps."""
+    """At a fixed mu, as studies have it."""
 
     @pytest.fixture(params=[0.5, 2.3])
     def build(self, request):

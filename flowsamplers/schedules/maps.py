@@ -183,10 +183,47 @@ def beta_spacing(sigma_max: float, sigma_min: float, steps: int, *, alpha: float
     Reference:
         Lee et al., Beta Sampling is All You Need, arXiv:2407.12173, as diffusers has it.
     """
-    from scipy import stats  # noqa: PLC0415  (half a second, and only this schedule needs it)
+    return sigma_min + beta_quantiles(1 - np.linspace(0, 1, steps), alpha, beta) * (sigma_max - sigma_min)
 
-    quantiles: Array = stats.beta.ppf(1 - np.linspace(0, 1, steps), alpha, beta)  # pyright: ignore[reportAttributeAccessIssue]
-    return sigma_min + quantiles * (sigma_max - sigma_min)
+
+def beta_quantiles(probabilities: Array, alpha: float, beta: float) -> Array:
+    """Quantiles of the beta distribution.
+
+    Raises:
+        ValueError: a parameter that is not positive.
+
+    >>> beta_quantiles(np.array([0.0, 0.5, 1.0]), 0.6, 0.6).round(6).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value}: a beta distribution has two positive parameters")
+    from scipy import stats  # noqa: PLC0415  (half a second, and only these schedules need it)
+
+    return stats.beta.ppf(probabilities, alpha, beta)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def loglinear(levels: Values, count: int) -> Array:
+    """As many levels as wanted between falling positive ones, by linear interpolation of the logarithm over the index.
+
+    The levels themselves come back where so many are wanted.
+
+    Args:
+        levels: at least 2, falling, positive.
+        count: at least 2.
+
+    Examples:
+        >>> loglinear([1.0, 0.01], 3).round(6).tolist()
+        [1.0, 0.1, 0.01]
+
+    Reference:
+        Align Your Steps, https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html
+    """
+    known = as_array(levels)
+    if count == len(known):
+        return known
+    at = np.linspace(0, len(known) - 1, count)
+    return np.exp(np.interp(at, np.arange(len(known)), np.log(known)))
 
 
 def shift_as_diffusers(s: Array, shift: float) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -25,52 +25,128 @@ class ScheduleInfo:
 
     Attributes:
         name: the name under which it is found.
+        aliases: other names of the same schedule.
+        presets: names of the schedule with other options, and these.
+        family: the family it belongs to, which is the module it lives in.
         options: its options with their defaults.
         summary: first line of its docstring.
         builder: the function; called as ``builder(steps, **options)``.
+        form: whose form of it this is, where one name means several schedules.
+        complete: whether it runs from 1 to 0; otherwise it begins below pure noise.
+        exact_steps: whether N steps come out for every N that is asked for.
+        reference: where it comes from.
+        advice: when to use it, in one line.
+        origin: the package that registered it.
     """
 
     name: str
+    aliases: tuple[str, ...]
+    presets: Mapping[str, Mapping[str, Any]]
+    family: str
     options: dict[str, Any]
     summary: str
     builder: Builder
+    form: str
+    complete: bool
+    exact_steps: bool
+    reference: str
+    advice: str
+    origin: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which it is found."""
+        return (self.name, *self.aliases, *self.presets)
 
 
 _B = TypeVar("_B", bound=Builder)
 _registry: dict[str, ScheduleInfo] = {}
 
 
-def register_schedule(name: str) -> Callable[[_B], _B]:
+def register_schedule(
+    name: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    form: str = "",
+    complete: bool = True,
+    exact_steps: bool = True,
+    reference: str = "",
+    advice: str = "",
+) -> Callable[[_B], _B]:
     """Decorator: make a builder ``(steps, **options) -> SigmaGrid`` findable by name.
+
+    Args:
+        name: lower case, as users know the schedule.
+        aliases: other names of the very same schedule.
+        presets: names that users know for this schedule with other options.
+        form: whose form it is, where one name means several schedules.
+        complete: whether it runs from 1 to 0.
+        exact_steps: whether N steps come out for every N.
+        reference: paper or code it comes from.
+        advice: when to use it, in one line.
 
     Raises:
         ValueError: a name that is taken.
     """
 
     def add(builder: _B) -> _B:
-        if name in _registry and _registry[name].builder is not builder:
-            raise ValueError(f"schedule name {name!r} is taken by {_registry[name].builder.__qualname__}")
         parameters = list(inspect.signature(builder).parameters.values())[1:]
-        options = {p.name: p.default for p in parameters}
-        _registry[name] = ScheduleInfo(name, options, (builder.__doc__ or "").strip().split("\n")[0], builder)
+        info = ScheduleInfo(
+            name=name,
+            aliases=aliases,
+            presets=dict(presets or {}),
+            family=builder.__module__.rpartition(".")[2],
+            options={p.name: p.default for p in parameters},
+            summary=(builder.__doc__ or "").strip().split("\n")[0],
+            builder=builder,
+            form=form,
+            complete=complete,
+            exact_steps=exact_steps,
+            reference=reference,
+            advice=advice,
+            origin=builder.__module__.partition(".")[0],
+        )
+        taken = _names()
+        for key in info.names:
+            if key in taken and taken[key].builder is not builder:
+                raise ValueError(f"schedule name {key!r} is taken by {taken[key].builder.__qualname__}")
+        _registry[name] = info
         return builder
 
     return add
 
 
 def list_schedules() -> list[ScheduleInfo]:
-    """All registered schedules."""
+    """All registered schedules in the order of registration, those of other packages last."""
     _load()
     return list(_registry.values())
+
+
+def schedule_info(name: str) -> ScheduleInfo:
+    """What is known of the schedule with this name, alias or preset.
+
+    Raises:
+        ValueError: no such schedule; the message suggests the nearest name.
+
+    Examples:
+        >>> schedule_info("sd3").name
+        'shift'
+    """
+    _load()
+    names = _names()
+    if name not in names:
+        raise unknown("schedule", name, names)
+    return names[name]
 
 
 def get_schedule(name: str, steps: int, **options: Any) -> SigmaGrid:
     """A schedule by name.
 
     Args:
-        name: a registered name.
+        name: a registered name, alias or preset.
         steps: N, at least 1.
-        **options: options of the builder.
+        **options: options of the builder; they override those of a preset.
 
     Raises:
         ValueError: unknown name or option, with the nearest one; whatever the builder raises.
@@ -79,20 +155,21 @@ def get_schedule(name: str, steps: int, **options: Any) -> SigmaGrid:
         >>> get_schedule("shift", 2, shift=3.0).sigmas
         (1.0, 0.75, 0.0)
     """
-    _load()
-    if name not in _registry:
-        raise unknown("schedule", name, _registry)
-    info = _registry[name]
+    info = schedule_info(name)
     for option in options:
         if option not in info.options:
             raise unknown(f"option of schedule {name!r}", option, info.options)
-    return info.builder(steps, **options)
+    return info.builder(steps, **{**info.presets.get(name, {}), **options})
+
+
+def _names() -> dict[str, ScheduleInfo]:
+    return {key: info for info in _registry.values() for key in info.names}
 
 
 @cache
 def _load() -> None:
     """Import the built-in schedules and those of other packages, once."""
-    import_module("flowsamplers.schedules.builders")  # the registry is below its entries
+    import_module("flowsamplers.schedules")  # the registry is below its entries
     for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name not in _registry:
+        if entry.name not in _names():
             register_schedule(entry.name)(entry.load())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from flowsamplers.flows import DataFlow, GaussianFlow, MixtureFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, get_sampler, list_samplers
-from flowsamplers.schedules import flux2, linear, shift
+from flowsamplers.schedules import TABLES, flux2, get_schedule, linear, list_schedules, schedule_info, shift
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -148,8 +149,68 @@ def smooth_fields(dim: int = 3, most: float = 4.0) -> st.SearchStrategy[SmoothFi
     return st.builds(SmoothField, st.integers(0, 10**6), st.just(dim), st.floats(0.1, most))
 
 
-def schedules() -> st.SearchStrategy[Callable[[int], SigmaGrid]]:
-    """Builders ``steps -> SigmaGrid`` with options drawn."""
-    static = st.floats(0.3, 12).map(lambda k: lambda n: shift(n, shift=k))
-    flux = token_counts().map(lambda t: lambda n: flux2(n, tokens=t, mu=None if n <= 64 else 1.0))
-    return st.one_of(st.just(linear), static, flux)
+@dataclass(frozen=True)
+class Built:
+    """A schedule with options, as a builder: ``built(steps)``."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def __call__(self, steps: int) -> SigmaGrid:
+        """The grid of N steps."""
+        return get_schedule(self.name, steps, **self.options)
+
+
+def schedule_options(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Options of a registered schedule, so that up to 300 steps are different numbers in float64.
+
+    Options of schedules of other packages stay at their defaults.
+    """
+    info = schedule_info(name)
+    fixed: dict[str, st.SearchStrategy[Any]] = dict(_TOGETHER.get(info.name, {}))
+    if "arithmetic" in info.options:
+        fixed["arithmetic"] = st.just("float64")
+    free = [o for o in info.options if o in _OPTIONS and o not in fixed and o not in info.presets.get(name, {})]
+    return st.fixed_dictionaries(fixed, optional={o: _OPTIONS[o] for o in free})
+
+
+def schedules(*, complete: bool | None = None, exact_steps: bool | None = None) -> st.SearchStrategy[Built]:
+    """Builders ``steps -> SigmaGrid`` of all registered schedules and presets, with options drawn.
+
+    Args:
+        complete: only those that do, or do not, run from 1 to 0.
+        exact_steps: only those that do, or do not, have N steps for every N.
+    """
+    infos = [i for i in list_schedules() if complete in (None, i.complete) and exact_steps in (None, i.exact_steps)]
+    names = [name for i in infos for name in (i.name, *i.presets)]
+    return st.sampled_from(names).flatmap(lambda name: schedule_options(name).map(lambda o: Built(name, o)))
+
+
+_OPTIONS: dict[str, st.SearchStrategy[Any]] = {
+    "shift": st.floats(0.2, 20),
+    "mu": st.floats(-2, 5),
+    "tokens": token_counts(),
+    "points": st.sampled_from([10_000, 100_000]),
+    "alpha": st.floats(0.5, 1.5),
+    "beta": st.floats(0.5, 1.5),
+    "rho": st.floats(0.5, 3),
+    "sigma_min": st.floats(1e-4, 0.1),
+    "sigma_max": st.floats(10, 1e3),
+    "c": st.floats(0.1, 4),
+    "scale": st.floats(0.2, 2),
+    "threshold": st.floats(0.001, 0.4),
+    "pivot": st.floats(0.5, 0.6),
+    "slope": st.floats(0.05, 1),
+    "middle": st.floats(0.2, 0.8),
+    "nodes": st.sampled_from(sorted(TABLES)),
+    "start": st.just(1.0),
+    "base_shift": st.floats(0.1, 1),
+    "max_shift": st.floats(1, 2),
+    "shift_terminal": st.none() | st.floats(0.001, 0.5),
+    "num_train_timesteps": st.sampled_from([500, 1000, 4096]),
+}
+"""Ranges of the options that schedules have, by name."""
+_TOGETHER: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "flow_match_euler": {"use_dynamic_shifting": st.booleans(), "mu": st.floats(-2, 5)},
+}
+"""Options that need each other."""

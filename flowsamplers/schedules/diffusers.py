@@ -1,4 +1,8 @@
-"""Builders of schedules: all are one pipeline, `flow_match_euler`."""
+r"""diffusers' schedules, and what the FLUX, SD3 and Wan pipelines make of them: all are one pipeline, `flow_match_euler`.
+
+Base sigmas, shift, stretch, re-spacing, end. The static shift multiplies the odds $\sigma/(1 - \sigma)$ of every node by k; the
+exponential shift of a mu is the static one with $k = e^\mu$.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,12 @@ def explicit(sigmas: Values) -> SigmaGrid:
     return SigmaGrid(_with_end(as_array(sigmas), 0.0))
 
 
-@register_schedule("flow_match_euler")
+@register_schedule(
+    "flow_match_euler",
+    form="diffusers",
+    reference="diffusers' FlowMatchEulerDiscreteScheduler.set_timesteps",
+    advice="For parity with a scheduler's configuration: every option of it, the same float32 numbers; it shifts its ends twice.",
+)
 def flow_match_euler(
     steps: int | None = None,
     *,
@@ -125,7 +134,12 @@ def flow_match_euler(
     return SigmaGrid(_with_end(s, 0.0))
 
 
-@register_schedule("linear")
+@register_schedule(
+    "linear",
+    aliases=("uniform",),
+    reference="Liu et al., Flow Straight and Fast, arXiv:2209.03003",
+    advice="The best start for a field without a phase at high noise; measured orders on this library's pages are taken on it.",
+)
 def linear(steps: int, *, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """Evenly spaced: sigma_i = 1 - i / N.
 
@@ -136,7 +150,18 @@ def linear(steps: int, *, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     return shift(steps, shift=1.0, arithmetic=arithmetic)
 
 
-@register_schedule("shift")
+@register_schedule(
+    "shift",
+    presets={
+        "sd3": {"shift": 3.0},
+        "auraflow": {"shift": 1.73},
+        "wan": {"shift": 5.0},
+        "wan_480p": {"shift": 3.0},
+        "hunyuan_video": {"shift": 7.0},
+    },
+    reference="Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, (23)",
+    advice="What most flow models ship with, each with its own shift; the larger the picture, the larger the shift.",
+)
 def shift(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """Evenly spaced, then the static shift (Stable Diffusion 3: 3).
 
@@ -147,7 +172,12 @@ def shift(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64")
     return flow_match_euler(sigmas=pipeline_sigmas(steps, arithmetic), shift=shift, arithmetic=arithmetic)
 
 
-@register_schedule("flux1")
+@register_schedule(
+    "flux1",
+    form="FLUX.1",
+    reference="calculate_shift of diffusers' FLUX pipelines; arXiv:2403.03206, 5.3.2",
+    advice="FLUX.1's own: mu between 0.5 at 256 tokens and 1.15 at 4,096.",
+)
 def flux1(
     steps: int, *, tokens: int = 4096, base_shift: float = 0.5, max_shift: float = 1.15, arithmetic: Arithmetic = "float64"
 ) -> SigmaGrid:
@@ -161,9 +191,18 @@ def flux1(
     return _dynamic(steps, mu, arithmetic)
 
 
-@register_schedule("flux2")
+@register_schedule(
+    "flux2",
+    aliases=("flux2_empirical",),
+    form="FLUX.2",
+    reference="compute_empirical_mu of black-forest-labs/flux2 and of diffusers' FLUX.2 pipelines",
+    advice="FLUX.2's own. It leaves a third to three quarters of the way to the last step: give the sampler last='midpoint'.",
+)
 def flux2(steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """FLUX.2: exponential time shift with the empirical mu of tokens and steps.
+
+    The empirical mu jumps: above 4,300 tokens it no longer depends on the steps, and falls at 4 steps from 2.31 to 1.18; see
+    `empirical_mu`.
 
     Args:
         steps: N.
@@ -174,30 +213,65 @@ def flux2(steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic
     Examples:
         >>> [round(s, 4) for s in flux2(4, tokens=4096).sigmas]
         [1.0, 0.9674, 0.9081, 0.7672, 0.0]
+        >>> [[round(s, 3) for s in flux2(4, tokens=tokens).sigmas] for tokens in (4300, 4301)]
+        [[1.0, 0.968, 0.91, 0.77, 0.0], [1.0, 0.907, 0.766, 0.522, 0.0]]
     """
     at_least_one("steps", steps)
     return _dynamic(steps, empirical_mu(tokens=tokens, steps=steps) if mu is None else mu, arithmetic)
 
 
-@register_schedule("karras")
+@register_schedule(
+    "karras",
+    aliases=("karras_diffusers",),
+    form="diffusers",
+    reference="Karras et al., EDM, arXiv:2206.00364, (5), in sigma itself, between the ends of a shifted grid",
+    advice="Its last node before 0 is the shifted grid's, 0.1 or more at few steps: another schedule than ComfyUI's of that name.",
+)
 def karras(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
-    """FlowMatchEuler's ``use_karras_sigmas``: Karras spacing between the ends of a shifted grid."""
+    """FlowMatchEuler's ``use_karras_sigmas``: Karras spacing between the ends of a shifted grid.
+
+    Examples:
+        >>> [round(s, 4) for s in karras(4).sigmas]
+        [1.0, 0.7997, 0.6348, 0.5, 0.0]
+    """
     return flow_match_euler(
         sigmas=pipeline_sigmas(steps, arithmetic), shift=shift, use_karras_sigmas=True, arithmetic=arithmetic
     )
 
 
-@register_schedule("exponential")
+@register_schedule(
+    "exponential",
+    aliases=("exponential_diffusers",),
+    form="diffusers",
+    reference="diffusers' use_exponential_sigmas: log-linear in sigma, between the ends of a shifted grid",
+    advice="For parity; most of its steps lie at low noise.",
+)
 def exponential(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
-    """FlowMatchEuler's ``use_exponential_sigmas``: log-linear between the ends of a shifted grid."""
+    """FlowMatchEuler's ``use_exponential_sigmas``: log-linear between the ends of a shifted grid.
+
+    Examples:
+        >>> [round(s, 4) for s in exponential(4).sigmas]
+        [1.0, 0.7937, 0.63, 0.5, 0.0]
+    """
     return flow_match_euler(
         sigmas=pipeline_sigmas(steps, arithmetic), shift=shift, use_exponential_sigmas=True, arithmetic=arithmetic
     )
 
 
-@register_schedule("beta")
+@register_schedule(
+    "beta",
+    aliases=("beta_diffusers",),
+    form="diffusers",
+    reference="Lee et al., Beta Sampling is All You Need, arXiv:2407.12173, as diffusers has it: quantiles 1 - i/(N - 1)",
+    advice="Dense at both ends; for fields that are hard there. beta_comfy is another schedule.",
+)
 def beta(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
-    """FlowMatchEuler's ``use_beta_sigmas``: quantiles of a beta distribution, 0.6 and 0.6, between the ends of a shifted grid."""
+    """FlowMatchEuler's ``use_beta_sigmas``: quantiles of a beta distribution, 0.6 and 0.6, between the ends of a shifted grid.
+
+    Examples:
+        >>> [round(s, 4) for s in beta(4).sigmas]
+        [1.0, 0.8623, 0.6377, 0.5, 0.0]
+    """
     return flow_match_euler(sigmas=pipeline_sigmas(steps, arithmetic), shift=shift, use_beta_sigmas=True, arithmetic=arithmetic)
 
 
