@@ -17,6 +17,7 @@ pytestmark = pytest.mark.xdist_group("site")  # one process builds the site for 
 
 NOT_DRAWN = {
     "flow_match_euler": "the pipeline behind the others, with a whole configuration for options",
+    **{i.name: "the page computes diffusers' family" for i in fs.list_schedules() if i.family != "diffusers"},
 }
 NOT_OPTIONS = {"arithmetic"}  # the page computes in float64
 ROUNDING = 1e-12  # the claim is 1e-6; float64 on both sides leaves only rounding
