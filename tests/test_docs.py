@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,9 @@ def test_pages_that_tools_write_are_what_the_tools_write() -> None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         assert module.page() == (DOCS / page).read_text(), f"python tools/{tool}.py --page"
+
+
+def test_measurements_of_every_sampler_know_every_sampler() -> None:
+    """A new sampler is measured too: run the tool."""
+    found = json.loads((DOCS / "reference" / "full-size.json").read_text())["samplers"]
+    assert list(found) == [i.name for i in fs.list_samplers() if not i.adaptive], "python tools/build_full_size.py"
