@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import pickle
 
@@ -46,6 +47,11 @@ def test_euler_at_stocks_precision_is_stock_bit_for_bit(dtype, distilled, guidan
     assert all(torch.equal(a, b) for a, b in zip(stock, ours, strict=True))
 
 
+KEEPS_ITS_GENERATOR = "randn_tensor" in inspect.getsource(FlowMatchEulerDiscreteScheduler.step)
+"""diffusers before 0.39 ignores the generator that is passed to ``step``, and draws in the order in which the latents lie in memory."""
+
+
+@pytest.mark.skipif(not KEEPS_ITS_GENERATOR, reason="this diffusers ignores the generator")
 @BOTH_DTYPES
 def test_stochastic_sampling_at_stocks_precision_is_stock_bit_for_bit(dtype) -> None:
     """The pipeline passes no generator to the scheduler, so both draw from torch's global one."""
@@ -60,7 +66,7 @@ def test_stochastic_sampling_at_stocks_precision_is_stock_bit_for_bit(dtype) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("stochastic", [False, True] if KEEPS_ITS_GENERATOR else [False])
 def test_step_with_a_generator_is_stock_bit_for_bit(dtype, stochastic) -> None:
     x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
     results = []

@@ -68,6 +68,7 @@ def flow_match_euler(
     use_beta_sigmas: bool = False,
     time_shift_type: Literal["exponential", "linear"] = "exponential",
     sigma_range: tuple[float, float] | None = None,
+    respaced_range: tuple[float | None, float | None] = (None, None),
     arithmetic: Arithmetic = "stock",
 ) -> SigmaGrid:
     """The schedule of diffusers' FlowMatchEulerDiscreteScheduler, with every option of its configuration.
@@ -91,6 +92,7 @@ def flow_match_euler(
         use_beta_sigmas: see `beta_spacing`.
         time_shift_type: see `time_shift`.
         sigma_range: ends (high, low) of the default base sigmas; by default those of the shifted training schedule.
+        respaced_range: ends (high, low) of a re-spacing, such as Cosmos' (80, 0.002); by default those of the sigmas so far.
         arithmetic: ``"stock"`` for diffusers' own bits, or ``"float64"``.
 
     Raises:
@@ -127,7 +129,10 @@ def flow_match_euler(
     if shift_terminal:
         s = stretch_terminal(s, shift_terminal)
     for spacing in chosen.values():
-        s = spacing(s[0].item(), s[-1].item(), len(s))
+        high, low = (
+            given if given is not None else end for given, end in zip(respaced_range, (s[0].item(), s[-1].item()), strict=True)
+        )
+        s = spacing(high, low, len(s))
     s = s.astype(given)
     if invert_sigmas:
         return SigmaGrid(_with_end(1 - s, 1.0), rising=True)

@@ -288,7 +288,9 @@ class KleinFlow:
         """
         pipe, multiple = self.pipe, self.pipe.vae_scale_factor * 2
         size = self.height // multiple, self.width // multiple
-        latents = pipe._unpack_latents_with_ids(x0.to(self.device, self.dtype), self._image_ids(len(x0)), *size)
+        latents = x0.to(self.device, self.dtype).mT.unflatten(
+            2, size
+        )  # tokens lie row by row; the helper's signature has changed
         mean, var = (s.view(1, -1, 1, 1).to(latents.device) for s in (pipe.vae.bn.running_mean, pipe.vae.bn.running_var))
         std = torch.sqrt(var + pipe.vae.config.batch_norm_eps).to(latents.dtype)
         latents = pipe._unpatchify_latents(latents * std + mean.to(latents.dtype))

@@ -165,6 +165,9 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """A scheduler from another one's configuration, with changes.
 
+        Of another flow scheduler the schedule is taken over (UniPC's and DPM-Solver's ``flow_shift`` is the ``shift``), its method
+        is not: that is what ``sampler`` names. A warning says so.
+
         Args:
             config: the configuration, such as ``pipe.scheduler.config``.
             return_unused_kwargs: see diffusers.
@@ -179,7 +182,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             if name not in accepted and not return_unused_kwargs:
                 error = unknown("option", name, accepted)
                 raise ValueError(f"{error}. Options of the sampler go into sampler_options={{{name!r}: ...}}")
-        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        return super().from_config(_flow_config(config), return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     # The schedule
 
@@ -224,6 +227,10 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
         else:
             self.timesteps = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32, device=device)
+        # Pipelines slice the list by `order` entries for each of the steps that they count: those they asked for, or, where they
+        # passed sigmas or timesteps, the entries themselves.
+        named = sigmas is not None or timesteps is not None or self.config.budget == "nfe"
+        self.order = 1 if named else _calls_in_every_step(self._calls, self.grid.steps)
         self._begin_index = None
         self._reset()
         self._announce()
@@ -247,6 +254,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             use_beta_sigmas=bool(config.use_beta_sigmas),
             time_shift_type=config.time_shift_type,
             sigma_range=(self.sigma_max, self.sigma_min),
+            respaced_range=(config.get("sigma_max"), config.get("sigma_min")),
             arithmetic="stock",
         )
 
@@ -307,13 +315,18 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index = begin_index
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
-        """The index of the nearest entry of ``timesteps``; of equal ones, the first that begins a step.
+        """The index of an entry of ``timesteps``, known by its place in memory and not by its value, or else of the nearest.
+
+        Of equal ones it is the first that begins a step.
 
         Raises:
             ValueError: nothing near enough; the message names the nearest.
         """
-        listed = (self.timesteps if schedule_timesteps is None else schedule_timesteps).tolist()
-        wanted = float(timestep)
+        entries = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        place = _place(timestep, entries)
+        if place is not None:
+            return place
+        listed, wanted = entries.tolist(), float(timestep)
         nearest = min(listed, key=lambda t: abs(t - wanted))
         if abs(nearest - wanted) > _NEAR * self.config.num_train_timesteps:
             raise ValueError(f"timestep={wanted}: not in the schedule, whose nearest entry is {nearest}")
@@ -479,6 +492,25 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
 
+def _flow_config(config: Any) -> Any:
+    """A configuration of any scheduler in the words of FlowMatchEuler, with a warning where something is lost."""
+    if not isinstance(config, dict):
+        return config
+    values: dict[str, Any] = dict(config)
+    predicts = values.get("prediction_type") or "flow_prediction"
+    if predicts != "flow_prediction":
+        logger.warning(
+            "prediction_type=%r: the model does not predict a velocity, and this scheduler takes nothing else", predicts
+        )
+    # Pipelines that find this flag pass no sigmas and no shape of the schedule: it must not get into our configuration.
+    if values.pop("use_flow_sigmas", False):
+        values["shift"] = values.pop("flow_shift", 1.0)
+        logger.warning(
+            "use_flow_sigmas: the schedule is taken over with shift=%s, the method is what sampler= names", values["shift"]
+        )
+    return values
+
+
 def _method(sampler: Any, options: dict[str, Any], *, stochastic: bool) -> Sampler:
     method = get_sampler(sampler, **options)
     if method.adaptive:
@@ -513,6 +545,22 @@ def _interpolated(sigmas: list[float], grid: SigmaGrid, timesteps: Any) -> list[
 def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """A copy in ``dtype``, never the tensor itself: callers may edit what they hold."""
     return x.to(dtype, copy=True)
+
+
+def _place(entry: Any, entries: Tensor) -> int | None:
+    """Which element of a vector this tensor is a view of: no search, no wait for the device, and equal ones are told apart."""
+    if not isinstance(entry, Tensor) or entry.numel() != 1 or entry.dtype != entries.dtype or entry.device != entries.device:
+        return None
+    if entry.untyped_storage().data_ptr() != entries.untyped_storage().data_ptr():
+        return None
+    place = int(entry.storage_offset() - entries.storage_offset())
+    return place if 0 <= place < len(entries) and entries.is_contiguous() else None
+
+
+def _calls_in_every_step(calls: Sequence[Evaluation], steps: int) -> int:
+    """How many model calls each step takes, if that is one number; else 1."""
+    counts = {sum(call.step == i for call in calls) for i in range(steps)}
+    return counts.pop() if len(counts) == 1 else 1
 
 
 def _version(x: Tensor) -> float:

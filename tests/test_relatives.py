@@ -1,0 +1,133 @@
+"""The drop-in in the other flow pipelines of diffusers, through their own calls: what tools/build_relatives.py runs in full."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+import diffusers
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from flowsamplers_diffusers import FlowSamplerScheduler
+from relatives import RELATIVES, Outcome, broken_promises, run, same
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast", "ignore:__array__ implementation")  # Mochi's and LTX's own
+
+FAST = [
+    "Flux",
+    "Flux img2img",
+    "SD3 img2img",
+    "Qwen-Image inpaint",
+    "Z-Image",
+    "Wan 2.2, two experts",
+    "Wan video to video",
+    "LTX image to video",
+    "AuraFlow",
+    "Lumina 2",
+    "Chroma img2img",
+    "CogView4",
+    "FLUX.2",
+    "Sana",
+    "Mochi",
+]
+"""One of every way in which a pipeline speaks to its scheduler."""
+PER_TOKEN = [name for name, entry in RELATIVES.items() if entry.only_euler]
+
+fast = pytest.mark.parametrize("name", [n for n in FAST if hasattr(diffusers, RELATIVES[n].pipeline)])
+per_token = pytest.mark.parametrize("name", PER_TOKEN)
+
+
+@cache
+def stock(name: str, dtype: torch.dtype = torch.float32) -> Outcome:
+    return run(name, FlowMatchEulerDiscreteScheduler(**RELATIVES[name].scheduler), dtype=dtype)
+
+
+def ours(name: str, *, dtype: torch.dtype = torch.float32, **options) -> Outcome:
+    config = FlowMatchEulerDiscreteScheduler(**RELATIVES[name].scheduler).config
+    return run(name, FlowSamplerScheduler.from_config(config, **options), dtype=dtype)
+
+
+@fast
+def test_euler_at_stocks_precision_asks_the_model_what_stock_asks_and_ends_where_stock_ends(name) -> None:
+    assert same(ours(name, carry="model"), stock(name))
+
+
+@pytest.mark.parametrize("name", ["Flux", "Qwen-Image inpaint"])
+def test_so_it_does_in_bfloat16(name) -> None:
+    assert same(ours(name, carry="model", dtype=torch.bfloat16), stock(name, torch.bfloat16))
+
+
+@fast
+@pytest.mark.parametrize("sampler", ["heun", "fireflow", "unipc", "lcm"])
+def test_other_samplers_make_the_calls_of_their_dry_run_up_to_the_end(name, sampler) -> None:
+    assert broken_promises(ours(name, sampler=sampler, seed=0), stock(name)) == []
+
+
+@per_token
+def test_tokens_with_times_of_their_own_move_as_in_stock(name) -> None:
+    assert same(ours(name, carry="model"), stock(name))
+
+
+@per_token
+def test_samplers_that_cannot_give_tokens_their_own_times_say_so(name) -> None:
+    with pytest.raises(ValueError, match="only sampler='euler' can give every token a time of its own"):
+        ours(name, sampler="heun")
+
+
+@pytest.mark.parametrize("name", ["Flux img2img", "SD3 img2img", "Qwen-Image inpaint", "Wan video to video"])
+def test_strength_means_the_same_noise_for_heun_as_for_euler(name) -> None:
+    """Some pipelines count steps and others entries of the list: ``order`` answers both."""
+    begun = []
+    for sampler in ("euler", "heun"):
+        outcome = run(name, FlowSamplerScheduler(**RELATIVES[name].scheduler, sampler=sampler), steps=10, strength=0.6)
+        begun.append(float(outcome.scheduler.sigmas[outcome.indices[0]]))
+    assert begun[0] == begun[1] < 1
+
+
+def test_order_is_what_pipelines_multiply_their_steps_with() -> None:
+    for sampler, alone in (("euler", 1), ("heun", 2), ("rk4", 4), ("fireflow", 1), ("ab2", 1)):
+        scheduler = FlowSamplerScheduler(sampler=sampler)
+        assert scheduler.order == 1
+        scheduler.set_timesteps(6)
+        assert scheduler.order == alone
+        assert sampler == "fireflow" or len(scheduler.timesteps) == 6 * alone
+        scheduler.set_timesteps(sigmas=np.linspace(1, 0.1, 6))
+        assert scheduler.order == 1
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_an_entry_of_timesteps_is_known_by_its_place_even_among_equals(inference) -> None:
+    with torch.inference_mode(inference):
+        scheduler = FlowSamplerScheduler(sampler="heun")
+        scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.3])
+        assert scheduler.timesteps[1] == scheduler.timesteps[2]
+        for begin in range(6):
+            places = [scheduler.index_for_timestep(t) for t in scheduler.timesteps[begin:]]
+            assert places == list(range(begin, 6))
+        assert scheduler.index_for_timestep(scheduler.timesteps[1].clone()) == 2  # by value: where a step begins
+        assert scheduler.index_for_timestep(torch.tensor(600.5)) == 2
+
+
+def test_sigmas_beyond_1_are_refused_by_name() -> None:
+    """Cosmos registers sigmas from 80 to 0.002 with its scheduler: not a straight path from noise to data."""
+    scheduler = FlowSamplerScheduler(use_karras_sigmas=True)
+    scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002)
+    with pytest.raises(ValueError, match=r"sigmas\[0\]=80\.0: sigmas lie between 0 \(data\) and 1 \(noise\)"):
+        scheduler.set_timesteps(sigmas=np.linspace(1, 0.1, 5))
+
+
+@pytest.mark.parametrize("spacing", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_a_range_registered_with_the_configuration_bounds_the_respacing_as_in_stock(spacing) -> None:
+    made = []
+    for scheduler in (FlowMatchEulerDiscreteScheduler(**{spacing: True}), FlowSamplerScheduler(**{spacing: True})):
+        scheduler.register_to_config(sigma_max=0.9, sigma_min=0.05)
+        scheduler.set_timesteps(sigmas=np.linspace(1, 0.1, 5))
+        made.append(scheduler)
+    assert torch.equal(made[0].sigmas, made[1].sigmas)
+    assert made[1].sigmas[0] == pytest.approx(0.9)

@@ -1,0 +1,185 @@
+"""Configurations of the drop-in: to files and back, from and to the schedulers of diffusers, in saved pipelines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    UniPCMultistepScheduler,
+)
+
+import flowsamplers as fs
+from fields import every_fixed_variant
+from flowsamplers_diffusers import FlowSamplerScheduler
+from klein import pipeline
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+RICH = {
+    "num_train_timesteps": 900,
+    "shift": 2.5,
+    "base_shift": 0.4,
+    "max_shift": 1.2,
+    "base_image_seq_len": 128,
+    "max_image_seq_len": 2048,
+    "shift_terminal": 0.1,
+    "use_beta_sigmas": True,
+    "time_shift_type": "linear",
+}
+"""A value other than the default for what can be set together."""
+
+
+def options(scheduler) -> dict:
+    return {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+
+
+@pytest.fixture
+def warnings(caplog, monkeypatch) -> pytest.LogCaptureFixture:
+    """What this package and diffusers say, whatever another test has made of their loggers."""
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="diffusers"), caplog.at_level(logging.WARNING):
+        yield caplog
+
+
+# Files
+
+
+@every_fixed_variant
+def test_every_sampler_with_its_options_survives_a_file(sampler, tmp_path) -> None:
+    scheduler = FlowSamplerScheduler(sampler=sampler, seed=[3, 4], **RICH)
+    scheduler.save_pretrained(tmp_path)
+    text = (tmp_path / "scheduler_config.json").read_text()
+    assert fs.get_sampler({"name": json.loads(text)["sampler"], "options": json.loads(text)["sampler_options"]}) == sampler
+    again = FlowSamplerScheduler.from_pretrained(tmp_path)
+    assert again._method == sampler
+    assert options(again) == options(scheduler)
+    again.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "scheduler_config.json").read_text()) == json.loads(text)
+
+
+def test_a_nested_sampler_survives_two_levels_deep(tmp_path) -> None:
+    inner = {"name": "richardson", "options": {"base": {"name": "res_2s", "options": {"c2": 0.6, "last": "euler"}}}}
+    scheduler = FlowSamplerScheduler(sampler="ab3", sampler_options={"last": inner})
+    scheduler.save_pretrained(tmp_path)
+    assert FlowSamplerScheduler.from_pretrained(tmp_path)._method == scheduler._method == fs.get_sampler("ab3", last=inner)
+
+
+# From and to FlowMatchEuler
+
+
+def test_flow_match_eulers_configuration_comes_back_without_loss() -> None:
+    stock = FlowMatchEulerDiscreteScheduler(**RICH)
+    ours = FlowSamplerScheduler.from_config(stock.config, sampler="ab2", sampler_options={"last": "heun"}, seed=7)
+    assert {k: ours.config[k] for k in options(stock)} == options(stock)
+    back = FlowMatchEulerDiscreteScheduler.from_config(ours.config)
+    assert {k: back.config[k] for k in options(stock)} == options(stock)
+    for scheduler in (stock, back):
+        scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.3])
+    assert torch.equal(stock.sigmas, back.sigmas)
+    again = FlowSamplerScheduler.from_config(back.config)
+    assert options(again) == options(ours)
+    assert again._method == ours._method
+
+
+@pytest.mark.parametrize("first", [FlowMatchEulerDiscreteScheduler, FlowSamplerScheduler])
+def test_a_saved_scheduler_is_read_by_the_other_class(first, tmp_path) -> None:
+    second = FlowSamplerScheduler if first is FlowMatchEulerDiscreteScheduler else FlowMatchEulerDiscreteScheduler
+    written = first(**RICH)
+    written.save_pretrained(tmp_path)
+    read = second.from_pretrained(tmp_path)
+    assert {k: read.config[k] for k in RICH} == RICH
+    for scheduler in (written, read):
+        scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.3])
+    assert torch.equal(written.sigmas, read.sigmas)
+
+
+# From other schedulers
+
+
+@pytest.mark.parametrize(
+    ("stock", "shift", "warned"),
+    [
+        (UniPCMultistepScheduler(**FLOW, flow_shift=3.0), 3.0, "use_flow_sigmas: the schedule is taken over with shift=3.0"),
+        (
+            DPMSolverMultistepScheduler(**FLOW, flow_shift=5.0),
+            5.0,
+            "use_flow_sigmas: the schedule is taken over with shift=5.0",
+        ),
+        (UniPCMultistepScheduler(**FLOW), 1.0, "use_flow_sigmas: the schedule is taken over with shift=1.0"),
+        (FlowMatchHeunDiscreteScheduler(shift=3.0), 3.0, None),
+        (FlowMatchLCMScheduler(shift=3.0, scale_factors=[1.0]), 3.0, "scale_factors"),
+        (DDIMScheduler(), 1.0, "prediction_type='epsilon': the model does not predict a velocity"),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "config") else "",
+)
+@pytest.mark.parametrize("through_a_file", [False, True])
+def test_of_another_scheduler_the_schedule_is_taken_over_and_losses_are_told(
+    stock, shift, warned, through_a_file, tmp_path, warnings
+):
+    if through_a_file:
+        stock.save_pretrained(tmp_path)
+        scheduler = FlowSamplerScheduler.from_pretrained(tmp_path)
+    else:
+        scheduler = FlowSamplerScheduler.from_config(stock.config)
+    assert scheduler.config.shift == shift
+    assert scheduler.config.sampler == "euler"
+    assert "use_flow_sigmas" not in scheduler.config  # pipelines would pass no sigmas
+    if warned and not (through_a_file and warned == "scale_factors"):  # diffusers is silent on the options of its own classes
+        assert warned in warnings.text
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0.25, 4))
+    expected = fs.schedules.shift(4, shift=shift, arithmetic="stock")
+    assert scheduler.grid == expected
+
+
+def test_unknown_options_of_a_foreign_configuration_are_told_and_kept(warnings) -> None:
+    scheduler = FlowSamplerScheduler.from_config({"shift": 2.0, "an_option_of_tomorrow": [1, 2], "_diffusers_version": "9.9"})
+    assert "an_option_of_tomorrow" in warnings.text
+    assert scheduler.config.shift == 2.0
+    assert scheduler.config["an_option_of_tomorrow"] == [1, 2]
+
+
+# Pipelines on disk
+
+
+def test_a_saved_pipeline_opens_in_a_fresh_process_that_has_imported_the_package(tmp_path) -> None:
+    """Read with the scheduler it was saved with, with another one passed, and drawn with."""
+    scheduler = FlowSamplerScheduler(sampler="ab2", sampler_options={"last": "midpoint"}, seed=5, shift=2.0)
+    pipe = pipeline(scheduler=scheduler)
+    pipe.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["scheduler"] == [
+        "flowsamplers_diffusers.scheduler",
+        "FlowSamplerScheduler",
+    ]
+    program = textwrap.dedent(
+        """
+        import json, sys
+        import flowsamplers_diffusers
+        from diffusers import DiffusionPipeline, Flux2KleinPipeline
+        folder = sys.argv[1]
+        saved = Flux2KleinPipeline.from_pretrained(folder)
+        other = flowsamplers_diffusers.FlowSamplerScheduler(sampler="heun")
+        given = DiffusionPipeline.from_pretrained(folder, scheduler=other)
+        assert given.scheduler is other
+        saved.set_progress_bar_config(disable=True)
+        image = saved(prompt="a handwritten 3", height=16, width=16, num_inference_steps=2, max_sequence_length=32).images[0]
+        print(json.dumps([type(saved).__name__, type(given).__name__, image.size, dict(saved.scheduler.config)]))
+        """
+    )
+    ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    saved, given, size, config = json.loads(ran.stdout.splitlines()[-1])
+    assert (saved, given, size) == ("Flux2KleinPipeline", "Flux2KleinPipeline", [16, 16])
+    assert {k: v for k, v in config.items() if not k.startswith("_")} == options(scheduler)

@@ -1,0 +1,233 @@
+"""What a run leaves behind, and what else pipelines do to their parts: threads, exceptions, compilation, offloading, LoRA."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("diffusers")
+from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
+
+from fields import every_fixed_sampler
+from flowsamplers_diffusers import FlowSamplerScheduler
+from klein import PROMPT, latents, pipeline
+
+SOME = pytest.mark.parametrize("sampler", ["euler", "heun", "ab2", "unipc", "lcm"])
+X1 = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+
+
+def own_pipeline(**options) -> Flux2KleinPipeline:
+    """klein-digits with networks of its own, so that a test may change them."""
+    shared = pipeline()
+    parts = {k: copy.deepcopy(v) if isinstance(v, nn.Module) else v for k, v in shared.components.items()}
+    parts["scheduler"] = FlowSamplerScheduler.from_config(shared.scheduler.config, **options)
+    pipe = Flux2KleinPipeline(**parts, is_distilled=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def calls_of(scheduler: FlowSamplerScheduler, steps: int = 4):
+    """A pipeline's loop, one model call at a time."""
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(0)
+    x = X1
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.sin(3 * x) + t / 1000, t, x, return_dict=False)[0]
+        yield x
+
+
+def result(scheduler: FlowSamplerScheduler) -> Tensor:
+    return list(calls_of(scheduler))[-1]
+
+
+# One scheduler
+
+
+@every_fixed_sampler
+def test_a_second_run_is_the_first_again(name) -> None:
+    scheduler = FlowSamplerScheduler(sampler=name, seed=3)
+    assert torch.equal(result(scheduler), result(scheduler))
+
+
+@every_fixed_sampler
+def test_a_run_broken_off_at_any_call_leaves_a_scheduler_as_good_as_new(name) -> None:
+    fresh = result(FlowSamplerScheduler(sampler=name, seed=3))
+    scheduler = FlowSamplerScheduler(sampler=name, seed=3)
+    for broken_off in range(sum(1 for _ in calls_of(scheduler))):
+        for _ in zip(range(broken_off + 1), calls_of(scheduler), strict=False):
+            pass
+        assert torch.equal(result(scheduler), fresh)
+
+
+@SOME
+def test_an_exception_in_the_model_leaves_a_usable_pipeline(sampler) -> None:
+    pipe = own_pipeline(sampler=sampler, seed=3)
+    first = latents(pipe)[-1]
+    countdown = [3]
+
+    def fail(module: nn.Module, args: object) -> None:
+        countdown[0] -= 1
+        if countdown[0] == 0:
+            raise RuntimeError("out of memory")
+
+    hook = pipe.transformer.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        latents(pipe)
+    hook.remove()
+    assert torch.equal(latents(pipe)[-1], first)
+
+
+# Several schedulers
+
+
+@every_fixed_sampler
+def test_schedulers_stepped_in_turns_do_not_disturb_each_other(name) -> None:
+    alone = [list(calls_of(FlowSamplerScheduler(sampler=name, seed=seed, shift=shift))) for seed, shift in ((3, 1.0), (4, 2.0))]
+    turns = [calls_of(FlowSamplerScheduler(sampler=name, seed=seed, shift=shift)) for seed, shift in ((3, 1.0), (4, 2.0))]
+    for i, pair in enumerate(zip(*turns, strict=True)):
+        assert all(torch.equal(x, run[i]) for x, run in zip(pair, alone, strict=True))
+
+
+def test_two_threads_with_a_pipeline_each_do_not_disturb_each_other() -> None:
+    """They meet after every model call, so that their runs are interleaved to the last call."""
+    settings = [({"sampler": "heun"}, 4), ({"sampler": "lcm", "seed": 3}, 8)]  # eight model calls each
+    pipes = [own_pipeline(**options) for options, _ in settings]
+    alone = [latents(pipe, steps=steps) for pipe, (_, steps) in zip(pipes, settings, strict=True)]
+    meeting, together = threading.Barrier(2, timeout=120), {}
+
+    def meet(*_) -> dict:
+        meeting.wait()
+        return {}
+
+    def work(i: int) -> None:
+        together[i] = latents(pipes[i], steps=settings[i][1], callback=meet)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, run in enumerate(alone):
+        assert len(run) == 8
+        assert all(torch.equal(a, b) for a, b in zip(run, together[i], strict=True))
+
+
+# Batches
+
+
+@SOME
+def test_images_of_one_prompt_are_those_of_the_prompt_repeated(sampler) -> None:
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(s) for s in (1, 2)]
+
+    pipe = pipeline(scheduler=FlowSamplerScheduler(sampler=sampler, seed=5))
+    several = latents(pipe, num_images_per_prompt=2, generator=generators())[-1]
+    repeated = latents(pipe, prompt=[PROMPT, PROMPT], generator=generators())[-1]
+    assert torch.equal(several, repeated)
+    assert not torch.equal(several[0], several[1])
+
+
+def test_an_int_seed_gives_every_image_of_a_batch_noise_of_its_own() -> None:
+    scheduler = FlowSamplerScheduler(sampler="lcm", seed=5)
+    scheduler.set_timesteps(3)
+    same = torch.ones(1, 64).expand(2, 64)
+    out = scheduler.step(torch.zeros(2, 64), scheduler.timesteps[0], same, return_dict=False)[0]
+    assert not torch.equal(out[0], out[1])
+    alone = FlowSamplerScheduler(sampler="lcm", seed=5)
+    alone.set_timesteps(3)
+    assert torch.equal(alone.step(torch.zeros(1, 64), alone.timesteps[0], same[:1], return_dict=False)[0], out[:1])
+
+
+# What pipelines do to their networks
+
+
+@pytest.mark.parametrize("switch", ["attention_slicing", "vae_slicing", "vae_tiling"])
+def test_memory_saving_switches_change_nothing(switch) -> None:
+    plain, switched = own_pipeline(sampler="ab2"), own_pipeline(sampler="ab2")
+    {
+        "attention_slicing": switched.enable_attention_slicing,
+        "vae_slicing": switched.vae.enable_slicing,
+        "vae_tiling": switched.vae.enable_tiling,
+    }[switch]()
+    call = {"prompt": [PROMPT] * 2, "height": 16, "width": 16, "num_inference_steps": 2, "max_sequence_length": 32}
+    call |= {"output_type": "pt"}
+    images = [pipe(**call, generator=torch.Generator().manual_seed(0)).images for pipe in (plain, switched)]
+    assert torch.allclose(*images, atol=1e-6)
+
+
+@pytest.mark.parametrize("offload", ["model", "leaves"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ab2"])
+def test_offloading_changes_nothing(offload, sampler) -> None:
+    """On a machine without an accelerator: the hooks are in place and called, and move weights from the CPU to the CPU."""
+    expected = latents(own_pipeline(sampler=sampler))
+    pipe = own_pipeline(sampler=sampler)
+    cpu = torch.device("cpu")
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+        assert hasattr(pipe.transformer, "_hf_hook")
+    else:
+        pipe.transformer.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(latents(pipe), expected, strict=True))
+
+
+def test_sequential_offloading_leaves_the_scheduler_on_the_device_that_runs() -> None:
+    """As far as it goes here: weights on the meta device, waiting; accelerate cannot bring them back to a CPU."""
+    pipe = own_pipeline(sampler="heun")
+    pipe.enable_sequential_cpu_offload(device="cpu")
+    assert {p.device.type for p in pipe.transformer.parameters()} == {"meta"}
+    pipe.scheduler.set_timesteps(4, device=pipe._execution_device, mu=1.0)
+    assert pipe.scheduler.timesteps.device.type == "cpu"
+
+
+@pytest.mark.parametrize("sampler", ["heun", "unipc"])
+def test_a_compiled_transformer_is_traced_once_in_one_graph_and_changes_nothing(sampler) -> None:
+    graphs = []
+
+    def counting(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    expected = latents(own_pipeline(sampler=sampler), guidance=1.0)
+    torch._dynamo.reset()
+    pipe = own_pipeline(sampler=sampler)
+    pipe.transformer.compile(fullgraph=True, backend=counting)
+    assert all(torch.equal(a, b) for a, b in zip(latents(pipe, guidance=1.0), expected, strict=True))
+    assert len(graphs) == 1
+
+
+# LoRA
+
+
+def lora(transformer: nn.Module, rank: int = 2) -> dict[str, Tensor]:
+    """Random low-rank updates of the attention's projections."""
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in ("to_q", "to_k", "to_v"):
+            rows, columns = module.weight.shape
+            weights[f"transformer.{name}.lora_A.weight"] = 0.3 * torch.randn(rank, columns, generator=generator)
+            weights[f"transformer.{name}.lora_B.weight"] = 0.3 * torch.randn(rows, rank, generator=generator)
+    return weights
+
+
+def test_a_transformer_with_a_lora_is_served_like_any_other() -> None:
+    pytest.importorskip("peft")
+    pipe = own_pipeline(carry="model")
+    ours, config = pipe.scheduler, pipeline().scheduler.config
+    plain = latents(pipe)
+    pipe.load_lora_weights(lora(pipe.transformer))
+    adapted = latents(pipe)
+    assert not torch.allclose(adapted[-1], plain[-1])
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+    assert all(torch.equal(a, b) for a, b in zip(latents(pipe), adapted, strict=True))
+    pipe.scheduler = FlowSamplerScheduler.from_config(config, sampler="heun")
+    assert len(latents(pipe)) == 8
+    pipe.unload_lora_weights()
+    pipe.scheduler = ours
+    assert all(torch.equal(a, b) for a, b in zip(latents(pipe), plain, strict=True))
