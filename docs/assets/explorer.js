@@ -13,13 +13,26 @@ function explorer(root) {
   // ---- what there is to set ----
 
   const FIELDS = {
-    steps: { label: "Steps", min: 1, max: 50, step: 1 },
+    steps: { label: "Steps", min: 1, max: 50, step: 1, whole: true },
     width: { label: "Width in pixels", min: 256, max: 2048, step: 16 },
     height: { label: "Height in pixels", min: 256, max: 2048, step: 16 },
-    mu: { label: "mu", min: -1, max: 4, step: 0.01 },
-    shift: { label: "Shift", min: 0.2, max: 12, step: 0.1 },
+    mu: { label: "mu", min: -1, max: 4, step: 0.01, automatic: "empirical: from tokens and steps" },
+    shift: { label: "Shift", min: 0.2, max: 12, step: 0.1, automatic: "e to the mu", fixed: 3 },
     base_shift: { label: "mu at 256 tokens", min: 0, max: 3, step: 0.05 },
     max_shift: { label: "mu at 4,096 tokens", min: 0, max: 3, step: 0.05 },
+    sigma_min: { label: "sigma_min, in EDM's sigma", min: 0.0005, max: 0.1, step: 0.0005 },
+    sigma_max: { label: "sigma_max, in EDM's sigma", min: 10, max: 1000, step: 10 },
+    rho: { label: "rho", min: 1, max: 12, step: 0.5 },
+    c: { label: "c, deviation of the data", min: 0.1, max: 4, step: 0.05 },
+    scale: { label: "Scale", min: 0.1, max: 2, step: 0.05 },
+    threshold: { label: "Threshold", min: 0.005, max: 0.5, step: 0.005 },
+    linear_steps: { label: "Linear steps", min: 1, max: 25, step: 1, whole: true, automatic: "half of the steps", fixed: 2 },
+    pivot: { label: "Pivot", min: 0.1, max: 0.9, step: 0.05 },
+    slope: { label: "Slope", min: 0.05, max: 1, step: 0.05 },
+    middle: { label: "Middle", min: 0.1, max: 0.9, step: 0.05 },
+    alpha: { label: "alpha", min: 0.1, max: 2, step: 0.05 },
+    beta: { label: "beta", min: 0.1, max: 2, step: 0.05 },
+    points: { label: "Points of the table", min: 1000, max: 10000, step: 1000, whole: true },
   };
 
   const PRESETS = {
@@ -37,8 +50,12 @@ function explorer(root) {
   const optionsOf = (schedule) => SCHEDULES[schedule]?.options ?? {};
   const optionNames = () => Object.keys(optionsOf(settings.schedule)).filter((name) => name !== "tokens");
   const valueOf = (name) => (name in settings ? settings[name] : optionsOf(settings.schedule)[name]);
-  const fixedMu = () => "mu" in optionsOf(settings.schedule) && valueOf("mu") !== null;
-  const needsTokens = () => "tokens" in optionsOf(settings.schedule) && !fixedMu();
+
+  // whether mu comes from the size of the image
+  function needsTokens() {
+    const options = optionsOf(settings.schedule);
+    return "tokens" in options && !("mu" in options && valueOf("mu") !== null);
+  }
 
   // the settings that this schedule reads, in the order of the link
   function inUse() {
@@ -80,7 +97,7 @@ function explorer(root) {
     field.innerHTML =
       `<label for="explorer-${name}">${label}</label>` +
       `<input type="range" aria-label="${label}, slider" min="${min}" max="${max}" step="${step}">` +
-      `<input type="number" id="explorer-${name}" name="${name}" min="${name === "mu" ? "" : 0}" step="${step}" inputmode="decimal">`;
+      `<input type="number" id="explorer-${name}" name="${name}" step="${step}" inputmode="decimal">`;
     const [range, number] = field.querySelectorAll("input");
     range.value = number.value = valueOf(name);
     range.addEventListener("input", () => change(name, (number.value = range.value)));
@@ -88,25 +105,30 @@ function explorer(root) {
     return field;
   }
 
-  function muField() {
+  // an option that the schedule works out by itself, until the reader fixes it
+  function automaticField(name) {
+    const { label, automatic, fixed } = FIELDS[name];
+    const isFixed = valueOf(name) !== null;
     const field = document.createElement("div");
     field.className = "explorer-field";
     field.innerHTML =
-      `<label for="explorer-mu-kind">mu</label><select id="explorer-mu-kind">` +
-      `<option value="empirical">empirical: from tokens and steps</option><option value="fixed">fixed</option></select>`;
+      `<label for="explorer-${name}-kind">${label}</label><select id="explorer-${name}-kind">` +
+      `<option value="automatic">${automatic}</option><option value="fixed">fixed</option></select>`;
     const kind = field.querySelector("select");
-    kind.value = fixedMu() ? "fixed" : "empirical";
+    kind.value = isFixed ? "fixed" : "automatic";
     kind.addEventListener("change", () => {
-      setAll({ ...settings, mu: kind.value === "fixed" ? Number(shown.mu.toFixed(4)) : null });
-      find("#explorer-mu-kind").focus(); // the fields are new
+      setAll({ ...settings, [name]: kind.value === "fixed" ? (fixed ?? Number((shown.mu ?? 2).toFixed(4))) : null });
+      find(`#explorer-${name}-kind`).focus(); // the fields are new
     });
-    return fixedMu() ? [field, numberField("mu")] : [field];
+    return isFixed ? [field, numberField(name)] : [field];
   }
 
   function showFields() {
+    const options = optionsOf(settings.schedule);
     const names = ["steps", ...(needsTokens() ? ["width", "height"] : []), ...optionNames()];
-    find(".explorer-options").replaceChildren(...names.flatMap((name) => (name === "mu" ? muField() : numberField(name))));
+    find(".explorer-options").replaceChildren(...names.flatMap((name) => (options[name] === null ? automaticField(name) : numberField(name))));
     find("#explorer-schedule").value = settings.schedule;
+    find("#explorer-about").textContent = SCHEDULES[settings.schedule]?.about ?? "";
   }
 
   function change(name, text) {
@@ -146,7 +168,7 @@ function explorer(root) {
   function showFacts({ dt, sum, mu }) {
     const largest = dt.indexOf(Math.min(...dt));
     const facts = [
-      ["steps", settings.steps],
+      ["steps", dt.length],
       ...(needsTokens() ? [["tokens", tokensFor(settings.width, settings.height).toLocaleString("en")]] : []),
       ...(mu === null ? [] : [["mu", mu.toFixed(4)]]),
       [`largest step: ${largest === dt.length - 1 ? "the last" : `number ${largest + 1}`}`, dt[largest].toFixed(4)],
@@ -186,9 +208,10 @@ function explorer(root) {
 
   function python() {
     const defaults = optionsOf(settings.schedule);
+    const isWhole = (name) => name === "tokens" || FIELDS[name].whole;
     const options = Object.entries({ steps: settings.steps, ...libraryOptions() })
-      .filter(([name, value]) => name === "steps" || name === "tokens" || value !== defaults[name])
-      .map(([name, value]) => `${name}=${name === "steps" || name === "tokens" ? value : literal(value)}`);
+      .filter(([name, value]) => name === "tokens" || value !== defaults[name])
+      .map(([name, value]) => `${name}=${isWhole(name) ? value : literal(value)}`);
     return `fs.schedules.${settings.schedule}(${options.join(", ")})`;
   }
 
@@ -210,7 +233,11 @@ function explorer(root) {
 
   // ---- begin ----
 
-  for (const name of Object.keys(SCHEDULES)) find("#explorer-schedule").add(new Option(name, name));
+  const families = {};
+  for (const [name, { family }] of Object.entries(SCHEDULES)) {
+    families[family] ??= find("#explorer-schedule").appendChild(Object.assign(document.createElement("optgroup"), { label: family }));
+    families[family].append(new Option(name, name));
+  }
   for (const [name, values] of Object.entries(PRESETS)) {
     const button = document.createElement("button");
     button.type = "button";
@@ -218,7 +245,10 @@ function explorer(root) {
     button.addEventListener("click", () => setAll({ ...START, ...values }));
     find(".explorer-presets").append(button);
   }
-  find("#explorer-schedule").addEventListener("change", (event) => setAll({ ...settings, schedule: event.target.value }));
+  find("#explorer-schedule").addEventListener("change", (event) => {
+    const { steps, width, height } = settings;
+    setAll({ schedule: event.target.value, steps, width, height }); // options of the same name mean different things
+  });
   for (const button of root.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button.dataset.copy));
   readLink();
   showFields();
