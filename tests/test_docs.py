@@ -37,7 +37,11 @@ def test_the_readme_says_that_nothing_is_from_real_weights() -> None:
 
 def test_pages_that_tools_write_are_what_the_tools_write() -> None:
     """Tables from committed measurements: run the tool with --page after changing either."""
-    for tool, page in (("build_catalogue", "reference/samplers.md"), ("build_benchmark", "reference/benchmark.md")):
+    for tool, page in (
+        ("build_catalogue", "reference/samplers.md"),
+        ("build_benchmark", "reference/benchmark.md"),
+        ("build_gallery", "gallery.md"),
+    ):
         spec = importlib.util.spec_from_file_location(tool, DOCS.parent / "tools" / f"{tool}.py")
         assert spec is not None
         assert spec.loader is not None

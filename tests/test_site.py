@@ -69,7 +69,7 @@ def test_the_search_finds(tab: Tab, words: str) -> None:
     page.wait_for_function(
         "words => document.querySelector('.md-search-result__list').innerText.toLowerCase().includes(words)",
         arg=words,
-        timeout=10_000,
+        timeout=30_000,
     )
     assert tab.complaints == []
 
