@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,8 @@ PROMPT, SEED = "a handwritten 3", 0
 SAMPLERS = ("euler", "ab2", {"name": "ab2", "options": {"last": "midpoint"}}, "fireflow")
 SCHEDULES = ("flux2", "shift", "linear", "karras", "exponential", "beta")
 GUIDANCES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
-Cells = Mapping[tuple[str, str], float]
 
 
-@dataclass
 class Drawing:
     """An image grid: what is in its cells.
 
@@ -47,10 +44,10 @@ class Drawing:
         errors: relative distance of the latents to the exact solution, by row and column; the reference's own is its uncertainty.
     """
 
-    title: str
-    columns: str
-    images: dict[tuple[str, str], Any] = field(default_factory=dict)
-    errors: dict[tuple[str, str], float] = field(default_factory=dict)
+    def __init__(self, title: str, columns: str) -> None:
+        self.title, self.columns = title, columns
+        self.images: dict[tuple[str, str], Any] = {}
+        self.errors: dict[tuple[str, str], float] = {}
 
     def add(self, row: str, column: str, flow: Any, x0: torch.Tensor, truth: fs.reference.Reference) -> None:
         """One cell."""
