@@ -10,9 +10,11 @@ from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
 from flowsamplers.testing.subject import Subject, subject_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a state may be carried in."""
 IRREGULAR = SigmaGrid([1.0, 0.93, 0.7, 0.41, 0.4, 0.15, 0.0])
 """A grid with very unequal steps."""
 SEED = 7
+"""Of the laws that draw."""
 
 
 class NotApplicable(Exception):  # noqa: N818  (not an error)
@@ -20,6 +22,7 @@ class NotApplicable(Exception):  # noqa: N818  (not an error)
 
 
 Case = Subject | SamplerLike
+"""What a law takes: a subject, or a sampler, its name or its configuration."""
 
 
 def quiet(case: Case) -> Subject:

@@ -1,0 +1,170 @@
+"""Write docs/start/which-sampler.md, the answer of the committed benchmark: flowsamplers/measurements/benchmark.json.
+
+python tools/build_which.py --page
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flowsamplers.benchmark import BUDGETS, STOCK, Measured, measured, recommend, to_plain
+
+PAGE = Path(__file__).parent.parent / "docs" / "start" / "which-sampler.md"
+SHOWN = (4, 8, 16, 32)
+KLEIN = "klein-digits"
+
+
+def cells(schedule: str, budget: int) -> list[Measured]:
+    """What was measured at a number of model calls."""
+    return [m for m in measured() if (m.schedule, m.nfe) == (schedule, budget)]
+
+
+def stock(found: list[Measured], flow: str | None) -> tuple[str, float]:
+    """The best of what diffusers ships, by its name there, and its error."""
+    names = {to_plain(c): name for name, c in STOCK.items()}
+    best = min((m for m in found if to_plain(m.sampler) in names), key=lambda m: error(m, flow))
+    return names[to_plain(best.sampler)], error(best, flow)
+
+
+def error(cell: Measured, flow: str | None) -> float:
+    """On one flow, or the geometric mean over all."""
+    return cell.error if flow is None else cell.errors[flow]
+
+
+def table(schedule: str, flow: str | None) -> list[str]:
+    """The best at each number of calls."""
+    lines = [
+        "| calls | sampler | last step | steps | error | best of diffusers | Euler |",
+        "| --: | --- | --- | --: | --: | --- | --: |",
+    ]
+    for budget in SHOWN:
+        found = cells(schedule, budget)
+        best = min(found, key=lambda m: error(m, flow))
+        name, theirs = stock(found, flow)
+        euler = next(error(m, flow) for m in found if m.label == "euler")
+        last = best.sampler.get("options", {}).get("last", "its own")
+        lines.append(
+            f"| **{budget}** | `{best.sampler['name']}` | {last} | {best.steps} | **{percent(error(best, flow))}** "
+            f"| {percent(theirs)} ({name.replace(', order ', '&nbsp;').replace(' ', '&nbsp;')}) | {percent(euler)} |"
+        )
+    return lines
+
+
+def percent(value: float) -> str:
+    """Two digits that count."""
+    return f"{100 * value:.2g}&nbsp;%"
+
+
+def regret(label: str, schedule: str) -> float:
+    """How many times the error of the best a sampler has at worst, over all numbers of calls, on average and on klein-digits."""
+    worst = 0.0
+    for budget in BUDGETS:
+        found = cells(schedule, budget)
+        mine = [m for m in found if m.label == label]
+        for flow in (None, KLEIN):
+            worst = max(worst, error(mine[0], flow) / min(error(m, flow) for m in found) if mine else float("inf"))
+    return worst
+
+
+def one_to_remember(schedule: str) -> tuple[str, float]:
+    """The sampler whose worst regret is smallest."""
+    labels = dict.fromkeys(m.label for m in measured())
+    best = min(labels, key=lambda label: regret(label, schedule))
+    return best, regret(best, schedule)
+
+
+def options(label: str) -> list[str]:
+    """``name:key=value`` as the arguments of the scheduler."""
+    name, _, rest = label.partition(":")
+    pairs = ", ".join(f'"{k}": "{v}"' for k, _, v in (item.partition("=") for item in filter(None, rest.split(","))))
+    return [f'sampler="{name}"', *([f"sampler_options={{{pairs}}}"] if pairs else [])]
+
+
+def page() -> str:
+    """The whole page."""
+    shifted, shifted_regret = one_to_remember("flux2")
+    flat, flat_regret = one_to_remember("linear")
+    eight = recommend("flux2", nfe=8)
+    mixtures = len(measured()[0].errors) - 1
+    text = [
+        "# Which sampler should I use",
+        "",
+        "<!-- written by tools/build_which.py from flowsamplers/measurements/benchmark.json -->",
+        "",
+        f"**With 8 model calls on FLUX.2's schedule: `{eight.best.label}`, {eight.steps} steps.** Its error is {percent(eight.best.error)}; the "
+        f"best that diffusers ships, {stock(cells('flux2', 8), None)[0]}, has {percent(eight.stock.error)}.",
+        "",
+        "```python",
+        "from flowsamplers_diffusers import FlowSamplerScheduler",
+        "",
+        "pipe.scheduler = FlowSamplerScheduler.from_config(",
+        "    pipe.scheduler.config,",
+        *[f"    {option}," for option in options(shifted)],
+        '    budget="nfe",  # num_inference_steps counts model calls',
+        ")",
+        'image = pipe(prompt="a cat", num_inference_steps=8).images[0]',
+        "```",
+        "",
+        f"`{shifted}` is also the one to remember for FLUX.2's schedule: at every number of model calls from {BUDGETS[0]} to {BUDGETS[-1]}, on "
+        f"average and on the trained network, its error is at most {shifted_regret:.2f} times that of the best. On a flat schedule no sampler is "
+        f"that safe; the safest is `{flat}`, at most {flat_regret:.1f} times the best.",
+        "",
+        "A stochastic sampler has no error in this sense, and is not in these tables.",
+        "",
+        "## FLUX.2's schedule",
+        "",
+        "4,096 tokens (1024x1024), the empirical mu. Geometric mean over all flows:",
+        "",
+        *table("flux2", None),
+        "",
+        f"On `{KLEIN}` alone, the one trained network among them, and the nearest thing here to your model:",
+        "",
+        *table("flux2", KLEIN),
+        "",
+        "Where the two disagree, believe the network. Why the last step decides: [The last step](../explanation/last-step.md).",
+        "",
+        "## A flat schedule",
+        "",
+        "Sigmas evenly spaced, or nearly: SD3's shift of 3 lies between this and FLUX.2's.",
+        "",
+        *table("linear", None),
+        "",
+        f"On `{KLEIN}` alone:",
+        "",
+        *table("linear", KLEIN),
+        "",
+        "## Ask in Python",
+        "",
+        "```python",
+        ">>> import flowsamplers as fs",
+        '>>> answer = fs.recommend("flux2", nfe=8)',
+        ">>> answer.sampler, answer.steps",
+        f"({eight.sampler}, {eight.steps})",
+        '>>> print(f"error {answer.best.error:.3f}, stock\'s {answer.stock.error:.3f}")',
+        f"error {eight.best.error:.3f}, stock's {eight.stock.error:.3f}",
+        ">>> grid = fs.get_schedule(answer.matched, answer.steps, tokens=4096)",
+        ">>> fs.nfe(answer.sampler, grid)",
+        "8",
+        ">>> fs.recommend(fs.schedules.shift(8, shift=1.5)).matched  # any grid: the nearest",
+        "'linear'",
+        "",
+        "```",
+        "",
+        "## What this answer is worth",
+        "",
+        f"* It was measured on {mixtures} mixtures of Gaussians, whose solutions are exact, and on `{KLEIN}`, a FLUX.2 Klein of half a million",
+        "  parameters. **Nothing here was measured on the real FLUX.2 weights.** Measure yours: `flowsamplers study --model ...`, see",
+        "  [Measure your own model](../howto/measure-your-model.md).",
+        "* The error is the relative distance of the final state to the exact solution from the same noise. A small one says that the sampler",
+        "  drew what the model asked for, not that the image is better.",
+        "* A distilled model, such as FLUX.2 [klein] 4B, was trained to be run with few Euler steps; following its equation more closely may",
+        "  or may not please. See [Distilled against base](../explanation/distilled.md).",
+        "* Model calls count, not steps: one step of `heun` takes two. Guidance above 1 doubles what each costs.",
+        f"* All samplers at all of {', '.join(map(str, BUDGETS))} calls: [Benchmark](../reference/benchmark.md).",
+        "",
+    ]
+    return "\n".join(text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
