@@ -204,9 +204,11 @@ def run(
 
     loop = (LoopSequentialPipelineBlocks, lambda self, total: bar(total)) if member.modular else (pipe, bar)
     handle = pipe.transformer.register_forward_hook(forward)
-    with mock.patch.object(loop[0], "progress_bar", loop[1]), mock.patch.object(pipe.scheduler, "step", stepped):
-        out = pipe(**{**_arguments(member, pipe.transformer.dtype, callback), "num_inference_steps": steps, **call})
-    handle.remove()
+    try:
+        with mock.patch.object(loop[0], "progress_bar", loop[1]), mock.patch.object(pipe.scheduler, "step", stepped):
+            out = pipe(**{**_arguments(member, pipe.transformer.dtype, callback), "num_inference_steps": steps, **call})
+    finally:
+        handle.remove()
     record.image = out if isinstance(out, Tensor) else out.images
     record.bar = bars[0].total, bars[0].updates
     return record

@@ -34,6 +34,8 @@ TOOLS = {
     "build_cli": "reference/cli.md",
     "build_citations": "reference/citations.md",
     "build_gallery": "gallery.md",
+    "build_full_size": "reference/full-size.md",
+    "build_klein_family": "reference/klein-family.md",
 }
 """Pages that a tool writes whole, from committed measurements."""
 
@@ -77,10 +79,12 @@ def test_every_figure_of_an_explanation_is_drawn_by_the_tool_and_shown_on_a_page
     assert drawn == shown
 
 
-def test_measurements_of_every_sampler_know_every_sampler() -> None:
+@pytest.mark.parametrize("measurement", ["full-size", "klein-family"])
+def test_measurements_of_every_sampler_know_every_sampler(measurement: str) -> None:
     """A new sampler is measured too: run the tool."""
-    found = json.loads((DOCS / "reference" / "full-size.json").read_text())["samplers"]
-    assert list(found) == [i.name for i in fs.list_samplers() if not i.adaptive], "python tools/build_full_size.py"
+    found = json.loads((DOCS / "reference" / f"{measurement}.json").read_text())["samplers"]
+    fixed = [i.name for i in fs.list_samplers() if not i.adaptive]
+    assert list(found) == fixed, f"python tools/build_{measurement.replace('-', '_')}.py"
 
 
 # Commands

@@ -78,7 +78,3 @@ def test_euler_holds_its_state_alone_and_heun_a_velocity_and_a_point_more() -> N
     """In copies of the float32 latents, 4,096 tokens of 128 channels."""
     copies = {n: FOUND["samplers"][n]["klein-4B"]["held"] / (4096 * 128 * 4) for n in ("euler", "ab2", "heun")}
     assert copies == {"euler": 1, "ab2": 2, "heun": 3}
-
-
-def test_the_page_is_what_the_tool_writes() -> None:
-    assert TOOL.page() == TOOL.PAGE.read_text(), "python tools/build_full_size.py"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("diffusers", "0.42")
+import diffusers
+
 import flowsamplers as fs
 from fields import FIXED, every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler
@@ -17,6 +21,7 @@ WITH_CALLBACKS = [m for m in MEMBERS if not m.modular]
 INPAINTING = [m for m in MEMBERS if m.inpaints]
 KINDS = ["euler", "heun", "dpmpp_2m", "unipc", "fireflow", "lcm"]
 """One stage and two, memories of velocities and of data, a corrector, a first request beside the sample, noise."""
+STRENGTHS = (0.05, 0.3, 0.55, 0.8, 1.0)
 every_member = pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.name)
 every_member_with_callbacks = pytest.mark.parametrize("member", WITH_CALLBACKS, ids=lambda m: m.name)
 
@@ -102,15 +107,45 @@ def test_an_interrupted_run_stops_there_and_the_next_is_not_disturbed(name, memb
     assert torch.equal(run(member, pipe).image, plain.image)
 
 
+@every_member_with_callbacks
+def test_an_exception_leaves_a_pipeline_that_works(member) -> None:
+    pipe = pipeline(member, ours(sampler="heun"))
+    plain = run(member, pipe)
+
+    def breaks(pipe, i, x):
+        if i == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(member, pipe, edit=breaks)
+    assert torch.equal(run(member, pipe).image, plain.image)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of stock
+@pytest.mark.parametrize("name", ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler"])
+def test_stocks_multistep_schedulers_take_an_edit_for_a_derivative(name) -> None:
+    """The control of the test of shifts: a constant velocity, a shift of 8 after the second of four calls."""
+    ends = []
+    for shift in (0.0, 8.0):
+        scheduler = getattr(diffusers, name)(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+        scheduler.set_timesteps(4)
+        x = torch.zeros(1, 2)
+        for i, t in enumerate(scheduler.timesteps):
+            x = scheduler.step(torch.full_like(x, 0.25), t, x, return_dict=False)[0] + (shift if i == 1 else 0.0)
+        ends.append(x)
+    assert (ends[1] - ends[0] - 8.0).abs().min() > 1
+
+
 # Inpainting
 
 
 @every_fixed_sampler
-@pytest.mark.parametrize("strength", [0.05, 0.3, 0.55, 0.8, 1.0])
-def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength) -> None:
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize("member", INPAINTING[:1], ids=lambda m: m.name)
+def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, member) -> None:
     """With a constant velocity all that is applied is the distance from the first sigma to 0; a slice may begin inside a step."""
-    pipe = pipeline(INPAINTING[0], ours(sampler=name, seed=0))
-    record = run(INPAINTING[0], pipe, steps=3, velocity=torch.ones_like, strength=strength, mask_image=mask(64))
+    pipe = pipeline(member, ours(sampler=name, seed=0))
+    record = run(member, pipe, steps=3, velocity=torch.ones_like, strength=strength, mask_image=mask(64))
     calls = len(pipe.scheduler.timesteps)
     begin = int(calls - calls * strength)  # the pipeline's own arithmetic
     assert len(record.latents) == calls - begin
@@ -121,10 +156,18 @@ def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength) ->
 
 
 @every_fixed_sampler
-def test_what_the_mask_keeps_is_kept(name) -> None:
+@pytest.mark.parametrize("member", INPAINTING[1:], ids=lambda m: m.name)
+def test_what_the_mask_keeps_is_kept(name, member) -> None:
     """The black part of the mask is the image's own latents in the end, to the bit, though every call's sample was edited."""
-    member = INPAINTING[1]
     stock = run(member, pipeline(member), strength=0.4).latents[-1]
     latents = run(member, pipeline(member, ours(sampler=name, seed=0)), strength=0.7).latents[-1]
     assert torch.equal(latents[:, :8], stock[:, :8])
     assert latents[:, 8:].isfinite().all()
+
+
+def test_the_committed_table_says_that_everything_holds() -> None:
+    found = json.loads((Path(__file__).parent.parent / "docs" / "reference" / "klein-family.json").read_text())["members"]
+    assert list(found) == [m.name for m in MEMBERS]
+    counts = [c for row in found.values() for c in row.values() if isinstance(c, list)]
+    assert len(counts) >= 2 * len(MEMBERS)
+    assert all(held == tried > 0 for held, tried in counts)

@@ -6,6 +6,8 @@ import copy
 import inspect
 import logging
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -417,3 +419,10 @@ def test_bad_input_is_named() -> None:
     checked.set_timesteps(sigmas=[1.0, 0.5])
     with pytest.raises(FloatingPointError, match=r"step 0, stage 0, sigma 1\.0"):
         checked.step(x * torch.nan, checked.timesteps[0], x)
+
+
+def test_the_page_names_every_option_that_is_not_stocks_with_its_default() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "diffusers.md").read_text()
+    own, stock = (inspect.signature(c.__init__).parameters for c in (FlowSamplerScheduler, FlowMatchEulerDiscreteScheduler))
+    listed = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", page, re.MULTILINE))
+    assert listed == {name: repr(p.default) for name, p in own.items() if name not in stock}

@@ -1,0 +1,108 @@
+"""What was run in every pipeline of the Klein family: writes docs/reference/klein-family.json and .md from tests/test_klein_family.py.
+
+python tools/build_klein_family.py          runs the tests' claims, some minutes, and writes both
+python tools/build_klein_family.py --page   writes the page from the committed results
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs" / "reference"
+PAGE, DATA = DOCS / "klein-family.md", DOCS / "klein-family.json"
+CLAIMS = {
+    "stock": '`euler` with `carry="model"` is stock, bit for bit, after every model call (float32, bfloat16)',
+    "runs": "samplers that do in the pipeline what `fs.sample` does, bit for bit; bar, callbacks and network count the dry run's calls",
+    "edits": "samplers for which a shift in any callback is the shift of the result",
+    "interrupts": "samplers interrupted at every call: it stops there, the next run is undisturbed",
+    "strengths": "runs from slices of the schedule that end at sigma 0, by sampler and strength",
+    "masks": "samplers that keep what the mask keeps, to the bit",
+}
+"""What the columns say."""
+
+
+def count(check: Callable[..., None], cases: Iterable[tuple[Any, ...]]) -> list[int] | None:
+    """How many cases hold, of how many that apply; None where there are none."""
+    from _pytest.outcomes import Skipped  # noqa: PLC0415
+
+    held, tried = 0, 0
+    for case in cases:
+        try:
+            check(*case)
+        except Skipped:
+            continue
+        except Exception as error:
+            print(case, repr(error))
+        else:
+            held += 1
+        tried += 1
+    return [held, tried] if tried else None
+
+
+def measure() -> dict[str, Any]:
+    """The claims of tests/test_klein_family.py, counted for each member."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import diffusers  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    import test_klein_family as t  # noqa: PLC0415
+
+    logging.disable(logging.WARNING)
+    found: dict[str, Any] = {"diffusers": diffusers.__version__, "samplers": t.FIXED, "members": {}}
+    for m in t.MEMBERS:
+        found["members"][m.name] = {
+            "pipeline": m.pipeline,
+            "stock": count(t.test_euler_at_stocks_precision_is_stock_bit_for_bit, [(m, torch.float32), (m, torch.bfloat16)]),
+            "runs": count(t.test_every_sampler_does_in_every_pipeline_what_it_does_by_itself, [(name, m) for name in t.FIXED]),
+            "edits": count(
+                t.test_a_shift_in_any_callback_is_the_shift_of_the_result, [(m, name) for name in t.FIXED if not m.modular]
+            ),
+            "interrupts": count(
+                t.test_an_interrupted_run_stops_there_and_the_next_is_not_disturbed,
+                [(name, m) for name in t.FIXED if not m.modular],
+            ),
+            "strengths": count(
+                t.test_inpainting_ends_at_sigma_0_wherever_its_slice_begins,
+                [(name, s, m) for name in t.FIXED for s in t.STRENGTHS if m.inpaints],
+            ),
+            "masks": count(t.test_what_the_mask_keeps_is_kept, [(name, m) for name in t.FIXED if m.inpaints]),
+        }
+    return found
+
+
+def page() -> str:
+    """The whole page, from the committed results."""
+    found = json.loads(DATA.read_text())
+    lines = ["| called with | pipeline | " + " | ".join(CLAIMS) + " |", "| --- | --- |" + " --- |" * len(CLAIMS)]
+    for name, row in found["members"].items():
+        cells = ["-" if row[c] is None else f"{row[c][0]} of {row[c][1]}" for c in CLAIMS]
+        lines.append(f"| {name} | `{row['pipeline']}` | " + " | ".join(cells) + " |")
+    claims = "\n".join(f"* **{name}**: {what}." for name, what in CLAIMS.items())
+    return f"""# The Klein family
+
+<!-- written by tools/build_klein_family.py from docs/reference/klein-family.json -->
+
+Every pipeline that diffusers {found["diffusers"]} has for FLUX.2 [klein], called as it is, with our scheduler in it and each of the
+{len(found["samplers"])} samplers that a pipeline can run. The networks are tiny and have random weights: here it is the plumbing that is tried.
+The same claims are tests (`tests/test_klein_family.py`); the real sizes are on [a page of their own](full-size.md).
+
+{chr(10).join(lines)}
+
+{claims}
+
+Stochastic samplers are left out of *edits*, because fresh noise replaces a part of the sample, and of the edit with it; among *strengths* only their model calls are counted. Modular
+pipelines have no callbacks and no interrupt. For *strengths* the slice begins wherever the pipeline's arithmetic puts it, also inside
+a step: the calls that are left of that step become Euler moves along the listed sigmas.
+"""
+
+
+if __name__ == "__main__":
+    if "--page" not in sys.argv:
+        DATA.write_text(json.dumps(measure(), indent=1) + "\n")
+    PAGE.write_text(page())
