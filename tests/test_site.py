@@ -12,6 +12,7 @@ import pytest
 from mkdocs.config import load_config
 from mkdocs.structure.files import File
 
+import flowsamplers as fs
 from browsing import ROOT, Tab
 
 pytestmark = pytest.mark.xdist_group("site")  # one process builds the site for all of them
@@ -73,6 +74,14 @@ def test_the_search_finds(tab: Tab, words: str) -> None:
         timeout=30_000,
     )
     assert tab.complaints == []
+
+
+def test_from_the_front_page_to_which_sampler_at_8_calls_in_one_click(tab: Tab) -> None:
+    page = tab.open("")
+    page.click("article a[href$='start/which-sampler/']")
+    answer = re.search(r"With 8 model calls .*: (\w+)", page.inner_text("article"))
+    assert answer is not None
+    assert fs.sampler_info(answer[1])
 
 
 def test_from_the_front_page_to_a_swapped_sampler_in_three_clicks(tab: Tab) -> None:
