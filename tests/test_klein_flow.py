@@ -11,6 +11,9 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
 import flowsamplers as fs
 from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, full_precision_time, load_klein
 from klein import PROMPT, latents, pipeline
@@ -161,6 +164,83 @@ def test_full_precision_time_changes_nothing_in_float32_and_leaves_no_hooks() ->
     assert not pipe.transformer.time_guidance_embed.time_proj._forward_pre_hooks
     with pytest.raises(ValueError, match=r"only FLUX\.2 transformers"), full_precision_time(torch.nn.Linear(1, 1)):
         pass
+
+
+SCHEDULERS = {
+    "stock": FlowMatchEulerDiscreteScheduler.from_config,
+    "euler": FlowSamplerScheduler.from_config,
+    "heun": lambda config: FlowSamplerScheduler.from_config(config, sampler="heun"),
+    "ab2": lambda config: FlowSamplerScheduler.from_config(config, sampler="ab2", sampler_options={"last": "midpoint"}),
+}
+
+
+def times_seen(pipe, run) -> list[Tensor]:
+    """What the sinusoids of the time are computed from, in every call of the network."""
+    seen: list[Tensor] = []
+    projection = pipe.transformer.time_guidance_embed.time_proj
+    hook = projection.register_forward_hook(lambda module, args, out: seen.append(args[0].clone()))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("guidance", [4.0, 1.0])
+def test_in_a_stock_bfloat16_pipeline_the_network_sees_1000_sigma_in_float32(name, guidance) -> None:
+    """With guidance the network is called twice at each time."""
+    pipe = pipeline(torch.bfloat16)
+    pipe.scheduler = SCHEDULERS[name](pipe.scheduler.config)
+    passes = 2 if guidance > 1 else 1
+    rounded = times_seen(pipe, lambda: latents(pipe, steps=4, guidance=guidance))
+    assert {t.dtype for t in rounded} == {torch.bfloat16}
+    with full_precision_time(pipe.transformer, pipe.scheduler):
+        seen = times_seen(pipe, lambda: latents(pipe, steps=4, guidance=guidance))
+    exact = pipe.scheduler.timesteps.repeat_interleave(passes)
+    assert {t.dtype for t in seen} == {torch.float32}
+    assert torch.equal(torch.cat(seen), exact)
+    assert torch.equal(exact, (1000 * pipe.scheduler.sigmas[: len(pipe.scheduler.timesteps)]).repeat_interleave(passes))
+    assert not torch.equal(torch.cat(rounded).float(), exact)
+
+
+def test_a_network_that_is_told_of_another_time_than_the_schedulers_keeps_it() -> None:
+    """Such as a KleinFlow on the transformer of a pipeline whose scheduler stands elsewhere."""
+    pipe = pipeline(torch.bfloat16)
+    pipe.scheduler.set_timesteps(sigmas=[1.0, 0.5], mu=0.0)
+    flow = flow_of(pipe, guidance_scale=1.0)
+    with full_precision_time(pipe.transformer, pipe.scheduler):
+        (seen,) = times_seen(pipe, lambda: flow.velocity(flow.noise([0, 1]), torch.tensor([0.9, 1.0])))
+    assert seen.tolist() == [torch.tensor(900.0).bfloat16().div(1000).float().mul(1000).item(), 1000.0]
+
+
+class Timed(nn.Module):
+    """The way of the time through a FLUX.2 transformer, and nothing else: small enough to be compiled in a test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time_guidance_embed = nn.Module()
+        self.time_guidance_embed.time_proj = nn.Identity()
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> Tensor:
+        return self.time_guidance_embed.time_proj(timestep.to(hidden_states.dtype) * 1000)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["compiled within", "compiled before"])
+def test_a_compiled_transformer_sees_the_exact_time_or_says_that_it_was_compiled_too_early(before) -> None:
+    torch._dynamo.reset()
+    x, time = torch.ones(1, dtype=torch.bfloat16), torch.tensor([0.7672])
+    compiled = torch.compile(Timed(), backend="eager")
+    if before:
+        assert compiled(hidden_states=x, timestep=time).item() == 764
+    with full_precision_time(compiled):
+        if before:
+            with pytest.raises(RuntimeError, match="compile it within the context"):
+                compiled(hidden_states=x, timestep=time)
+        else:
+            assert torch.equal(compiled(hidden_states=x, timestep=time), time * 1000)
+    assert compiled(hidden_states=x, timestep=time).item() == 764
+    torch._dynamo.reset()
 
 
 def test_offloading_changes_nothing() -> None:

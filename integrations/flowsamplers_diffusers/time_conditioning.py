@@ -11,22 +11,32 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def full_precision_time(transformer: nn.Module) -> Generator[None]:
-    r"""Within this context a FLUX.2 transformer is conditioned on the time as it was given, not rounded to its own dtype.
+def full_precision_time(transformer: nn.Module, scheduler: Any = None) -> Generator[None]:
+    r"""Within this context a FLUX.2 transformer is conditioned on the exact time, not on one rounded to its own dtype.
 
     In bfloat16 the numbers between 512 and 1024 are 4 apart, so the network cannot tell sigma = 0.767 from 0.764, and its
     velocity is a staircase in sigma. Here the sinusoids of the time are computed from the float32 value; only they are rounded,
-    which is smooth. Pass ``timestep`` in float32 to the transformer, as `KleinFlow` does with ``full_time=True``.
+    which is smooth.
+
+    A pipeline rounds the time before the transformer sees it. Its scheduler knows better: given one, the time is
+    ``scheduler.timesteps[scheduler.step_index]``, which no device is waited for, wherever this is what the transformer was told but
+    for rounding. Any scheduler that keeps such an index will do, stock's FlowMatchEuler too. Without one, pass ``timestep`` in float32
+    to the transformer, as `KleinFlow` does with ``full_time=True``.
 
     Args:
-        transformer: a ``Flux2Transformer2DModel`` in any dtype; in float32 nothing changes.
+        transformer: a ``Flux2Transformer2DModel`` in any dtype; in float32 nothing is lost, and nothing changes but by roundings. One
+            that is compiled must be called for the first time within the context.
+        scheduler: that of the pipeline which makes the calls.
 
     Raises:
         ValueError: a module without ``time_guidance_embed.time_proj``.
+        RuntimeError: the transformer was compiled before, and its compiled form does not look at the exact time.
 
     Examples:
-        >>> with full_precision_time(pipe.transformer):  # doctest: +SKIP
-        ...     v = pipe.transformer(hidden_states=x, timestep=sigma.float(), ...)[0]
+        >>> from flowsamplers_diffusers import load_klein
+        >>> pipe = load_klein("klein-digits", dtype="bfloat16")
+        >>> with full_precision_time(pipe.transformer, pipe.scheduler):
+        ...     image = pipe(prompt="a handwritten 3", num_inference_steps=4, max_sequence_length=32).images[0]
     """
     embed = getattr(transformer, "time_guidance_embed", None)
     projection = getattr(embed, "time_proj", None)
@@ -37,14 +47,35 @@ def full_precision_time(transformer: nn.Module) -> Generator[None]:
     exact: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        exact[:] = [kwargs["timestep"].to(torch.float32) * 1000]
+        told: Tensor = kwargs["timestep"]
+        time = told.to(torch.float32) * 1000
+        exact[:] = [time if scheduler is None else _listed(scheduler, time, torch.finfo(told.dtype).eps)]
 
     def replace(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (exact.pop(),) if exact else args  # once a call: guidance and reference times go through here too
 
-    hooks = [transformer.register_forward_pre_hook(record, with_kwargs=True), projection.register_forward_pre_hook(replace)]
+    def check(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        if exact:
+            raise RuntimeError("full_precision_time: the transformer was compiled before; compile it within the context")
+
+    hooks = [
+        transformer.register_forward_pre_hook(record, with_kwargs=True),
+        projection.register_forward_pre_hook(replace),
+        transformer.register_forward_hook(check),
+    ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _listed(scheduler: Any, time: Tensor, eps: float) -> Tensor:
+    """The scheduler's time of the call that is being made, where it is ``time`` but for two roundings."""
+    index = scheduler.step_index
+    if index is None:
+        index = scheduler.begin_index or 0
+    if index >= len(scheduler.timesteps):
+        return time
+    listed = scheduler.timesteps[index].to(time)
+    return torch.where((time - listed).abs() <= eps * listed.abs(), listed, time)
