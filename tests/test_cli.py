@@ -174,6 +174,7 @@ def test_options_take_several_values_or_are_repeated(repeated: bool) -> None:
         (["schedule", "--sigmas", "1,nan,0"], "every sigma must be finite"),
         (["schedule", "--sigmas", "1,x"], "'x' is no number"),
         (["schedule", "--mu", "nan"], "mu=nan"),
+        (["schedule", "--mu", "1e6"], "mu=1000000.0: the time shift needs a finite number of at most 709"),
         ([*QUICK, "--sampler", "huen"], "unknown sampler 'huen': did you mean 'heun'?"),
         ([*QUICK, "--sampler", "ab2:lst=euler"], "unknown option of AdamsBashforth2 'lst': did you mean 'last'?"),
         ([*QUICK, "--sampler", "ab2:last"], "give options as name=value"),

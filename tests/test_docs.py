@@ -30,6 +30,7 @@ from pages import DOCS, PAGES, README, ROOT, anchors, blocks, commands, directiv
 TOOLS = {
     "build_catalogue": "reference/samplers.md",
     "build_benchmark": "reference/benchmark.md",
+    "build_precision": "explanation/bf16.md",
     "build_which": "start/which-sampler.md",
     "build_cli": "reference/cli.md",
     "build_citations": "reference/citations.md",

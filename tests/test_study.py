@@ -89,9 +89,12 @@ def test_bad_settings_are_named() -> None:
         ({"samplers": ("huen",)}, "did you mean 'heun'"),
         ({"mu": "hold"}, "mu='hold'"),
         ({"max_batch": 0}, "max_batch=0"),
+        ({"seeds": (2**63,)}, "seed=9223372036854775808: a seed is a whole number of at most 64 bits"),
     ):
         with pytest.raises(ValueError, match=message):
             Study("mixture", prompts=(None,), **{"seeds": (0,), **options})
+    with pytest.raises(ValueError, match=r"nfe=\[1\]: not one step of any of the samplers fits"):
+        Study("mixture", prompts=(None,), seeds=(0,), samplers=("heun",), nfe=(1,)).runs(tokens=8)
     for text in ("many", "0", "-3", "1.5", "3 weeks"):
         with pytest.raises(ValueError, match="give a number of evaluations, or a time"):
             Budget.parse(text)
@@ -268,6 +271,8 @@ def test_two_studies_are_compared_within_their_uncertainty(results: Results) -> 
     assert max(map(len, found.lines())) <= WIDTH
     fewer = Results(results.settings, results.rows[:-3])
     assert diff(results, fewer).only_first == 3
+    with pytest.raises(ValueError, match="no run in common"):
+        diff(results, Results(results.settings, [Row(**{**vars(r), "seed": r.seed + 100}) for r in results.rows]))
 
 
 def test_rows_survive_their_file(results: Results) -> None:

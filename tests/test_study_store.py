@@ -149,7 +149,11 @@ def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> N
         ("study.json", b"[]", r"study\.json: not a study's settings"),
         ("rows.jsonl", b'{"sampler": "euler"}\n', r"rows.jsonl, line 1: not a row of a study"),
         ("rows.jsonl", b"\xff\xfe\n", r"rows.jsonl"),
+        ("rows.jsonl", b"\xff\xfe\x00", r"rows.jsonl: not rows of a study: it ends with something that is no part of one"),
+        ("rows.jsonl", b"Dear diary", r"rows.jsonl: not rows of a study"),
         ("probe.json", b"{}", r"probe.json: not a study's probe"),
+        ("sessions.jsonl", b"x\n", r"sessions.jsonl: not a study's sessions"),
+        ("sessions.jsonl", b"[1]\n", r"sessions.jsonl: not a study's sessions: a line without evaluations"),
     ],
 )
 def test_a_broken_file_is_named_and_left_alone(name: str, content: bytes, message: str, tmp_path) -> None:
@@ -173,6 +177,21 @@ def test_rows_of_other_runs_and_rows_that_are_there_twice_are_named(tmp_path) ->
     path.write_text("".join([*lines[1:], json.dumps({**json.loads(lines[0]), "seed": 77}) + "\n"]))
     with pytest.raises(ValueError, match=rf"line {len(lines)}: a run that this study does not have"):
         SMALL.run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("error", "big"), ("steps", 1.5), ("trajectory", ["x"]), ("status", "?"), ("floored", 1), ("options", [])],
+)
+def test_a_row_with_a_value_of_another_kind_is_named(name: str, value: object, tmp_path) -> None:
+    SMALL.run(tmp_path)
+    path = tmp_path / "rows.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([json.dumps({**json.loads(first), name: value}) + "\n", *rest]))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 1: not a row of a study"):
+        SMALL.run(tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:

@@ -15,6 +15,9 @@ from flowsamplers._errors import unknown
 Array: TypeAlias = NDArray[np.floating[Any]]
 Values: TypeAlias = Sequence[float] | Array | Tensor
 
+MOST = math.log(np.finfo(np.float64).max)
+"""Of a mu: the shift's strength is exp(mu)."""
+
 PIXELS_PER_TOKEN = 16
 """FLUX.2: the autoencoder divides by 8, the 2x2 packing by 2."""
 
@@ -97,7 +100,7 @@ def time_shift(sigmas: Values, mu: float, kind: Literal["exponential", "linear"]
         kind: ``"exponential"`` or ``"linear"``.
 
     Raises:
-        ValueError: another kind, or a mu that is not finite.
+        ValueError: another kind, or a mu that is not finite, or its exponential.
 
     Examples:
         >>> time_shift([1.0, 0.75, 0.5, 0.25, 0.0], mu=2.291179894115571).round(4).tolist()
@@ -108,8 +111,8 @@ def time_shift(sigmas: Values, mu: float, kind: Literal["exponential", "linear"]
     """
     if kind not in ("exponential", "linear"):
         raise unknown("time_shift_type", kind, ["exponential", "linear"])
-    if not math.isfinite(mu):
-        raise ValueError(f"mu={mu}: the time shift needs a finite number")
+    if not math.isfinite(mu) or (kind == "exponential" and mu > MOST):
+        raise ValueError(f"mu={mu}: the time shift needs a finite number" + f" of at most {MOST:.0f}" * math.isfinite(mu))
     t = as_array(sigmas)
     strength = math.exp(mu) if kind == "exponential" else mu
     with np.errstate(divide="ignore", over="ignore"):

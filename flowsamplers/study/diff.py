@@ -70,9 +70,14 @@ def diff(first: Results, second: Results) -> Diff:
     Args:
         first: the one, say of before.
         second: the other, say of after; it may be of another version, device or dtype.
+
+    Raises:
+        ValueError: they have no run in common.
     """
     sides = [{r.key[1:]: r for r in results.rows} for results in (first, second)]
     both = [k for k in sides[0] if k in sides[1]]
+    if not both:
+        raise ValueError("the two studies have no run in common: other samplers, steps, schedules, prompts or seeds")
     groups: dict[tuple[str, int], list[tuple[Row, Row]]] = {}
     failed = 0
     for k in both:

@@ -125,6 +125,9 @@ class Study:
                 raise ValueError(f"nfe={budget}: a budget is at least 1 model call")
         if self.max_batch < 1:
             raise ValueError(f"max_batch={self.max_batch}: a model call needs at least 1 row")
+        for seed in self.seeds:
+            if not -(2**63) <= seed < 2**63:
+                raise ValueError(f"seed={seed}: a seed is a whole number of at most 64 bits, its sign among them")
         if isinstance(self.mu, str) and self.mu not in ("fixed", "follow"):
             raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
 
@@ -149,6 +152,8 @@ class Study:
                     done.add(steps)
                     grid, options = self.grid(steps, tokens)
                     planned.append(Planned(sampler, grid, nfe(sampler, grid), options))
+        if not planned:
+            raise ValueError(f"nfe={list(self.nfe)}: not one step of any of the samplers fits")
         return planned
 
     @property

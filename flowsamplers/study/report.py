@@ -79,7 +79,7 @@ def takeaway(results: Results, budget: int = 8) -> str:
     if best is None:
         return ""
     name, error = best
-    start = f"With {budget} model calls {name} has the smallest error, {percent(error)}"
+    start = f"With {budget} model call{'s' * (budget > 1)} {name} has the smallest error, {percent(error)}"
     if euler is None or name == "euler":
         return start + "."
     needed = _calls_for("euler", error, results, nfes)
@@ -125,7 +125,7 @@ def cost(results: Results) -> list[str]:
     lines = [
         (
             f"{len(rows)} runs. Truth: {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls an image; "
-            f" its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a result by up to "
+            f"its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a result by up to "
             f"{results.noise_floor:.1e}; no smaller difference means anything."
         ),
     ]

@@ -13,7 +13,7 @@ import numpy as np
 from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.sampler import sampler_info
 from flowsamplers.study.rows import Row, to_dict
-from flowsamplers.study.store import SESSIONS, read_rows, read_settings
+from flowsamplers.study.store import read_rows, read_sessions, read_settings
 
 if TYPE_CHECKING:
     from flowsamplers.study.plots import Plots
@@ -230,6 +230,4 @@ def load(folder: str | Path) -> Results:
     folder = Path(folder)
     settings = read_settings(folder)
     rows, _ = read_rows(folder)
-    log = folder / SESSIONS
-    sessions = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return Results(settings, rows, sessions, folder)
+    return Results(settings, rows, read_sessions(folder), folder)

@@ -154,13 +154,30 @@ def from_dict(values: Mapping[str, Any]) -> Row:
     """The row of what `to_dict` made.
 
     Raises:
-        TypeError: a value is missing, or one that no row has.
+        TypeError: a value is missing, of another kind, or one that no row has.
     """
     row: dict[str, Any] = {k: math.nan if v is None and k in _FLOATS else v for k, v in values.items()}
     for name in _LISTS:
         if row.get(name) is not None:
             row[name] = [math.nan if x is None else x for x in row[name]]
-    return Row(**row)
+    made = Row(**row)
+    wrong = [f.name for f in fields(Row) if not _fits(f.type, getattr(made, f.name))]
+    if wrong or made.status not in ("ok", "failed"):
+        raise TypeError(", ".join(wrong) or "status")
+    return made
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value read from a file is what a field of this kind holds."""
+    if kind in ("float", "int"):
+        return isinstance(value, int if kind == "int" else float | int) and not isinstance(value, bool)
+    if kind == "str":
+        return isinstance(value, str)
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind.startswith("Mapping"):
+        return isinstance(value, Mapping)
+    return value is None or all(isinstance(x, float | int) for x in value)
 
 
 def to_jsonl(rows: Iterable[Row]) -> str:

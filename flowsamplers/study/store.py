@@ -12,6 +12,8 @@ from typing import Any
 from flowsamplers.study.rows import Key, Row, from_jsonl, to_jsonl
 
 SETTINGS, ROWS, TABLE, PROBE, SESSIONS = "study.json", "rows.jsonl", "rows.csv", "probe.json", "sessions.jsonl"
+BEGIN = b'{"model": '
+"""How every row begins, so that one that was cut short is known from what somebody else wrote."""
 IMAGES, REFERENCES = "images", "references"
 
 
@@ -165,10 +167,31 @@ def read_rows(folder: Path) -> tuple[list[Row], int]:
         raise FileNotFoundError(f"{folder}: no study here, {ROWS} is missing")
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
+    rest = content[whole:]
+    if rest[: len(BEGIN)] != BEGIN[: len(rest)]:
+        raise ValueError(f"{path}: not rows of a study: it ends with something that is no part of one")
     try:
         return from_jsonl(content[:whole].decode(), str(path)), whole
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not rows of a study: {error}") from error
+
+
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """What each sitting cost, see `Store.log`; nothing if none has ended. A last line that was cut short is left out.
+
+    Raises:
+        ValueError: the file is not a study's.
+    """
+    path = folder / SESSIONS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        sessions = [json.loads(line) for line in lines]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a study's sessions: {error}") from error
+    wanted = {"rows", "evaluations", "model_calls", "seconds"}
+    if not all(isinstance(s, dict) and wanted <= set(s) for s in sessions):
+        raise ValueError(f"{path}: not a study's sessions: a line without {', '.join(sorted(wanted))}")
+    return sessions
 
 
 def _lock(file: int, folder: Path) -> None:
