@@ -235,7 +235,7 @@ these figures leave out, moves the result by {found["weights"]:.4f}.
 from flowsamplers_diffusers import FlowSamplerScheduler, full_precision_time
 
 pipe.scheduler = FlowSamplerScheduler.from_config(pipe.scheduler.config)  # state in float32
-with full_precision_time(pipe.transformer, pipe.scheduler):               # and time
+with full_precision_time(pipe.transformer, pipe.scheduler):  # and time
     image = pipe(prompt="a cat", num_inference_steps=50).images[0]
 ```
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowsamplers.study.plots import image_grid, png, svg
-from flowsamplers.study.report import DISTILLED, cost, takeaway, within
+from flowsamplers.study.report import DISTILLED, cost, takeaway, within_percent
 from flowsamplers.study.results import Results
 from flowsamplers.study.store import IMAGES, write_atomically
 
@@ -213,7 +213,7 @@ def _error_table(results: Results) -> str:
     for name in results.labels:
         floored = {r.nfe for r in results.rows if r.label == name and r.floored}
         marks = {n: "best" if (results.best(n) or ("",))[0] == name else "floored" if n in floored else "" for n in nfes}
-        rows.append([(name, ""), *((within(results, name, n), marks[n]) for n in nfes)])
+        rows.append([(name, ""), *((within_percent(results, name, n), marks[n]) for n in nfes)])
     note = "Relative error, geometric mean over the images. Shaded: the smallest. In brackets: with fewer model calls than the column has."
     return _table(["model calls", *map(str, nfes)], rows) + f'<p class="note">{note}</p>'
 

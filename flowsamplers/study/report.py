@@ -43,11 +43,25 @@ def table(results: Results) -> str:
 
 def within(results: Results, name: str, budget: int) -> str:
     """The error at a budget in words; with fewer calls in brackets, where the sampler cannot spend it exactly."""
+    exactly, fewer = _spent(results, name, budget)
+    if exactly is not None:
+        return f"{exactly:.1e}"
+    return "-" if fewer is None else f"({fewer:.0e})"
+
+
+def within_percent(results: Results, name: str, budget: int) -> str:
+    """The same for everybody."""
+    exactly, fewer = _spent(results, name, budget)
+    if exactly is not None:
+        return percent(exactly)
+    return "-" if fewer is None else f"({percent(fewer)})"
+
+
+def _spent(results: Results, name: str, budget: int) -> tuple[float | None, float | None]:
+    """The error with exactly these model calls, or with fewer but more than half of them."""
     at = dict(zip(*results.curve(name), strict=True))
-    if budget in at:
-        return f"{at[budget]:.1e}"
     fewer = [n for n in at if budget / 2 <= n < budget]
-    return f"({at[fewer[-1]]:.0e})" if fewer else "-"
+    return at.get(budget), at[fewer[-1]] if fewer else None
 
 
 def best_lines(results: Results) -> str:
@@ -94,6 +108,8 @@ def _doubt(results: Results, name: str, budget: int) -> str:
     others = [(e, n) for n in results.labels if n != name and (e := results.error(n, budget)) is not None]
     second = min(others)[1] if others else name
     ratio = results.compare(second, name, budget)
+    if len({(r.prompt, r.seed) for r in results.rows}) == 1:
+        return " This is from one image; others may say otherwise."
     if ratio is None or ratio.low > 1 or second == name:
         return ""
     return f" On these images {second} could as well be the best: its error is {ratio} times that."
