@@ -14,7 +14,7 @@ from flowsamplers.study import Budget, Row, Study, diff, load
 from flowsamplers.study.bench import Bench, Job
 from flowsamplers.study.cost import Meter
 from flowsamplers.study.measure import BEST_PSNR, Errors, psnr, ssim
-from flowsamplers.study.page import FIGURES
+from flowsamplers.study.page import FIGURES, html
 from flowsamplers.study.report import WIDTH, percent, takeaway, terminal
 from flowsamplers.study.results import Results, bootstrap
 from flowsamplers.study.rows import from_jsonl, label, to_jsonl
@@ -217,6 +217,13 @@ def test_the_report_is_one_file_that_needs_no_other(results: Results) -> None:
         assert (results.folder / f"{name}.svg").read_text().startswith("<?xml")
     for word in ("NFE", "order", "reference", "relative error"):
         assert f"<dt>{word}" in text or word in text
+
+
+def test_a_distilled_model_is_said_to_have_no_limit_that_means_quality(results: Results) -> None:
+    distilled = Results({**results.settings, "flow": {"is_distilled": True}}, results.rows)
+    for text in (terminal(distilled), html(distilled, dict.fromkeys(FIGURES, b""), None)):
+        assert "This model is distilled for a few steps: its ODE has no limit that means quality." in " ".join(text.split())
+    assert "distilled" not in terminal(results)
 
 
 def test_every_figure_carries_settings_and_versions(results: Results) -> None:

@@ -337,6 +337,29 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path, monkeypatch) -
     assert flow.largest <= 5
 
 
+def test_a_study_whose_batches_do_not_fit_the_memory_is_made_in_smaller_ones(tmp_path, monkeypatch) -> None:
+    """From the first call on: the probe, the references, and the runs."""
+
+    class Tight(Appendix):
+        largest, limit, refused = 0, 3, 0
+
+        def velocity(self, x, sigma, condition=None):
+            if len(x) > self.limit:
+                self.refused += 1
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            self.largest = max(self.largest, len(x))
+            return super().velocity(x, sigma)
+
+    expected = {r.key: r.error for r in SMALL.run(tmp_path / "roomy").rows}
+    flow = Tight()
+    opens(monkeypatch, flow)
+    assert SMALL.plan().probe.rows > 3
+    results = SMALL.run(tmp_path / "tight")
+    assert {r.key: r.error for r in results.rows} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert flow.largest <= 3
+    assert flow.refused < 12  # what has not fitted once is not tried again
+
+
 @pytest.mark.parametrize("evaluations", [6300, 6450])
 def test_a_budget_of_evaluations_is_kept_and_the_rest_comes_later(evaluations: int, tmp_path, monkeypatch) -> None:
     class Counted(Appendix):

@@ -65,7 +65,7 @@ class Budget:
 
 
 class Meter:
-    """A flow that counts what is asked of it, and stops before a budget is overdrawn.
+    """A flow that counts what is asked of it, stops before a budget is overdrawn, and splits batches that do not fit the memory.
 
     Args:
         flow: the model.
@@ -75,11 +75,13 @@ class Meter:
     Attributes:
         rows: evaluations performed.
         calls: model calls.
+        fits: the largest batch that is tried, halved whenever one has run out of memory.
     """
 
     def __init__(self, flow: Any, budget: Budget | None = None, on_call: Callable[[int], None] | None = None) -> None:
         self.flow, self.budget, self.on_call = flow, budget or Budget(), on_call
         self.rows = self.calls = 0
+        self.fits = sys.maxsize
         self.began = time.monotonic()
         self._slowest: dict[int, float] = {}
 
@@ -111,10 +113,27 @@ class Meter:
         if limit.seconds is not None and self.seconds + likely > limit.seconds:
             raise BudgetSpent(str(limit))
         before = time.monotonic()
-        v = self.flow.velocity(x, sigma, condition)
+        parts = self._fitting(x, sigma, condition)
         self._slowest[n] = max(likely, time.monotonic() - before)
-        self.credit(n, 1)
-        return v
+        self.credit(n, len(parts))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _fitting(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None) -> list[Tensor]:
+        """The velocity in as few parts as fit the memory; of a single row that does not, the error."""
+        parts: list[Tensor] = []
+        lo = 0
+        while lo < len(x):
+            rows = slice(lo, lo + self.fits)
+            try:
+                parts.append(self.flow.velocity(x[rows], sigma[rows], condition and condition[rows]))
+            except torch.cuda.OutOfMemoryError:
+                tried = len(x[rows])
+                if tried == 1:
+                    raise
+                self.fits = tried // 2
+                continue
+            lo += self.fits
+        return parts
 
     def credit(self, rows: int, calls: int) -> None:
         """Count evaluations, made here or by somebody else."""
@@ -291,7 +310,7 @@ def plan(study: Study, flow: Any) -> Plan:
     """
     planned = study.runs(flow.tokens)
     cases = len(study.cases)
-    timed = probe(flow, study.prompts[0], min(study.max_batch, cases * len(planned)))
+    timed = probe(Meter(flow), study.prompts[0], min(study.max_batch, cases * len(planned)))
     x1 = flow.noise([study.seeds[0]])
     state = x1.numel() * torch.finfo(carry_dtype(x1)).bits // 8
     return Plan(

@@ -123,13 +123,13 @@ def write(results: Results, folder: Path) -> None:
         pictures[name] = svg(figure, about)
         write_atomically(folder / f"{name}.svg", pictures[name])
         write_atomically(folder / f"{name}.png", png(figure, about))
-    grid = pictures_of_runs(results, folder)
+    grid = pictures_of_runs(results, folder, about)
     if grid is not None:
         write_atomically(folder / "images.png", grid)
     write_atomically(folder / REPORT, html(results, pictures, grid))
 
 
-def pictures_of_runs(results: Results, folder: Path) -> bytes | None:
+def pictures_of_runs(results: Results, folder: Path, about: Mapping[str, Any]) -> bytes | None:
     """The pictures from the first noise side by side, as PNG; None if there are none."""
     from PIL import Image  # noqa: PLC0415  (an extra)
 
@@ -147,7 +147,9 @@ def pictures_of_runs(results: Results, folder: Path) -> bytes | None:
             if path.exists():
                 images[name, str(budget)] = Image.open(io.BytesIO(path.read_bytes()))
     prompt, seed = results.settings["prompts"][0], results.settings["seeds"][0]
-    return image_grid(results.labels, [*map(str, wanted), "reference"], images, f"{prompt!r}, seed {seed}", "model calls")
+    return image_grid(
+        results.labels, [*map(str, wanted), "reference"], images, f"{prompt!r}, seed {seed}", "model calls", about=about
+    )
 
 
 def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> str:

@@ -173,6 +173,7 @@ def image_grid(
     *,
     captions: Mapping[tuple[str, str], str] | None = None,
     cell: float | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Images side by side with labels; a missing cell stays empty. Small images are enlarged without smoothing.
 
@@ -184,6 +185,7 @@ def image_grid(
         note: what the columns count, where their labels do not say it.
         captions: a line below each image.
         cell: width of an image in inches.
+        about: written into the file: settings, versions.
     """
     first = next(iter(images.values()))
     aspect = first.height / first.width
@@ -206,7 +208,7 @@ def image_grid(
                 ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=8.5)
     told = f"{title}   (columns: {note})" if note else title
     figure.suptitle(textwrap.fill(told, int(12 * figure.get_figwidth())), fontsize=9.5, x=0.02, ha="left")
-    return png(figure)
+    return png(figure, about)
 
 
 def png(figure: Any, about: Mapping[str, Any] | None = None) -> bytes:
