@@ -151,6 +151,10 @@ class Pipeline:
     def scheduler(self, scheduler: Any) -> None:
         self.inner.scheduler = scheduler
 
+    @property
+    def transformer(self) -> Any:
+        return self.inner.transformer
+
     def to(self, *args: Any) -> Any:
         return self
 
