@@ -83,14 +83,16 @@ def page() -> str:
     for name, row in found["members"].items():
         cells = ["-" if row[c] is None else f"{row[c][0]} of {row[c][1]}" for c in CLAIMS]
         lines.append(f"| {name} | `{row['pipeline']}` | " + " | ".join(cells) + " |")
+    names = ", ".join(f"`{name}`" for name in found["samplers"])
     claims = "\n".join(f"* **{name}**: {what}." for name, what in CLAIMS.items())
     return f"""# The Klein family
 
 <!-- written by tools/build_klein_family.py from docs/reference/klein-family.json -->
 
-Every pipeline that diffusers {found["diffusers"]} has for FLUX.2 [klein], called as it is, with our scheduler in it and each of the
-{len(found["samplers"])} samplers that a pipeline can run. The networks are tiny and have random weights: here it is the plumbing that is tried.
-The same claims are tests (`tests/test_klein_family.py`); the real sizes are on [a page of their own](full-size.md).
+Every pipeline that diffusers {found["diffusers"]} has for FLUX.2 [klein], called as it is, with our scheduler in it and each of
+{len(found["samplers"])} samplers, {names}. The networks are tiny and have random weights: here it is the plumbing that is tried.
+The same claims are tests of every registered sampler
+(`tests/test_klein_family.py`); the real sizes are on [a page of their own](full-size.md).
 
 {chr(10).join(lines)}
 
