@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -25,14 +26,20 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def build(folder: Path) -> Path:
-    """The site, built strictly as ``make docs`` builds it."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
-    environment = {**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+def build_once(folder: Path) -> Path:
+    """The site, built strictly as ``make docs`` builds it, by the first process that asks; the others wait for it."""
+    site = folder / "site"
+    with (folder / "site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not site.exists():
+            unfinished = folder / "site.unfinished"
+            command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(unfinished)]
+            path = os.pathsep.join([str(ROOT), str(ROOT / "integrations")])
+            environment = {**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1"}
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            unfinished.rename(site)
+    return site
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from browsing import build, chromium, served
+from browsing import build_once, chromium, served
 
 torch.set_num_threads(1)  # the runs are spread over processes
 
@@ -26,8 +26,9 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def site_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built once."""
-    return build(tmp_path_factory.mktemp("site"))
+    """The site, built once, also where the tests are spread over processes."""
+    own = tmp_path_factory.getbasetemp()
+    return build_once(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,6 @@ import pytest
 import flowsamplers as fs
 from browsing import Tab
 
-pytestmark = pytest.mark.xdist_group("site")  # one process builds the site for all of them
-
 NOT_DRAWN = {
     "flow_match_euler": "the pipeline behind the others, with a whole configuration for options",
     "table": "numbers, not a formula",

@@ -15,8 +15,6 @@ from mkdocs.structure.files import File
 import flowsamplers as fs
 from browsing import ROOT, Tab
 
-pytestmark = pytest.mark.xdist_group("site")  # one process builds the site for all of them
-
 
 def _pages(entry: Any) -> Iterator[str]:
     """The sources of all pages of the nav, in its order."""
