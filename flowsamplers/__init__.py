@@ -9,7 +9,7 @@
 from flowsamplers import flows, reference, schedules, study
 from flowsamplers.benchmark import recommend
 from flowsamplers.brownian import BrownianNoise
-from flowsamplers.drive import Trace, Velocity, dry_run, largest_steps, nfe, sample, trace
+from flowsamplers.drive import Trace, Velocity, dry_run, largest_steps, log_prob, nfe, sample, trace
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
@@ -24,6 +24,7 @@ from flowsamplers.sampler import (
     sampler_info,
     to_config,
 )
+from flowsamplers.samplers.stochastic import convert_eta
 from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
 from flowsamplers.stepper import Stepper
 
@@ -46,6 +47,7 @@ __all__ = [
     "Trace",
     "Velocity",
     "__version__",
+    "convert_eta",
     "dry_run",
     "flows",
     "get_sampler",
@@ -53,6 +55,7 @@ __all__ = [
     "largest_steps",
     "list_samplers",
     "list_schedules",
+    "log_prob",
     "nfe",
     "recommend",
     "reference",

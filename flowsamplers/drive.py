@@ -10,7 +10,7 @@ model is given a cast to the input's dtype; its velocity is cast up before the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count, islice
@@ -22,6 +22,7 @@ from torch import Tensor
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock, Noise, Seeds, as_noise
 from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, get_sampler, steps_of
+from flowsamplers.samplers.stochastic import GaussianStep
 
 Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``velocity(x, sigma)``: x is ``(rows, ...)``, sigma ``(rows,)``; returns ``v`` shaped like x."""
@@ -66,12 +67,16 @@ class Trace:
         evaluations: one entry for each model call, in order.
         states: ``x`` at every node of the grid, N + 1 tensors in the carry dtype.
         grid: the schedule.
+        sampler: the method.
+        log_prob: of a `GaussianStep` method, ``(rows, steps)``: log-density of every state, given the one before; else None.
     """
 
     x0: Tensor
     evaluations: tuple[TracedEvaluation, ...]
     states: tuple[Tensor, ...] = field(repr=False)
     grid: SigmaGrid
+    sampler: Sampler
+    log_prob: Tensor | None = field(default=None, repr=False)
 
     @property
     def nfe(self) -> int:
@@ -147,15 +152,58 @@ def trace(
         >>> run.nfe, [e.sigma for e in run.evaluations]
         (4, [1.0, 0.5, 0.5, 0.0])
     """
+    method = get_sampler(sampler)
     record: list[TracedEvaluation] = []
+    velocities: list[Tensor] = []
 
     def seen(at: Evaluation, x: Tensor, v: Tensor) -> None:
         record.append(TracedEvaluation(*at, _rms(x), _rms(v)))
+        if isinstance(method, GaussianStep):
+            velocities.append(v)
         if on_evaluation is not None:
             on_evaluation(record[-1])
 
-    x, states = _drive(velocity, x1, grid, sampler, seed=seed, carry=carry, seen=seen)
-    return Trace(x.to(x1.dtype), tuple(record), tuple(states), grid)
+    x, states = _drive(velocity, x1, grid, method, seed=seed, carry=carry, seen=seen)
+    density = _log_prob(method, grid, states, velocities) if isinstance(method, GaussianStep) else None
+    return Trace(x.to(x1.dtype), tuple(record), tuple(states), grid, method, density)
+
+
+def log_prob(velocity: Velocity, run: Trace) -> Tensor:
+    r"""Log-density of every state of a recorded run, given the one before, under a velocity field: $\log p_\theta(x_{i+1} \mid x_i)$.
+
+    The states are data and the field is what is differentiated: the policy gradient of reinforcement learning. Under the field of the run
+    these are the numbers of ``run.log_prob``. The densities are of all the numbers of a row; Flow-GRPO's are their means.
+
+    Args:
+        velocity: see `sample`; gradients flow through it.
+        run: of a method whose steps are normal distributions: ``lcm``, ``euler_sde``, ``euler_ancestral``, ``flow_sde``, and their like.
+
+    Returns:
+        ``(rows, steps)``; a step without noise counts 0.
+
+    Raises:
+        ValueError: a run by another method.
+
+    Examples:
+        >>> run = trace(lambda x, sigma: x, torch.ones(1, 2), SigmaGrid([1.0, 0.5, 0.0]), "flow_grpo", seed=0)
+        >>> torch.equal(log_prob(lambda x, sigma: x, run), run.log_prob)
+        True
+
+    Reference:
+        Flow-GRPO, arXiv:2505.05470, section 4.
+    """
+    if not isinstance(run.sampler, GaussianStep):
+        raise ValueError(
+            f"run by {type(run.sampler).__name__}: a density needs steps that are normal distributions, as of flow_sde"
+        )
+    requests = [Evaluate(x.detach(), s) for x, s in zip(run.states, run.grid.sigmas[:-1], strict=False)]
+    found = [_evaluate(velocity, r, run.x0.dtype, Evaluation(i, 0, r.sigma), None) for i, r in enumerate(requests)]
+    return _log_prob(run.sampler, run.grid, run.states, found)
+
+
+def _log_prob(method: GaussianStep, grid: SigmaGrid, states: Sequence[Tensor], velocities: Sequence[Tensor]) -> Tensor:
+    steps = zip(steps_of(grid), states, velocities, states[1:], strict=False)
+    return torch.stack([method.log_prob(x.detach(), v, at, end.detach()) for at, x, v, end in steps], dim=1)
 
 
 def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:

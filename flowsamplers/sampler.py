@@ -107,10 +107,12 @@ class Sampler:
         noise_option: the option of a stochastic sampler that scales its noise: at 0 it is deterministic, and has the orders above.
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
+        keeps_noise_level: whether a data point under noise of level sigma is, after any step, the point under noise of the new level.
         multistep: whether it remembers earlier steps, so that its first steps are of lower order.
         affine: whether it knows sigma through step lengths alone, so that scaling sigma changes nothing.
         any_steps: whether its order holds when neighbouring steps have different lengths.
         look_ahead: how many intervals beyond its step it may ask in.
+        look_back: how many before it.
 
     Examples:
         >>> @dataclass(frozen=True)
@@ -128,10 +130,12 @@ class Sampler:
     noise_option: ClassVar[str] = "eta"
     adaptive: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
+    keeps_noise_level: ClassVar[bool] = True
     multistep: ClassVar[bool] = False
     affine: ClassVar[bool] = True
     any_steps: ClassVar[bool] = True
     look_ahead: ClassVar[int] = 0
+    look_back: ClassVar[int] = 0
 
     def init(self, x: Tensor) -> State:
         """The state before the first step, for a run that starts at ``x``."""
@@ -192,6 +196,7 @@ class SamplerInfo:
         stochastic: whether it draws noise, and so needs a seed.
         adaptive: whether its evaluations depend on the data.
         keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
+        keeps_noise_level: whether it keeps the noise level of a data point at any step size.
         reference: where it comes from.
         advice: when to use it, in one line.
         factory: the class; called with the options.
@@ -208,6 +213,7 @@ class SamplerInfo:
     stochastic: bool
     adaptive: bool
     keeps_marginals: bool
+    keeps_noise_level: bool
     reference: str
     advice: str
     factory: type[Sampler]
@@ -271,6 +277,7 @@ def register(
             stochastic=cls.stochastic,
             adaptive=cls.adaptive,
             keeps_marginals=cls.keeps_marginals,
+            keeps_noise_level=cls.keeps_noise_level,
             reference=reference,
             advice=advice,
             factory=cls,

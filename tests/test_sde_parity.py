@@ -287,3 +287,22 @@ def test_comfyuis_riemann_sum_of_200_points_moves_er_sde_in_the_fourth_digit(sta
     mine, theirs = ours("er_sde", INSIDE, stages=stages, last="method"), comfyuis_er_sde(stages, riemann)
     gap = ((mine - theirs).abs().max() / mine.abs().max()).item()
     assert 1e-4 < gap < 1e-3
+
+
+# First order
+
+
+@pytest.mark.parametrize(("eta", "s_noise"), [(1.0, 1.0), (0.4, 1.0), (0.7, 1.1), (0.0, 1.0)])
+def test_euler_ancestral_equals_ltx(eta: float, s_noise: float) -> None:
+    """Up to the 1e-12 that stock adds to denominators as small as 0.05 squared."""
+    scheduler = diffusers.LTXEulerAncestralRFScheduler(eta=eta, s_noise=s_noise)
+    agree(ours("euler_ancestral", TO_DATA, eta=eta, s_noise=s_noise), with_noise(scheduler, TO_DATA), 1e-9)
+
+
+def test_lcm_equals_flow_match_lcm() -> None:
+    agree(ours("lcm", TO_DATA), with_noise(diffusers.FlowMatchLCMScheduler(), TO_DATA))
+
+
+def test_lcm_equals_flow_match_eulers_stochastic_sampling() -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+    agree(ours("lcm", TO_DATA), with_noise(scheduler, TO_DATA))

@@ -77,6 +77,7 @@ def list_(schedules: bool, as_rows: bool) -> None:
                 "stochastic": i.stochastic,
                 "adaptive": i.adaptive,
                 "keeps_marginals": i.keeps_marginals,
+                "keeps_noise_level": i.keeps_noise_level,
                 "options": i.options,
                 "reference": i.reference,
             }

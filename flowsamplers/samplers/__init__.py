@@ -40,11 +40,11 @@ from flowsamplers.samplers.exponential_rk import (
     ExponentialRungeKutta,
     Krogstad,
 )
-from flowsamplers.samplers.wrappers import Richardson
+from flowsamplers.samplers.wrappers import Churn, Restart, Richardson
 from flowsamplers.samplers.implicit import FixedPoint, GaussLegendre2, RadauIIA2
 from flowsamplers.samplers.adaptive import Adaptive
 from flowsamplers.samplers.compat import DPM2, HeunPP2
-from flowsamplers.samplers.stochastic import Renoise
+from flowsamplers.samplers.stochastic import DDIMEta, EulerAncestral, EulerSDE, FlowSDE, Renoise
 from flowsamplers.samplers.exponential_sde import ERSDE, DPMSolverPP2MSDE, DPMSolverPP3MSDE, StochasticAdams
 from flowsamplers.samplers.exponential_rk_sde import SEEDS, SEEDS2, SEEDS3, AncestralStep
 from flowsamplers.samplers.sa_solver import SASolver
@@ -74,6 +74,8 @@ __all__ = [
     "AncestralStep",
     "ButcherTableau",
     "CarpenterKennedy4",
+    "Churn",
+    "DDIMEta",
     "DEISLogRho",
     "DPMSolverPP2M",
     "DPMSolverPP2MSDE",
@@ -82,10 +84,13 @@ __all__ = [
     "DPMSolverPP3MSDE",
     "DPMSolverPP3S",
     "Euler",
+    "EulerAncestral",
+    "EulerSDE",
     "ExponentialAdams",
     "ExponentialRungeKutta",
     "FireFlow",
     "FixedPoint",
+    "FlowSDE",
     "GaussLegendre2",
     "GradientEstimation",
     "Heun",
@@ -100,6 +105,7 @@ __all__ = [
     "Ralston",
     "Ralston3",
     "Renoise",
+    "Restart",
     "Richardson",
     "RungeKutta",
     "SASolver",

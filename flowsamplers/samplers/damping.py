@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, TypeAlias
 
 import numpy as np
+from scipy.integrate import quad
 from torch import Tensor
 
 from flowsamplers._errors import unknown
@@ -24,7 +26,9 @@ from flowsamplers.noise import Clock
 from flowsamplers.sampler import Step
 
 Rule: TypeAlias = Literal["reverse_time", "er_sde"]
-RULES = ("reverse_time", "er_sde")
+"""The rules that know sigma through lambda alone, so that an exponential integrator can have them."""
+AnyRule: TypeAlias = Rule | Literal["linear", "constant", "decreasing", "increasing_decreasing"]
+RULES = ("reverse_time", "er_sde", "linear", "constant", "decreasing", "increasing_decreasing")
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,16 @@ class Damping:
     ``"reverse_time"``: $P = \eta\lambda$, $g^2 = 2\eta\sigma/(1 - \sigma)$, the SDE of DPM-Solver++, SEEDS and SA-Solver ($\eta = \tau^2$).
     ``"er_sde"``: $P = -\eta\log(e^{\rho^{0.3}} + 10)$ with $\rho = \sigma/(1 - \sigma)$, what ER-SDE recommends: much noise near
     pure noise, little below.
+    ``"linear"``: $P = -\eta\log\sigma$, $g^2 = 2\eta\sigma$; ``"constant"``: $P = \eta/\sigma$, $g^2 = 2\eta$; and SiT's others,
+    ``"decreasing"``: $g^2 = \frac\eta2 (1 - \cos\pi\sigma)^2$, ``"increasing_decreasing"``: $g^2 = 2\eta\sin^2\pi\sigma$, with P by
+    quadrature.
 
     Args:
         eta: strength: g² is proportional to it; 0 is the ODE.
         rule: which SDE.
 
     Reference:
-        DPM-Solver++, arXiv:2211.01095; ER-SDE-Solver, arXiv:2309.06169.
+        DPM-Solver++, arXiv:2211.01095; ER-SDE-Solver, arXiv:2309.06169; SiT, arXiv:2401.08740, section 3.4.
 
     Examples:
         >>> Damping(1.0).kept(0.5, 0.25), Damping(1.0).kept(1.0, 0.5), Damping(0.0).kept(1.0, 0.0)
@@ -48,7 +55,7 @@ class Damping:
     """
 
     eta: float = 1.0
-    rule: Rule = "reverse_time"
+    rule: AnyRule = "reverse_time"
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -58,7 +65,9 @@ class Damping:
             raise unknown("rule", self.rule, RULES)
 
     def potential(self, sigma: float) -> float:
-        """P at a sigma: minus infinity at 1; at 0 infinity, or finite for ER-SDE."""
+        """P at a sigma: minus infinity at 1 for the rules of lambda, finite for the others; at 0 infinity, or finite."""
+        if self.rule in _SQUARED:
+            return self.eta * _potential(self.rule, sigma)
         rho = sigma / (1 - sigma) if sigma < 1 else math.inf
         if self.rule == "er_sde":
             return -self.eta * float(np.logaddexp(rho**0.3, math.log(10)))
@@ -66,11 +75,27 @@ class Damping:
 
     def along(self, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """P and its derivative at several finite lambda."""
+        if self.rule in _SQUARED:
+            raise ValueError(f"rule={self.rule!r}: an exponential integrator in lambda has 'reverse_time' and 'er_sde'")
         if self.rule == "reverse_time":
             return self.eta * lam, np.full_like(lam, self.eta)
         power = np.exp(-0.3 * lam)
         size = np.logaddexp(power, math.log(10))
         return -self.eta * size, self.eta * 0.3 * power * np.exp(power - size)
+
+    def squared(self, sigma: float, below: float = 0.0) -> float:
+        r"""$g^2$, the variance that the SDE adds in a unit of sigma.
+
+        Args:
+            sigma: where.
+            below: the next node. At ``sigma = 1``, where the rules of lambda have none, $1 - \sigma$ and lambda are taken there.
+        """
+        if self.rule in _SQUARED:
+            return self.eta * _SQUARED[self.rule](sigma)
+        near = below if sigma == 1 else sigma
+        with np.errstate(divide="ignore"):
+            _, slope = self.along(np.log((1 - near) / np.array([near])))
+        return 2 * sigma / (1 - near) * float(slope[0])
 
     def loss(self, s0: float, s1: float) -> float:
         """G from s0 to s1: infinite from pure noise.
@@ -98,6 +123,25 @@ class Damping:
         r"""The interval of $T = e^{2P}$, in which the noise of a step is the increment of a Brownian motion, one for all draws."""
         start, end = (math.exp(min(2 * self.potential(s), 700.0)) for s in (s0, s1))
         return start, end, 0
+
+
+_SQUARED = {
+    "linear": lambda s: 2 * s,
+    "constant": lambda s: 2.0,
+    "decreasing": lambda s: (1 - math.cos(math.pi * s)) ** 2 / 2,
+    "increasing_decreasing": lambda s: 2 * math.sin(math.pi * min(s, 1 - s)) ** 2,  # 0 at 1 too
+}
+"""g² at eta 1 of the rules that are regular at sigma 1."""
+
+
+@cache
+def _potential(rule: str, sigma: float) -> float:
+    r"""$\int_\sigma^1 g^2/(2u^2)\,du$ at eta 1."""
+    if rule == "linear":
+        return -math.log(sigma) if sigma > 0 else math.inf
+    if rule == "constant":
+        return 1 / sigma if sigma > 0 else math.inf
+    return quad(lambda u: _SQUARED[rule](u) / (2 * u * u), sigma, 1, epsabs=1e-14, epsrel=1e-13)[0]
 
 
 def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise: Tensor | None) -> Tensor:

@@ -1,32 +1,102 @@
-r"""Stochastic samplers: split ``x`` into data and noise, and replace a part of the noise."""
+r"""First-order stochastic samplers: split ``x`` into data and noise, and replace a part of the noise.
+
+They are one formula,
+
+$$
+x' = (1 - \sigma')\,D + \sqrt{\sigma'^2 - q^2}\;\hat\epsilon + q\,\xi, \qquad
+D = x - \sigma v, \quad \hat\epsilon = x + (1 - \sigma) v
+$$
+
+with $\xi$ fresh, and differ in the rule for q alone. The coefficients of data and noise are always those of the new sigma, so a data point
+keeps its noise level at any step size; whether the marginals of the data are kept in the limit is a question to the rule.
+`FlowSDE`, the Euler-Maruyama method, is another formula for the same equations.
+
+Every step is a normal distribution, given its start: `GaussianStep.log_prob` is its density, which reinforcement learning asks for.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
+from flowsamplers._errors import unknown
+from flowsamplers.noise import Clock
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register
+from flowsamplers.samplers.damping import AnyRule, Damping
+
+
+class GaussianStep(Sampler):
+    """Base of the methods whose step, given its start and the velocity there, is a draw from a normal distribution."""
+
+    stochastic: ClassVar[bool] = True
+    affine: ClassVar[bool] = False
+
+    def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
+        """Mean and standard deviation of the step's end; what a subclass writes instead of ``step``."""
+        raise NotImplementedError
+
+    def clock(self, at: Step) -> Clock | None:
+        """Of the noise of this step, see `Step.noise`."""
+        return None
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        mean, std = self.transition(x, v, at)
+        return mean + std * at.noise(x, clock=self.clock(at)) if std > 0 else mean, state
+
+    def log_prob(self, x: Tensor, v: Tensor, at: Step, end: Tensor) -> Tensor:
+        r"""Log-density of the step's end, given its start, for each row: $\sum \log N(x'; \mu, s^2)$ over its numbers.
+
+        Flow-GRPO takes the mean over the numbers instead: divide by their count. A step without noise counts 0.
+
+        Args:
+            x: its start, ``(rows, ...)``.
+            v: the velocity there; gradients flow through it.
+            at: the step.
+            end: its end.
+
+        Returns:
+            ``(rows,)``.
+        """
+        mean, std = self.transition(x, v, at)
+        if std == 0:
+            return x.new_zeros(len(x))
+        z = ((end - mean) / std).flatten(1)
+        return -0.5 * z.square().sum(1) - z.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+
+
+class FirstOrder(GaussianStep):
+    """Base of the methods that are one formula: a subclass says which share of the noise is kept, and which is fresh."""
+
+    def shares(self, s0: float, s1: float) -> tuple[float, float]:
+        r"""The factors of $\sigma'\hat\epsilon$ and of $\sigma'\xi$; their squares add to 1."""
+        raise NotImplementedError
+
+    def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
+        """See `GaussianStep`."""
+        data, eps = x - at.s0 * v, x + (1 - at.s0) * v
+        kept, fresh = self.shares(at.s0, at.s1)
+        return (1 - at.s1) * data + (at.s1 * kept) * eps, at.s1 * fresh
 
 
 @register(
     "lcm",
-    aliases=("euler_stochastic", "cps"),
-    reference="LCM, arXiv:2310.04378, algorithm 3; eta: Flow-CPS, arXiv:2509.05952; diffusers' stochastic_sampling=True",
+    aliases=("euler_stochastic", "cps", "flow_match_lcm"),
+    reference="LCM, arXiv:2310.04378, algorithm 3; eta: Flow-CPS, arXiv:2509.05952; diffusers' stochastic_sampling=True, FlowMatchLCM",
+    advice="For models distilled to it. As a sampler it narrows the distribution, whatever the steps.",
 )
 @dataclass(frozen=True)
-class Renoise(Sampler):
+class Renoise(FirstOrder):
     r"""Jump to the predicted data and put noise back, a share of it fresh.
 
-    $$
-    x' = (1 - \sigma')\,D + \sqrt{\sigma'^2 - q^2}\;\hat\epsilon + q\,\xi, \qquad q = \sigma' \sin\tfrac{\eta\pi}{2}
-    $$
+    $$ q = \sigma' \sin\tfrac{\eta\pi}{2} $$
 
-    with $D = x - \sigma v$, $\hat\epsilon = x + (1 - \sigma) v$ and $\xi$ fresh. At ``eta = 1`` all the
-    noise is fresh: this is LCM's step and FlowMatchEuler's ``stochastic_sampling``; at ``eta = 0`` it is Euler's.
-    The share of fresh noise in a step does not shrink with the step, so the marginals are *not* kept as steps shrink.
+    At ``eta = 1`` all the noise is fresh: this is LCM's step and FlowMatchEuler's ``stochastic_sampling``; at ``eta = 0`` it is Euler's;
+    between them it is CPS. The share of fresh noise in a step does not shrink with the step, so the marginals are *not* kept.
 
     Args:
         eta: share of fresh noise, from 0 (none) to 1 (all).
@@ -40,9 +110,6 @@ class Renoise(Sampler):
 
     eta: float = 1.0
 
-    order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
-    affine: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -50,9 +117,266 @@ class Renoise(Sampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}: the share of fresh noise lies between 0 and 1")
 
-    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        v = yield Evaluate(x, at.s0)
-        data, eps = x - at.s0 * v, x + (1 - at.s0) * v
-        kept, fresh = (at.s1 * f(self.eta * math.pi / 2) for f in (math.cos, math.sin))
-        return (1 - at.s1) * data + kept * eps + fresh * at.noise(x), state
+    def shares(self, s0: float, s1: float) -> tuple[float, float]:
+        """See `FirstOrder`."""
+        return math.cos(self.eta * math.pi / 2), math.sin(self.eta * math.pi / 2)
+
+
+@register(
+    "euler_sde",
+    aliases=("memoryless", "dpmpp_1_sde"),
+    reference="DPM-Solver++, arXiv:2211.01095, SDE-DPM-Solver++1; Adjoint Matching, arXiv:2409.08861; rules: SiT, arXiv:2401.08740",
+    advice="Exact in the noise, Euler's in the data: any strength, any rule, no clamp at the ends.",
+)
+@dataclass(frozen=True)
+class EulerSDE(FirstOrder):
+    r"""The SDE with the flow's marginals, solved exactly for a constant data prediction.
+
+    $$ q = \sigma' \sqrt{1 - e^{-2G}}, \qquad G = \int_{\sigma'}^{\sigma} \frac{g(u)^2}{2u^2}\,du $$
+
+    From ``sigma = 1`` the rules of lambda draw all noise afresh, a limit and not a clamp. At ``eta = 1`` the default rule is the memoryless
+    SDE of Adjoint Matching, SiT's "SBDM", on which the end does not depend on the start.
+
+    Args:
+        eta: strength of the noise.
+        rule: which SDE, see `flowsamplers.samplers.damping.Damping`.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe(EulerSDE(rule="linear"), fs.schedules.linear(8))
+        8
+    """
+
+    eta: float = 1.0
+    rule: AnyRule = "reverse_time"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _ = self.damping
+
+    @property
+    def damping(self) -> Damping:
+        """Of the noise."""
+        return Damping(self.eta, self.rule)
+
+    def shares(self, s0: float, s1: float) -> tuple[float, float]:
+        """See `FirstOrder`."""
+        return self.damping.kept(s0, s1), self.damping.fresh(s0, s1)
+
+    def clock(self, at: Step) -> Clock:
+        """See `GaussianStep`."""
+        return self.damping.clock(at.s0, at.s1)
+
+
+@register(
+    "euler_ancestral",
+    aliases=("euler_a", "euler_ancestral_rf", "ltx_euler_ancestral_rf"),
+    reference="ComfyUI's euler_ancestral for flow models; diffusers' LTXEulerAncestralRFScheduler",
+    advice="What users of ComfyUI and LTX know; euler_sde to second order in the step.",
+)
+@dataclass(frozen=True)
+class EulerAncestral(FirstOrder):
+    r"""Euler's step to a sigma below the next one, and noise up to it, in the form for rectified flows.
+
+    $$
+    \frac{\sqrt{\sigma'^2 - q^2}}{\sigma'} = \frac{\sigma_d}{\sigma'}\,\frac{1 - \sigma'}{1 - \sigma_d}, \qquad
+    \sigma_d = \sigma' \bigl(1 + \eta (\tfrac{\sigma'}{\sigma} - 1)\bigr)
+    $$
+
+    For small steps this is `EulerSDE` with the same eta.
+
+    Args:
+        eta: strength of the noise, from 0 to 1.
+        s_noise: multiplies the fresh noise; anything but 1 leaves the flow's marginals.
+
+    Examples:
+        >>> EulerAncestral(eta=1.0).shares(1.0, 0.5)  # unlike an exact step, not all noise is fresh
+        (0.3333333333333333, 0.9428090415820634)
+    """
+
+    eta: float = 1.0
+    s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the options; state what another size of the noise costs."""
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
+        if not (math.isfinite(self.s_noise) and self.s_noise >= 0):
+            raise ValueError(f"s_noise={self.s_noise}: a factor of the noise, from 0 up")
+        if self.s_noise != 1:
+            object.__setattr__(self, "keeps_marginals", False)
+            object.__setattr__(self, "keeps_noise_level", False)
+
+    def shares(self, s0: float, s1: float) -> tuple[float, float]:
+        """See `FirstOrder`."""
+        if self.eta == 0:
+            return 1.0, 0.0
+        _ = Damping(self.eta).kept(s0, s1)  # refuses a step towards noise
+        ratio = 1 + self.eta * (s1 / s0 - 1)
+        kept = ratio * (1 - s1) / (1 - s1 * ratio)
+        return kept, self.s_noise * math.sqrt(1 - kept**2)
+
+    def clock(self, at: Step) -> Clock:
+        """See `GaussianStep`: that of the limit of small steps."""
+        return Damping(self.eta).clock(at.s0, at.s1)
+
+
+@register(
+    "ddim_eta",
+    aliases=("ddpm_rf",),
+    reference="DDIM, arXiv:2010.02502, (16); k-diffusion's ancestral step, Karras et al., arXiv:2206.00364, in sigma / (1 - sigma)",
+    advice="DDIM's eta on a flow model. eta=1 is euler_sde.",
+)
+@dataclass(frozen=True)
+class DDIMEta(FirstOrder):
+    r"""DDIM with its eta; k-diffusion's ancestral step, both in the noise-to-signal ratio $\rho = \sigma/(1 - \sigma)$.
+
+    $$ q = \eta\,\sigma' \sqrt{1 - (\rho'/\rho)^2} $$
+
+    ComfyUI's ``ddpm`` and ``res_multistep_ancestral`` take sigma itself for rho, which is wrong on a rectified flow: it keeps neither
+    noise levels nor marginals. For small steps this is `EulerSDE` with eta squared, at ``eta = 1`` exactly so.
+
+    Args:
+        eta: share of the noise that has gone since that is fresh, from 0 to 1.
+
+    Examples:
+        >>> DDIMEta(eta=1.0).shares(0.5, 0.25), EulerSDE(eta=1.0).shares(0.5, 0.25)
+        ((0.3333333333333333, 0.9428090415820632), (0.3333333333333333, 0.9428090415820632))
+    """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta}: DDIM's eta lies between 0 and 1")
+
+    def shares(self, s0: float, s1: float) -> tuple[float, float]:
+        """See `FirstOrder`."""
+        if self.eta == 0:
+            return 1.0, 0.0
+        fresh = self.eta * Damping(1.0).fresh(s0, s1) if s1 < s0 else Damping(1.0).kept(s0, s1)  # refuses a step towards noise
+        return math.sqrt(max(0.0, 1 - fresh**2)), fresh
+
+    def clock(self, at: Step) -> Clock:
+        """See `GaussianStep`: that of the limit of small steps."""
+        return Damping(self.eta**2).clock(at.s0, at.s1)
+
+
+@register(
+    "flow_sde",
+    aliases=("flow_grpo",),
+    presets={
+        "dance_grpo": {"rule": "constant", "eta": 0.045},
+        "sit_sbdm": {"eta": 1.0},
+        "sit_sigma": {"rule": "linear", "eta": 1.0},
+        "sit_constant": {"rule": "constant", "eta": 1.0},
+        "sit_decreasing": {"rule": "decreasing", "eta": 1.0},
+        "sit_increasing_decreasing": {"rule": "increasing_decreasing", "eta": 1.0},
+    },
+    reference="Flow-GRPO, arXiv:2505.05470, (9); DanceGRPO, arXiv:2505.07818; SiT, arXiv:2401.08740, (5)",
+    advice="For parity with reinforcement learning on flow models; as a sampler, euler_sde is exact where this one adds noise.",
+)
+@dataclass(frozen=True)
+class FlowSDE(GaussianStep):
+    r"""Euler's and Maruyama's step of the SDE with the flow's marginals.
+
+    $$
+    x' = x + h \Bigl[v + \frac{g(\sigma)^2}{2\sigma}\,\hat\epsilon\Bigr] + g(\sigma) \sqrt{-h}\;\xi, \qquad h = \sigma' - \sigma < 0
+    $$
+
+    For a data point its variance is too large by $\frac{h^2}{\sigma}(g^2 + \frac{g^4}{4\sigma})$ in each step, and its last step leaves
+    noise in the picture. At ``sigma = 1``, where $g^2 = 2\eta\sigma/(1 - \sigma)$ is infinite, the denominator is taken at the next
+    node, as Flow-GRPO does. Its noise level is $a = \sqrt{2\eta}$, by default 0.7; DanceGRPO's constant g = 0.3 is
+    ``rule="constant"``, ``eta=0.045``.
+
+    Args:
+        eta: strength of the noise.
+        rule: which SDE, see `flowsamplers.samplers.damping.Damping`.
+
+    Examples:
+        >>> import flowsamplers as fs, torch
+        >>> run = fs.trace(lambda x, sigma: x, torch.ones(2, 3), fs.schedules.linear(4), "flow_grpo", seed=0)
+        >>> run.log_prob.shape  # rows, steps
+        torch.Size([2, 4])
+    """
+
+    eta: float = 0.245
+    rule: AnyRule = "reverse_time"
+
+    keeps_noise_level: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _ = self.damping
+
+    @property
+    def damping(self) -> Damping:
+        """Of the noise."""
+        return Damping(self.eta, self.rule)
+
+    def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
+        """See `GaussianStep`."""
+        if self.eta == 0:
+            return x + at.h * v, 0.0
+        _ = self.damping.kept(at.s0, at.s1)  # refuses a step towards noise
+        g2 = self.damping.squared(at.s0, at.s1)
+        eps = x + (1 - at.s0) * v
+        return x + at.h * (v + g2 / (2 * at.s0) * eps), math.sqrt(g2 * -at.h)
+
+    def clock(self, at: Step) -> Clock:
+        """See `GaussianStep`: that of the exact step, so that both follow one path."""
+        return self.damping.clock(at.s0, at.s1)
+
+
+class Convention(NamedTuple):
+    r"""How a paper or program measures the strength of its noise: $\eta = c\,y^p$ for its number y.
+
+    Attributes:
+        factor: c.
+        power: p.
+        exact: whether the map is the same at any step size, or in the limit of small steps.
+        symbol: what it is called there.
+    """
+
+    factor: float
+    power: int
+    exact: bool
+    symbol: str
+
+
+CONVENTIONS = {
+    "euler_sde": Convention(1.0, 1, True, "eta of DPM-Solver++ (SDE), SEEDS; $g^2 = 2\\eta\\sigma/(1 - \\sigma)$"),
+    "sa_solver": Convention(1.0, 2, True, "tau of SA-Solver"),
+    "flow_grpo": Convention(
+        0.5, 2, True, "noise level a of Flow-GRPO, $g^2 = a^2\\sigma/(1 - \\sigma)$; memoryless: $\\sqrt2$"
+    ),
+    "sit_sbdm": Convention(1.0, 1, True, "norm of SiT's SBDM, $w = \\sigma/(1 - \\sigma)$, $g^2 = 2w$"),
+    "euler_ancestral": Convention(1.0, 1, False, "eta of ComfyUI's and LTX's ancestral step"),
+    "ddim_eta": Convention(1.0, 2, False, "eta of DDIM and of k-diffusion's ancestral step (exact at 1)"),
+}
+"""Measures of one strength: all are the SDE of the rule ``"reverse_time"``."""
+
+
+def convert_eta(value: float, source: str, target: str = "euler_sde") -> float:
+    r"""The same strength of the noise in another convention.
+
+    $$ \eta_\text{DPM++ SDE} = \tau^2_\text{SA} = \tfrac12 a^2_\text{Flow-GRPO} \approx \eta_\text{ancestral} \approx \eta^2_\text{DDIM} $$
+
+    Args:
+        value: as the source has it.
+        source: a key of `CONVENTIONS`.
+        target: another.
+
+    Raises:
+        ValueError: an unknown convention.
+
+    Examples:
+        >>> round(convert_eta(0.7, "flow_grpo"), 3), round(convert_eta(1.0, "euler_sde", "flow_grpo"), 3)
+        (0.245, 1.414)
+    """
+    for option, name in (("source", source), ("target", target)):
+        if name not in CONVENTIONS:
+            raise unknown(option, name, list(CONVENTIONS))
+    there, here = CONVENTIONS[source], CONVENTIONS[target]
+    return (there.factor * value**there.power / here.factor) ** (1 / here.power)

@@ -35,6 +35,7 @@ class Subject:
         order: order of the global error.
         stochastic: whether it draws noise.
         keeps_marginals: whether the noise it adds keeps the flow's marginals as steps shrink.
+        keeps_noise_level: whether it keeps the noise level of a data point at any step size.
         multistep: whether its first steps are of lower order.
         affine: whether an affine change of sigma changes nothing.
         data_form: whether it is told the data prediction $x - \sigma v$ and divides by sigma, which costs digits at small sigma.
@@ -48,6 +49,7 @@ class Subject:
     order: int = 1
     stochastic: bool = False
     keeps_marginals: bool = True
+    keeps_noise_level: bool = True
     multistep: bool = False
     affine: bool = True
     data_form: bool = False
@@ -95,6 +97,7 @@ def subject_of(sampler: SamplerLike | Subject) -> Subject:
         order=method.order,
         stochastic=method.stochastic,
         keeps_marginals=method.keeps_marginals,
+        keeps_noise_level=method.keeps_noise_level,
         multistep=method.multistep,
         affine=method.affine,
         deterministic_twin=twin,
@@ -110,7 +113,7 @@ class _Quiet(Sampler):
     inner: Sampler
 
     def __post_init__(self) -> None:
-        for claim in ("order", "multistep", "affine", "any_steps", "look_ahead"):
+        for claim in ("order", "multistep", "affine", "any_steps", "look_ahead", "look_back"):
             object.__setattr__(self, claim, getattr(self.inner, claim))
 
     def init(self, x: Tensor) -> Any:

@@ -45,7 +45,7 @@ def evaluations_are_as_declared(case: Case, grid: SigmaGrid = IRREGULAR) -> None
 
 
 def requests_stay_inside_their_step(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    r"""No evaluation outside the interval of its step, or the ones it declares to look ahead into: nor ever outside the grid.
+    r"""No evaluation outside the interval of its step, or the ones it declares to look ahead or back into: nor ever outside the grid.
 
     Reference:
         $0 \le c_i \le 1$ for the nodes of a tableau: Hairer, Norsett, Wanner I, II.1. A model is not trained outside [0, 1].
@@ -53,7 +53,7 @@ def requests_stay_inside_their_step(case: Case, grid: SigmaGrid = IRREGULAR) -> 
     sampler = generator_of(case)
     for call in dry_run(sampler, grid):
         end = min(call.step + 1 + sampler.look_ahead, grid.steps)
-        low, high = sorted((grid.sigmas[call.step], grid.sigmas[end]))
+        low, high = sorted((grid.sigmas[max(0, call.step - sampler.look_back)], grid.sigmas[end]))
         inside = low <= call.sigma <= high
         assert inside, f"{type(sampler).__name__} asks at sigma {call.sigma} in the step from {high} to {low}"
 

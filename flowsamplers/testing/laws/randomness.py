@@ -23,7 +23,8 @@ from flowsamplers.testing.laws.common import (
     generator_of,
     quiet,
 )
-from flowsamplers.testing.subject import subject_of
+from flowsamplers.testing.moments import noise_level_error, variance_ratio
+from flowsamplers.testing.subject import Subject, subject_of
 
 
 def seeds_determine_the_result(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
@@ -50,7 +51,7 @@ def noise_is_drawn_anew_for_every_step(case: Case) -> None:
         return drawn[-1]
 
     sample(smooth, start_at(), linear(6), sampler, seed=record)
-    assert len(drawn) >= 3, f"{type(sampler).__name__} draws {len(drawn)} times in 6 steps"
+    assert len(drawn) >= 2, f"{type(sampler).__name__} draws {len(drawn)} times in 6 steps"
     assert all(not torch.equal(a, b) for a, b in pairwise(drawn)), f"{type(sampler).__name__} uses one draw for two steps"
 
 
@@ -75,38 +76,54 @@ def without_noise_it_is_its_ode_twin(case: Case, grid: SigmaGrid = IRREGULAR) ->
 def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None, rows: int = 20_000) -> None:
     r"""Invariant I1: if $x_\sigma = (1 - \sigma) m + \sigma n$ then every state has mean $(1 - \sigma')m$ and variance $\sigma'^2$.
 
-    Exact for any step size; checked on 20,000 rows within five standard errors.
+    At any step size, as declared by ``keeps_noise_level``, which is tested both ways. A generator is an affine map here, and its moments
+    are exact; of a foreign subject 20,000 rows are drawn, and the bound is five standard errors.
+
+    Reference:
+        The coefficients of a rectified flow, arXiv:2209.03003; their invariance at finite steps: Flow-CPS, arXiv:2509.05952.
     """
     subject = subject_of(case)
     if not subject.stochastic:
         raise NotApplicable("it draws no noise")
-    m = 1.5
     grid = grid or SigmaGrid([0.9, 0.7, 0.5, 0.3])
+    if subject.sampler is not None:
+        error, bound = noise_level_error(subject.sampler, grid), 1e-10
+    else:
+        error, bound = _drawn_noise_level_error(subject, grid, rows), 5.0
+    assert (error <= bound) == subject.keeps_noise_level, (
+        f"{subject.name}: off the noise level of a data point by {error:.1e}, where up to {bound} counts as none; "
+        f"declared keeps_noise_level={subject.keeps_noise_level}"
+    )
+
+
+def _drawn_noise_level_error(subject: Subject, grid: SigmaGrid, rows: int, m: float = 1.5) -> float:
+    """In standard errors."""
     x = (1 - grid.start) * m + grid.start * start_at(rows, 1, seed=5)
-
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        return (x - m) / sigma[:, None]
-
-    out = subject.run(velocity, x, grid, seed=SEED)
-    mean, var = out.mean().item(), out.var().item()
-    mean_error, var_error = 5 * grid.end / math.sqrt(rows), 5 * grid.end**2 * math.sqrt(2 / rows)
-    assert abs(mean - (1 - grid.end) * m) <= mean_error, f"{subject.name}: mean {mean:.4f}, not {(1 - grid.end) * m:.4f}"
-    assert abs(var - grid.end**2) <= var_error, f"{subject.name}: variance {var:.4f}, not {grid.end**2:.4f}"
+    out = subject.run(lambda x, sigma: (x - m) / sigma[:, None], x, grid, seed=SEED)
+    mean_error, var_error = grid.end / math.sqrt(rows), grid.end**2 * math.sqrt(2 / rows)
+    off = abs(out.mean().item() - (1 - grid.end) * m) / mean_error
+    return max(off, abs(out.var().item() - grid.end**2) / var_error)
 
 
-def marginals_are_kept_as_declared(case: Case, steps: int = 150, rows: int = 1_500) -> None:
+def marginals_are_kept_as_declared(case: Case, steps: int = 128, rows: int = 1_500) -> None:
     """Invariant I2: on Gaussian data of standard deviation 0.5 the variance tends to 0.25 as steps shrink, if declared so.
 
-    A subject that declares the opposite must miss it by more than the Monte-Carlo error: the label is tested both ways.
+    The label is tested both ways: with four times the steps the exact error must fall below 0.6 of what it was, or stay under 1e-3, or
+    not. Of a foreign subject rows are drawn, and the error must be within five standard errors and 0.05.
+
+    Reference:
+        The SDEs with a flow's marginals: Albergo, Boffi, Vanden-Eijnden, arXiv:2303.08797, section 2.4.
     """
     subject = subject_of(case)
     if not subject.stochastic:
         raise NotApplicable("an ODE sampler keeps the marginals to its order")
-    flow = GaussianFlow([0.0], std=0.5)
-    out = subject.run(flow.velocity, start_at(rows, 1, seed=6), shift(steps, shift=3.0), seed=SEED)
-    ratio = out.var().item() / 0.25
-    error = 5 * math.sqrt(2 / rows)
-    kept = abs(ratio - 1) <= error + 0.05
+    if subject.sampler is not None:
+        before, after = (abs(variance_ratio(subject.sampler, shift(n, shift=3.0)) - 1) for n in (steps, 4 * steps))
+        kept, found = after <= max(0.6 * before, 1e-3), f"off by {before:.2e}, with four times the steps by {after:.2e}"
+    else:
+        out = subject.run(GaussianFlow([0.0], std=0.5).velocity, start_at(rows, 1, seed=6), shift(steps, shift=3.0), seed=SEED)
+        ratio = out.var().item() / 0.25
+        kept, found = abs(ratio - 1) <= 5 * math.sqrt(2 / rows) + 0.05, f"{ratio:.3f} of the true one"
     assert kept == subject.keeps_marginals, (
-        f"{subject.name}: variance {ratio:.3f} of the true one; declared keeps_marginals={subject.keeps_marginals}"
+        f"{subject.name}: variance {found}; declared keeps_marginals={subject.keeps_marginals}"
     )
