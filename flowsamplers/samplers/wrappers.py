@@ -186,7 +186,7 @@ class Restart(Sampler):
             return x, state
         nodes = [self.high, *(s for s in at.grid.sigmas if at.s1 <= s < self.high)]
         for draw in range(int(self.repeats)):
-            x = noised(x, at.s1, self.high, at.noise(x, draw))
+            x = noised(x, at.s1, self.high, at.noise(x, draw, clock=(0.0, 1.0)))  # the same for any number of steps
             for s0, s1 in pairwise(nodes):
                 x, _ = yield from self.without_noise.step(x, replace(at, s0=s0, s1=s1), None)
         return x, state
