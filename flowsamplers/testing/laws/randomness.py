@@ -12,6 +12,7 @@ from flowsamplers.drive import sample
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock, KeyedNoise
+from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import linear, shift
 from flowsamplers.testing.fields import smooth, start_at
 from flowsamplers.testing.laws.common import (
@@ -23,7 +24,7 @@ from flowsamplers.testing.laws.common import (
     generator_of,
     quiet,
 )
-from flowsamplers.testing.moments import noise_level_error, variance_ratio
+from flowsamplers.testing.moments import Impulses, noise_level_error, variance_ratio
 from flowsamplers.testing.subject import Subject, subject_of
 
 
@@ -87,6 +88,7 @@ def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None
         raise NotApplicable("it draws no noise")
     grid = grid or SigmaGrid([0.9, 0.7, 0.5, 0.3])
     if subject.sampler is not None:
+        _asks_for_its_noise(subject.sampler, grid)
         error, bound = noise_level_error(subject.sampler, grid), 1e-10
     else:
         error, bound = _drawn_noise_level_error(subject, grid, rows), 5.0
@@ -94,6 +96,13 @@ def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None
         f"{subject.name}: off the noise level of a data point by {error:.1e}, where up to {bound} counts as none; "
         f"declared keeps_noise_level={subject.keeps_noise_level}"
     )
+
+
+def _asks_for_its_noise(sampler: Sampler, grid: SigmaGrid) -> None:
+    """Exact moments are those of the draws that a step is asked for; a sampler that draws elsewhere has none."""
+    noise = Impulses()
+    sample(smooth, start_at(), grid, sampler, seed=noise)
+    assert noise.draws, f"{type(sampler).__name__} says that it is stochastic and asks its steps for no noise"
 
 
 def _drawn_noise_level_error(subject: Subject, grid: SigmaGrid, rows: int, m: float = 1.5) -> float:
@@ -118,6 +127,7 @@ def marginals_are_kept_as_declared(case: Case, steps: int = 128, rows: int = 1_5
     if not subject.stochastic:
         raise NotApplicable("an ODE sampler keeps the marginals to its order")
     if subject.sampler is not None:
+        _asks_for_its_noise(subject.sampler, linear(6))
         before, after = (abs(variance_ratio(subject.sampler, shift(n, shift=3.0)) - 1) for n in (steps, 4 * steps))
         kept, found = after <= max(0.6 * before, 1e-3), f"off by {before:.2e}, with four times the steps by {after:.2e}"
     else:
