@@ -88,7 +88,7 @@ def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None
         raise NotApplicable("it draws no noise")
     grid = grid or SigmaGrid([0.9, 0.7, 0.5, 0.3])
     if subject.sampler is not None:
-        _asks_for_its_noise(subject.sampler, grid)
+        _asks_for_its_noise(subject.sampler)
         error, bound = noise_level_error(subject.sampler, grid), 1e-10
     else:
         error, bound = _drawn_noise_level_error(subject, grid, rows), 5.0
@@ -98,10 +98,10 @@ def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None
     )
 
 
-def _asks_for_its_noise(sampler: Sampler, grid: SigmaGrid) -> None:
+def _asks_for_its_noise(sampler: Sampler) -> None:
     """Exact moments are those of the draws that a step is asked for; a sampler that draws elsewhere has none."""
     noise = Impulses()
-    sample(smooth, start_at(), grid, sampler, seed=noise)
+    sample(smooth, start_at(), linear(6), sampler, seed=noise)
     assert noise.draws, f"{type(sampler).__name__} says that it is stochastic and asks its steps for no noise"
 
 
@@ -127,7 +127,7 @@ def marginals_are_kept_as_declared(case: Case, steps: int = 128, rows: int = 1_5
     if not subject.stochastic:
         raise NotApplicable("an ODE sampler keeps the marginals to its order")
     if subject.sampler is not None:
-        _asks_for_its_noise(subject.sampler, linear(6))
+        _asks_for_its_noise(subject.sampler)
         before, after = (abs(variance_ratio(subject.sampler, shift(n, shift=3.0)) - 1) for n in (steps, 4 * steps))
         kept, found = after <= max(0.6 * before, 1e-3), f"off by {before:.2e}, with four times the steps by {after:.2e}"
     else:
