@@ -14,12 +14,14 @@ from flowsamplers._errors import unknown
 from flowsamplers.drive import nfe as calls_of
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, get_sampler
-from flowsamplers.schedules import get_schedule
+from flowsamplers.schedules import get_schedule, schedule_info
 
 SCHEDULES: dict[str, dict[str, Any]] = {"flux2": {"tokens": 4096}, "linear": {}}
 """The schedules of the benchmark with their options."""
 BUDGETS = (4, 6, 8, 10, 16, 20, 32)
 """Its numbers of model calls."""
+NEAR = 0.05
+"""Grids whose sigmas differ by more are different schedules: the answer says so."""
 STOCK: dict[str, dict[str, Any]] = {
     "FlowMatchEuler": {"name": "euler"},
     "FlowMatchHeun": {"name": "heun", "options": {"last": "euler"}},
@@ -73,6 +75,7 @@ class Recommendation:
         best: its cell of the benchmark.
         stock: the best cell of what diffusers ships.
         matched: the benchmark's schedule that the answer is for.
+        distance: largest difference between the sigmas asked about and the matched schedule's; above 0.05 or so the answer is a guess.
     """
 
     sampler: Sampler
@@ -80,6 +83,12 @@ class Recommendation:
     best: Measured
     stock: Measured
     matched: str
+    distance: float = 0.0
+
+    @property
+    def grid(self) -> SigmaGrid:
+        """The matched schedule with as many steps as the sampler is to take."""
+        return get_schedule(self.matched, self.steps, **SCHEDULES[self.matched])
 
     def __str__(self) -> str:
         """The answer in a sentence."""
@@ -88,6 +97,7 @@ class Recommendation:
             f"{self.best.label} with {self.steps} steps ({self.best.nfe} calls, schedule {self.matched}): "
             f"error {self.best.error:.1e}, {ratio:.2f} times that of {self.stock.label}; "
             f"geometric mean over {', '.join(self.best.errors)}"
+            + (f"; the grid is up to {self.distance:.2f} away from {self.matched}" if self.distance > NEAR else "")
         )
 
 
@@ -98,11 +108,14 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
     see the site for what that is worth on another model, and ``flowsamplers study`` for measuring yours.
 
     Args:
-        grid: name of a schedule of the benchmark, or a complete grid, which is matched to the nearest of them.
-        nfe: model calls to spend; a number between the measured ones takes the next lower. By default one for each step of the grid.
+        grid: name or alias of a schedule of the benchmark, or a grid from 1 to 0, which is matched to the nearest of them; the
+            answer then says how far away that is.
+        nfe: model calls to spend. A number between the measured ones takes the answer of the next lower, one above them that of the
+            highest, with as many steps as fit. By default one for each step of the grid.
 
     Raises:
-        ValueError: fewer calls than were measured, an unknown name, or neither a grid nor a number.
+        ValueError: a number of calls that is no integer, or fewer than were measured; a name that is not in the benchmark; a grid that
+            does not run from 1 to 0; a name without a number.
 
     Examples:
         >>> import flowsamplers as fs
@@ -111,21 +124,33 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
         True
     """
     if isinstance(grid, str):
-        if grid not in SCHEDULES:
-            raise unknown("schedule of the benchmark", grid, SCHEDULES)
-        matched = grid
+        matched, distance = _in_the_benchmark(grid), 0.0
     else:
-        matched = min(SCHEDULES, key=lambda name: _distance(grid, name))
+        if (grid.start, grid.end) != (1.0, 0.0):
+            raise ValueError(f"grid from {grid.start} to {grid.end}: the benchmark has complete runs only, from 1 to 0")
+        distance, matched = min((_distance(grid, name), name) for name in SCHEDULES)
         nfe = grid.steps if nfe is None else nfe
-    if nfe is None or nfe < BUDGETS[0]:
-        raise ValueError(f"nfe={nfe}: the benchmark begins at {BUDGETS[0]} model calls")
+    if nfe is None:
+        raise ValueError(f"nfe=None: with the name {grid!r} alone, say how many model calls to spend")
+    if nfe != int(nfe) or nfe < BUDGETS[0]:
+        raise ValueError(f"nfe={nfe}: the benchmark begins at {BUDGETS[0]} model calls; give a whole number of at least that")
+    nfe = int(nfe)
     budget = max(b for b in BUDGETS if b <= nfe)
     cells = [m for m in measured() if (m.schedule, m.nfe) == (matched, budget)]
     best = min(cells, key=lambda m: m.error)
     shipped = [to_plain(c) for c in STOCK.values()]
     stock = min((m for m in cells if to_plain(m.sampler) in shipped), key=lambda m: m.error)
     sampler = get_sampler(best.sampler)
-    return Recommendation(sampler, steps_for(sampler, matched, nfe), best, stock, matched)
+    return Recommendation(sampler, steps_for(sampler, matched, nfe), best, stock, matched, distance)
+
+
+def _in_the_benchmark(name: str) -> str:
+    """The benchmark's schedule with this name or alias."""
+    for schedule in SCHEDULES:
+        if name in (schedule, *schedule_info(schedule).aliases):
+            return schedule
+    error = unknown("schedule of the benchmark", name, SCHEDULES)
+    raise ValueError(f"{error}. Pass a grid instead of a name to have it matched to the nearest of them")
 
 
 def steps_for(sampler: Sampler, schedule: str, nfe: int) -> int:

@@ -61,14 +61,30 @@ class Entry:
         return slope if extra == 0 else f"{slope} {'+' if extra > 0 else '-'} {abs(extra)}"
 
     @property
+    def evaluations(self) -> tuple[int, int, int] | None:
+        """What the first, a usual, and the last step of a complete run cost; None for an adaptive sampler."""
+        if self.info.adaptive:
+            return None
+        calls = [e.step for e in dry_run(self.info.name, _uniform(20))]
+        return calls.count(0), calls.count(10), calls.count(19)
+
+    @property
     def ends(self) -> str:
         """What the first and the last step of a complete run cost, where they differ from the others."""
-        if self.info.adaptive:
-            return ""
-        calls = [e.step for e in dry_run(self.info.name, _uniform(20))]
-        usual = calls.count(10)
-        words = [f"{word} {calls.count(i)}" for word, i in (("first", 0), ("last", 19)) if calls.count(i) != usual]
-        return ", ".join(words)
+        first, usual, last = self.evaluations or (0, 0, 0)
+        return ", ".join(f"{word} {n}" for word, n in (("first", first), ("last", last)) if n != usual)
+
+
+def spread(orders: Mapping[str, float | None]) -> str:
+    """Smallest and largest of the measured orders, in words; empty where none was measured.
+
+    >>> spread({"mixture-2, uniform": 1.98, "mixture-4, uniform": 2.01, "mixture-4, shift-2": None})
+    '1.98 to 2.01'
+    """
+    known = sorted(v for v in orders.values() if v is not None)
+    if not known:
+        return ""
+    return f"{known[0]:.2f}" if known[0] == known[-1] else f"{known[0]:.2f} to {known[-1]:.2f}"
 
 
 def catalogue() -> list[Entry]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from flowsamplers._errors import unknown
 from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, list_samplers, name_of, sampler_info
-from flowsamplers.schedules import list_schedules
+from flowsamplers.schedules import list_schedules, schedule_info
 
 LIBRARY = "flowsamplers"
 """Key of the library's own entry."""
@@ -99,7 +97,7 @@ def cite(*samplers: SamplerLike, schedules: Sequence[str] = ()) -> str:
     if not samplers and not schedules:
         names, schedules = [i.name for i in list_samplers()], [i.name for i in list_schedules()]
     sources = [(name, sampler_info(name).reference) for name in names]
-    sources += [(f"schedule {name}", _reference_section(name)) for name in schedules]
+    sources += [(f"schedule {name}", schedule_info(name).reference) for name in schedules]
     given = {LIBRARY: next(e for e in bibliography() if e.key == LIBRARY)}
     pieces = ["The library", given[LIBRARY].bibtex]
     for name, reference in sources:
@@ -107,15 +105,6 @@ def cite(*samplers: SamplerLike, schedules: Sequence[str] = ()) -> str:
         pieces += [e.bibtex for e in resolve(reference) if e.key not in given]
         given |= {e.key: e for e in resolve(reference)}
     return "\n\n".join(pieces)
-
-
-def _reference_section(schedule: str) -> str:
-    """What a builder's docstring says under "Reference"."""
-    infos = {i.name: i for i in list_schedules()}
-    if schedule not in infos:
-        raise unknown("schedule", schedule, infos)
-    match = re.search(r"^References?:\n((?:    .*\n?|\n)+)", inspect.getdoc(infos[schedule].builder) or "", re.MULTILINE)
-    return " ".join(match[1].split()) if match else ""
 
 
 def _nested(sampler: Sampler) -> Iterator[Sampler]:

@@ -61,10 +61,42 @@ def test_recommend_keeps_its_word() -> None:
     assert fs.recommend(fs.schedules.linear(8), 8).matched == "linear"
 
 
+def test_recommend_between_and_above_the_measured_numbers_of_calls_takes_the_next_lower() -> None:
+    assert [fs.recommend("flux2", n).best.nfe for n in (4, 5, 9, 31, 32, 100)] == [4, 4, 8, 20, 32, 32]
+    above = fs.recommend("linear", 100)
+    assert above.steps > fs.recommend("linear", 32).steps
+    assert above.grid.steps == above.steps
+    assert fs.nfe(above.sampler, above.grid) <= 100
+
+
+def test_recommend_says_how_far_a_grid_is_from_the_benchmarks() -> None:
+    assert fs.recommend("flux2_empirical", 8) == fs.recommend("flux2", 8)
+    assert fs.recommend("uniform", 8).matched == "linear"
+    exact = fs.recommend(fs.schedules.flux2(8, tokens=4096))
+    assert (exact.matched, exact.distance) == ("flux2", 0.0)
+    assert "away from" not in str(exact)
+    near = fs.recommend(fs.schedules.shift(8, shift=1.4))
+    assert near.matched == "linear"
+    assert 0.05 < near.distance < 0.1
+    assert "the grid is up to 0.0" in str(near)
+    far = fs.recommend(fs.get_schedule("karras_comfy", 8), 10)
+    assert far.distance > 0.3
+
+
 def test_recommend_names_what_it_cannot_answer() -> None:
     with pytest.raises(ValueError, match="nfe=3: the benchmark begins at 4"):
         fs.recommend("flux2", 3)
     with pytest.raises(ValueError, match="unknown schedule of the benchmark 'karras'"):
         fs.recommend("karras", 8)
-    with pytest.raises(ValueError, match="nfe=None"):
+    with pytest.raises(ValueError, match=r"'karras'.* Pass a grid instead of a name"):
+        fs.recommend("karras", 8)
+    with pytest.raises(ValueError, match="nfe=None: with the name 'flux2' alone"):
         fs.recommend("flux2")
+    with pytest.raises(ValueError, match=r"nfe=8.5: .* a whole number"):
+        fs.recommend("flux2", 8.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nfe=3: the benchmark begins at 4"):
+        fs.recommend(fs.schedules.linear(3))
+    with pytest.raises(ValueError, match=r"grid from 0.6 to 0.0: the benchmark has complete runs only"):
+        fs.recommend(fs.SigmaGrid([0.6, 0.3, 0.0]), 8)
+    with pytest.raises(ValueError, match=r"grid from 0.0 to 1.0"):
+        fs.recommend(fs.schedules.linear(8).reversed())

@@ -29,6 +29,12 @@ def test_every_samplers_reference_has_its_entries(info: fs.SamplerInfo) -> None:
         assert resolve(part), f"{part!r}: no entry of flowsamplers/references.bib has its arXiv id or its words"
 
 
+@pytest.mark.parametrize("info", fs.list_schedules(), ids=lambda i: i.name)
+def test_what_a_schedules_reference_names_is_in_what_is_printed_to_cite(info: fs.ScheduleInfo) -> None:
+    assert all(e.bibtex in cite(schedules=[info.name]) for e in resolve(info.reference))
+    assert info.reference in cite(schedules=[info.names[-1]])
+
+
 @pytest.mark.parametrize("room", ["samplers", "schedules", "flows"])
 def test_every_arxiv_id_that_a_docstring_names_has_an_entry(room: str) -> None:
     known = {e.fields.get("eprint") for e in bibliography()}

@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 from click.testing import CliRunner
 from PIL import Image
 
+import flowsamplers as fs
 from flowsamplers.cli import main
 from flowsamplers.cli.types import parse_sampler
 
@@ -40,12 +41,46 @@ def test_any_schedule_and_explicit_sigmas() -> None:
     assert json.loads(run("schedule", "--sigmas", "1,0.5", "--json"))["dt"] == [-0.5, -0.5]
 
 
-def test_the_lists() -> None:
-    assert "rf_solver" in run("list")
-    assert "flux2" in run("list", "--schedules")
-    infos = json.loads(run("list", "--json"))
-    assert {"name": "fireflow", "nfe_at_8_steps": 9}.items() <= next(i for i in infos if i["name"] == "fireflow").items()
-    assert "2412.07517" in run("cite", "fireflow")
+def test_the_list_says_of_everything_what_it_is_in_eighty_columns() -> None:
+    text = run("list")
+    assert max(map(len, text.splitlines())) <= 80
+    for name in [n for i in (*fs.list_samplers(), *fs.list_schedules()) for n in i.names]:
+        assert name in text
+    fireflow = run("list", "fireflow")
+    assert fireflow.startswith("SAMPLERS: multistep\n\nfireflow\n  order 2, measured ")
+    for words in ("calls N + 1 (first 2)", "ODE", "options: last=method", "arXiv:2412.07517"):
+        assert words in " ".join(fireflow.split())
+    assert "stochastic, does not keep the marginals" in " ".join(run("list", "lcm").split())
+    assert "form: ComfyUI; begins below 1; has its own number of steps" in run("list", "ddim_uniform")
+
+
+def test_the_list_as_json_has_every_claim_beside_its_measurement() -> None:
+    both = json.loads(run("list", "--json"))
+    assert [len(both[k]) for k in ("samplers", "schedules")] == [len(fs.list_samplers()), len(fs.list_schedules())]
+    fireflow = next(i for i in both["samplers"] if i["name"] == "fireflow")
+    assert {"calls": "N + 1", "evaluations_per_step": 1, "evaluations_first_step": 2, "evaluations_last_step": 1}.items() <= (
+        fireflow.items()
+    )
+    assert all(abs(v - fireflow["order"]) <= 0.2 for v in fireflow["measured_inside"].values())
+    assert json.loads(run("list", "--schedules", "--json"))["samplers"] == []
+    assert json.loads(run("list", "beta57", "--json"))["schedules"][0]["presets"] == {"beta57": {"alpha": 0.5, "beta": 0.7}}
+
+
+@pytest.mark.parametrize("name", [n for i in fs.list_schedules() for n in i.names])
+def test_every_schedule_prints_its_numbers_by_every_name(name: str) -> None:
+    grid = fs.get_schedule(name, 5)
+    assert json.loads(run("schedule", "--schedule", name, "--steps", "5", "--json"))["sigmas"] == pytest.approx(
+        grid.sigmas, abs=1e-6
+    )
+
+
+def test_options_of_a_schedule() -> None:
+    options = ["--option", "shift=3", "--option", "points=1000", "--option", "alpha=0.5"]
+    printed = json.loads(run("schedule", "--schedule", "beta_comfy", "--steps", "6", *options, "--json"))
+    assert printed["sigmas"] == list(fs.schedules.beta_comfy(6, shift=3.0, points=1000, alpha=0.5).sigmas)
+    assert "0.9486833" in run("schedule", "--schedule", "table", "--option", "nodes=[1,0.9,0.5,0.01]", "--steps", "6")
+    assert "0.5000000" in run("schedule", "--mu", "0", "--steps", "2")
+    assert "2.291179894115571" in run("schedule", "--schedule", "flux2_empirical")
 
 
 def test_a_study_prints_a_table_and_writes_its_files(tmp_path) -> None:
@@ -175,6 +210,11 @@ def test_options_take_several_values_or_are_repeated(repeated: bool) -> None:
         (["schedule", "--sigmas", "1,x"], "'x' is no number"),
         (["schedule", "--mu", "nan"], "mu=nan"),
         (["schedule", "--mu", "1e6"], "mu=1000000.0: the time shift needs a finite number of at most 709"),
+        (["schedule", "--schedule", "linear", "--mu", "1"], "unknown option of schedule 'linear' 'mu'"),
+        (["schedule", "--schedule", "shift", "--option", "shfit=3"], "did you mean 'shift'"),
+        (["schedule", "--option", "shift"], "'shift' in --option: give options as name=value"),
+        (["list", "fireflw"], "unknown sampler or schedule 'fireflw': did you mean 'fireflow'?"),
+        (["list", "--schedules", "euler"], "unknown sampler or schedule 'euler'"),
         ([*QUICK, "--sampler", "huen"], "unknown sampler 'huen': did you mean 'heun'?"),
         ([*QUICK, "--sampler", "ab2:lst=euler"], "unknown option of AdamsBashforth2 'lst': did you mean 'last'?"),
         ([*QUICK, "--sampler", "ab2:last"], "give options as name=value"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flowsamplers import schedules
 
 diffusers = pytest.importorskip("diffusers")
-from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: E402
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler  # noqa: E402
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift  # noqa: E402
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu  # noqa: E402
 
@@ -142,3 +142,39 @@ def test_what_stock_gets_wrong_and_we_do_not() -> None:
     assert schedules.flow_match_euler(sigmas=[1.0], shift_terminal=0.1).sigmas == (1.0, 0.0)
     assert stock_schedule({}, sigmas=[1.0, 0.5, 0.0]) is None  # a second 0 is appended
     assert schedules.flow_match_euler(sigmas=[1.0, 0.5, 0.0]).steps == 2
+
+
+def unipc(steps: int, **config) -> UniPCMultistepScheduler:
+    scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", **config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers makes arrays of tensors by a way that NumPy retires
+        scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 20, 50])
+def test_the_flow_grid_of_unipc_is_sgm_uniform_of_a_thousand_points(steps: int) -> None:
+    """But for its first node, which it moves to 1 - 1e-6; and its shift is applied once."""
+    theirs = unipc(steps).sigmas.numpy()
+    mine = schedules.sgm_uniform(steps, shift=1.0, points=1000).sigmas
+    assert theirs[0] == np.float32(1 - 1e-6)
+    assert np.allclose(theirs[1:], mine[1:], rtol=2**-23, atol=0)
+    shifted = schedules.shift_sigmas(mine, 3.0)
+    assert np.allclose(unipc(steps, flow_shift=3.0).sigmas.numpy()[1:], shifted[1:], rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 8, 20, 50])
+def test_karras_in_edms_sigma_is_unipcs_with_flow_sigmas(steps: int) -> None:
+    """Its ends are those of its noise schedule for images of before; a run here begins at 1."""
+    scheduler = unipc(steps, use_karras_sigmas=True)
+    levels = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).double().sqrt()
+    low, high = levels.min().item(), levels.max().item()
+    mine = schedules.karras_ve(steps, sigma_min=low, sigma_max=high).sigmas
+    assert scheduler.sigmas[0].item() == pytest.approx(high / (1 + high), rel=1e-6)
+    assert np.allclose(scheduler.sigmas.numpy()[1:], mine[1:], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("spacing", ["use_exponential_sigmas", "use_beta_sigmas"])
+def test_unipcs_other_spacings_are_no_schedule_of_a_flow(spacing: str) -> None:
+    """Stock forgets to map these from EDM's sigma: they begin above 100."""
+    assert unipc(8, **{spacing: True}).sigmas[0] > 100

@@ -58,27 +58,19 @@ def measure() -> None:
     cat._measured.cache_clear()
 
 
-def spread(values: dict[str, float | None]) -> str:
-    """Smallest and largest of the measured orders."""
-    known = sorted(v for v in values.values() if v is not None)
-    if not known:
-        return ""
-    return f"{known[0]:.2f}" if known[0] == known[-1] else f"{known[0]:.2f} to {known[-1]:.2f}"
-
-
 def row(entry: cat.Entry) -> str:
     """A line of the table."""
     i = entry.info
     names = f"`{i.name}`" + "".join(f", `{a}`" for a in (*i.aliases, *i.presets))
     claimed = str(i.order) + (f" ({i.literature} in the literature)" if i.literature != i.order else "")
-    complete = spread(dict(entry.complete))
+    complete = cat.spread(entry.complete)
     notes = [
         "stochastic" if i.stochastic else "",
         "" if i.keeps_marginals else "does not keep the marginals",
         "adaptive" if i.adaptive else "",
     ]
     note = "; ".join(n for n in (*notes, entry.ends and f"calls: {entry.ends}") if n)
-    cells = (names, claimed, spread(dict(entry.inside)), complete, entry.calls, note, i.advice, i.reference)
+    cells = (names, claimed, cat.spread(entry.inside), complete, entry.calls, note, i.advice, i.reference)
     return "| " + " | ".join(cells) + " |"
 
 

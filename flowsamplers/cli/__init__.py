@@ -11,7 +11,8 @@ try:
 
     from flowsamplers.cli.cite import cite
     from flowsamplers.cli.generate import generate
-    from flowsamplers.cli.schedule import list_, schedule
+    from flowsamplers.cli.listing import list_
+    from flowsamplers.cli.schedule import schedule
     from flowsamplers.cli.study import report, study
     from flowsamplers.cli.trace import trace
 except ModuleNotFoundError as missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Generator, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -148,13 +148,22 @@ def parse_sampler(text: str) -> Sampler:
     AdamsBashforth2(last='midpoint', startup='ramp')
     """
     name, _, rest = text.partition(":")
+    return get_sampler(name, **parse_options(filter(None, rest.split(",")), repr(text)))
+
+
+def parse_options(items: Iterable[str], where: str) -> dict[str, Any]:
+    """Options from ``name=value`` each; values are JSON where they look like it.
+
+    >>> parse_options(["shift=3", "nodes=[1, 0.5, 0.1]", "space=ve"], "--option")
+    {'shift': 3, 'nodes': [1, 0.5, 0.1], 'space': 've'}
+    """
     options: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
+    for item in items:
         key, equals, value = item.partition("=")
         if not equals:
-            raise ValueError(f"{item!r} in {text!r}: give options as name=value")
+            raise ValueError(f"{item!r} in {where}: give options as name=value")
         try:
             options[key] = json.loads(value)
         except json.JSONDecodeError:
             options[key] = value
-    return get_sampler(name, **options)
+    return options

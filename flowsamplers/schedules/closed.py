@@ -20,11 +20,13 @@ from flowsamplers.schedules.registry import register_schedule
     "karras_ve",
     aliases=("edm",),
     form="EDM's rule in EDM's sigma",
-    reference="Karras et al., EDM, arXiv:2206.00364, (5); diffusers' UniPC and DPM++ with use_karras_sigmas and use_flow_sigmas",
+    reference="Karras et al., EDM, arXiv:2206.00364, (5); diffusers' UniPC with use_karras_sigmas and use_flow_sigmas",
     advice="The rule that k-diffusion users mean by Karras, on a flow; its steps lie at low noise.",
 )
 def karras_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> SigmaGrid:
-    r"""N nodes evenly spaced in $\sigma_{VE}^{1/\rho}$ from ``sigma_max`` to ``sigma_min``, the first moved to pure noise; then 0.
+    r"""Karras spacing of EDM's sigma from ``sigma_max`` to ``sigma_min``, the first node moved to pure noise; then 0.
+
+    N nodes evenly spaced in $\sigma_{VE}^{1/\rho}$.
 
     Args:
         steps: N.
@@ -51,7 +53,9 @@ def karras_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, 
     advice="Evenly spaced in the log of the signal-to-noise ratio; uniform_lambda without its last node.",
 )
 def exponential_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 1.0) -> SigmaGrid:
-    r"""N nodes evenly spaced in $\ln\sigma_{VE}$ from ``sigma_max`` to ``sigma_min``, the first moved to pure noise; then 0.
+    r"""Log-linear in EDM's sigma from ``sigma_max`` to ``sigma_min``, the first node moved to pure noise; then 0.
+
+    $\ln\sigma_{VE} = r_i^\rho \ln\sigma_{max} + (1 - r_i^\rho) \ln\sigma_{min}$, with r from 1 to 0.
 
     Args:
         steps: N.
@@ -78,9 +82,9 @@ def exponential_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 8
     advice="The variable in which exponential samplers interpolate; symmetric about sigma 1/2.",
 )
 def uniform_lambda(steps: int, *, sigma_min: float = 1e-3, sigma_max: float = 1e3) -> SigmaGrid:
-    r"""N + 1 nodes evenly spaced in $\lambda = \ln((1 - \sigma)/\sigma)$, the outermost moved to 1 and 0.
+    r"""N + 1 nodes evenly spaced in the log of the signal-to-noise ratio, the outermost moved to 1 and 0.
 
-    Where ``sigma_min`` is 1 / ``sigma_max`` it is symmetric: $\sigma_i + \sigma_{N-i} = 1$.
+    Even in $\lambda = \ln((1 - \sigma)/\sigma)$. Where ``sigma_min`` is 1 / ``sigma_max`` it is symmetric: $\sigma_i + \sigma_{N-i} = 1$.
 
     Args:
         steps: N.
@@ -107,10 +111,11 @@ def uniform_lambda(steps: int, *, sigma_min: float = 1e-3, sigma_max: float = 1e
     advice="A good first choice for a field without a phase at high noise; c is the standard deviation of the data.",
 )
 def kl_optimal_rf(steps: int, *, c: float = 1.0) -> SigmaGrid:
-    r"""Evenly spaced in the angle $\theta = \arctan(\sigma_{VE} / c)$: $\sigma = c\sin\theta / (c\sin\theta + \cos\theta)$.
+    r"""Evenly spaced in the arctangent of EDM's sigma over c, exact at both ends.
 
-    The schedule that minimises the Kullback-Leibler bound of Align Your Steps for Gaussian data of standard deviation c. With c = 1 the
-    angle of the flow's own $(\cos\theta, \sin\theta)$ is uniform, which is the cosine schedule.
+    $\theta = \arctan(\sigma_{VE} / c)$ falls evenly from 90 degrees to 0, and $\sigma = c\sin\theta / (c\sin\theta +
+    \cos\theta)$. The schedule that minimises the Kullback-Leibler bound of Align Your Steps for Gaussian data of standard
+    deviation c. With c = 1 the angle of the flow's own $(\cos\theta, \sin\theta)$ is uniform, which is the cosine schedule.
 
     Args:
         steps: N.
@@ -136,7 +141,9 @@ def kl_optimal_rf(steps: int, *, c: float = 1.0) -> SigmaGrid:
     advice="Dense at both ends, in closed form.",
 )
 def chebyshev(steps: int) -> SigmaGrid:
-    r"""Evenly spaced points of a half circle, seen from the side: $\sigma_i = (1 + \cos(\pi i/N)) / 2$.
+    r"""Evenly spaced points of a half circle, seen from the side.
+
+    $\sigma_i = (1 + \cos(\pi i/N)) / 2$.
 
     Examples:
         >>> [round(s, 4) for s in chebyshev(4).sigmas]
@@ -153,7 +160,7 @@ def chebyshev(steps: int) -> SigmaGrid:
     advice="Most steps near sigma = e^mu / (1 + e^mu), few at the ends; ComfyUI's form clamps half its nodes to 1 on a flow.",
 )
 def laplace(steps: int, *, mu: float = 0.0, scale: float = 0.5) -> SigmaGrid:
-    r"""Quantiles of a Laplace distribution of $\ln\sigma_{VE}$ with mean ``mu`` and scale ``scale``.
+    r"""Quantiles of a Laplace distribution of the log of EDM's sigma, with mean ``mu`` and scale ``scale``.
 
     $\ln\sigma_{VE} = \mu \mp b \ln(2r)$ on the two sides of the median, so $\sigma = 1/(1 + e^{-\mu}(2r)^b)$ for r up to 1/2.
 

@@ -58,9 +58,9 @@ def comfy_table(*, shift: float | None = None, mu: float = FLUX_MU, points: int 
     advice="What FLUX workflows of ComfyUI run: the shifted uniform grid, rounded to the table.",
 )
 def simple(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
-    r"""Every (T/N)-th entry of the table, from its end: $\tau_{T - \lfloor iT/N \rfloor}$; then 0.
+    r"""Every (T/N)-th entry of the table, from its end; then 0.
 
-    Where N divides T it is `shift`.
+    $\sigma_i = \tau_{T - \lfloor iT/N \rfloor}$. Where N divides T it is `shift`.
 
     Args:
         steps: N, at most T.
@@ -115,7 +115,7 @@ def normal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, point
     "sgm_uniform",
     form="ComfyUI",
     reference="ComfyUI, comfy/samplers.py, normal_scheduler with sgm=True",
-    advice="The shifted uniform grid but for sigma_min; with T = 1,000 and no shift also the flow grid of diffusers' UniPC and DPM++.",
+    advice="The shifted uniform grid but for sigma_min; with T = 1,000 and no shift also the flow grid of diffusers' UniPC.",
 )
 def sgm_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
     """N + 1 times evenly spaced from 1 to sigma_min, shifted, the last of them replaced by 0.
@@ -147,10 +147,11 @@ def sgm_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, 
     advice="For parity only: it begins below pure noise, at few steps far below, and often has a step more than was asked for.",
 )
 def ddim_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
-    r"""The table's entries 1, 1 + d, 1 + 2d, ... (from 0), with $d = \lfloor T/N \rfloor$, falling; then 0.
+    r"""Every d-th entry of the table, from its second; then 0.
 
-    It has $\lceil (T - 1) / d \rceil$ steps: N where N divides T, often more where not, fewer only where N is T or more. It does not
-    begin at 1, but up to d entries below it.
+    $\tau_{2 + jd}$ with $d = \lfloor T/N \rfloor$ and j = 0, 1, ..., falling. It has $\lceil (T - 1) / d \rceil$ steps: N where
+    N divides T, often more where not, fewer only where N is T or more. It does not begin at 1, but up to d entries below
+    it.
 
     Args:
         steps: N, which need not be how many steps come out.
@@ -188,10 +189,11 @@ def beta_comfy(
     mu: float = FLUX_MU,
     points: int = FLUX_POINTS,
 ) -> SigmaGrid:
-    r"""The table at beta quantiles: $\tau_{[(T - 1) F^{-1}(1 - i/N)]}$, rounded to the nearest entry; then 0.
+    r"""The table at beta quantiles, rounded to the nearest entry; then 0.
 
-    Near the ends the quantiles of many steps fall on the same entry of the table. ComfyUI drops the duplicates, and so takes fewer
-    steps than were asked for; here that is an error.
+    $\sigma_i = \tau_{1 + [(T - 1) F^{-1}(1 - i/N)]}$ with the quantile function $F^{-1}$. Near the ends the quantiles of many
+    steps fall on the same entry of the table. ComfyUI drops the duplicates, and so takes fewer steps than were asked for;
+    here that is an error.
 
     Args:
         steps: N.
@@ -251,7 +253,9 @@ def karras_comfy(
 def exponential_comfy(
     steps: int, *, rho: float = 1.0, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS
 ) -> SigmaGrid:
-    r"""Log-linear between 1 and sigma_min: $\ln\sigma_i = (1 - r_i^\rho) \ln\sigma_{min}$, r from 1 to 0; then 0.
+    r"""Log-linear between 1 and sigma_min; then 0.
+
+    $\ln\sigma_i = (1 - r_i^\rho) \ln\sigma_{min}$, with r from 1 to 0.
 
     Args:
         steps: N.
@@ -278,7 +282,7 @@ def exponential_comfy(
     advice="For parity: the rule is meant for EDM's sigma; kl_optimal_rf is that.",
 )
 def kl_optimal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
-    r"""N nodes evenly spaced in $\arctan\sigma$ between 1 and sigma_min; then 0.
+    """N nodes evenly spaced in the arctangent of sigma between 1 and sigma_min; then 0.
 
     Args:
         steps: N.
