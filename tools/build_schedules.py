@@ -35,10 +35,15 @@ FAMILIES = {
 }
 
 
+def own() -> list[fs.ScheduleInfo]:
+    """The library's schedules, not those of other packages."""
+    return [i for i in fs.list_schedules() if i.origin == "flowsamplers"]
+
+
 def candidates() -> list[tuple[str, dict[str, Any]]]:
     """Every schedule and preset as it comes; those that begin below 1 moved there where an option does it."""
     found: list[tuple[str, dict[str, Any]]] = []
-    for info in fs.list_schedules():
+    for info in own():
         if info.complete:
             found += [(name, {}) for name in (info.name, *_different(info))]
         elif "start" in info.options:
@@ -136,7 +141,7 @@ def table(flow: str) -> list[str]:
 def plot() -> None:
     """The nodes of every schedule at 8 and at 20 steps."""
     mpl.use("Agg")
-    infos = [i for family in FAMILIES for i in fs.list_schedules() if i.family == family]
+    infos = [i for family in FAMILIES for i in own() if i.family == family]
     shown = [(i.family, name, {}) for i in infos for name in ((i.name, *_different(i)) if i.name != "table" else i.presets)]
     shown = [s for s in shown if s[1] != "flow_match_euler"]
     figure, panels = plt.subplots(1, 2, figsize=(11, 0.26 * len(shown) + 0.8), sharey=True)
@@ -172,7 +177,7 @@ def row(info: fs.ScheduleInfo) -> str:
 
 def page() -> str:
     """The page."""
-    infos = fs.list_schedules()
+    infos = own()
     worst = max(found["flux2"] / found["linear"] for found in errors("mixtures").values())
     text = [
         "# Schedules",
@@ -215,9 +220,9 @@ def page() -> str:
         "`flowsamplers study --model ... --schedule NAME`.",
         "",
     ]
-    for family in [*FAMILIES, *sorted({i.family for i in infos} - set(FAMILIES))]:
+    for family in FAMILIES:
         text += [
-            f"## {FAMILIES.get(family, family)}",
+            f"## {FAMILIES[family]}",
             "",
             "| names | presets | form | runs | options | what it is | advice | reference |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
