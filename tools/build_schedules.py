@@ -220,9 +220,9 @@ def page() -> str:
         "`flowsamplers study --model ... --schedule NAME`.",
         "",
     ]
-    for family in FAMILIES:
+    for family, title in FAMILIES.items():
         text += [
-            f"## {FAMILIES[family]}",
+            f"## {title}",
             "",
             "| names | presets | form | runs | options | what it is | advice | reference |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -178,7 +178,8 @@ def laplace(steps: int, *, mu: float = 0.0, scale: float = 0.5) -> SigmaGrid:
     """
     at_least_one("steps", steps)
     _positive("scale", scale)
-    _positive("e^mu", math.exp(mu))
+    if not math.isfinite(mu):
+        raise ValueError(f"mu={mu}: the mean of the logarithm is a finite number")
     r = np.arange(1, steps) / steps
     log_odds = np.where(r <= 0.5, mu - scale * np.log(2 * r), mu + scale * np.log(2 * (1 - r)))
     return _from_noise(1 / (1 + np.exp(-log_odds)))

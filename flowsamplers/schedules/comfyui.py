@@ -15,10 +15,12 @@ import numpy as np
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.schedules.maps import (
     Array,
+    Values,
     at_least_one,
     beta_quantiles,
     karras_spacing,
     shift_sigmas,
+    time_shift,
 )
 from flowsamplers.schedules.registry import register_schedule
 
@@ -48,7 +50,7 @@ def comfy_table(*, shift: float | None = None, mu: float = FLUX_MU, points: int 
     """
     if points < 2:
         raise ValueError(f"points={points}: a table of sigmas has at least 2")
-    return shift_sigmas(np.arange(1, points + 1) / points, _strength(shift, mu))
+    return _shifted(np.arange(1, points + 1) / points, shift, mu)
 
 
 @register_schedule(
@@ -104,10 +106,9 @@ def normal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, point
         [1.0, 0.8577, 0.6022, 0.0089, 0.0]
     """
     at_least_one("steps", steps)
-    k = _strength(shift, mu)
     low = float(comfy_table(shift=shift, mu=mu, points=points)[0])
-    ends_there = float(shift_sigmas([low], k)[0]) <= _ZERO
-    sigmas = shift_sigmas(np.linspace(1, low, steps + ends_there), k)
+    ends_there = float(_shifted([low], shift, mu)[0]) <= _ZERO
+    sigmas = _shifted(np.linspace(1, low, steps + ends_there), shift, mu)
     return SigmaGrid([*sigmas[:steps], 0.0])
 
 
@@ -134,7 +135,7 @@ def sgm_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, 
     """
     at_least_one("steps", steps)
     low = float(comfy_table(shift=shift, mu=mu, points=points)[0])
-    sigmas = shift_sigmas(np.linspace(1, low, steps + 1)[:-1], _strength(shift, mu))
+    sigmas = _shifted(np.linspace(1, low, steps + 1)[:-1], shift, mu)
     return SigmaGrid([*sigmas, 0.0])
 
 
@@ -300,8 +301,8 @@ def kl_optimal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, p
     return SigmaGrid([1.0, *np.tan(angles[1:]), 0.0])
 
 
-def _strength(shift: float | None, mu: float) -> float:
-    return math.exp(mu) if shift is None else shift
+def _shifted(sigmas: Values, shift: float | None, mu: float) -> Array:
+    return time_shift(sigmas, mu) if shift is None else shift_sigmas(sigmas, shift)
 
 
 def _picked(table: Array, indices: list[int], name: str) -> SigmaGrid:

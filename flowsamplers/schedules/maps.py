@@ -112,7 +112,7 @@ def time_shift(sigmas: Values, mu: float, kind: Literal["exponential", "linear"]
     if kind not in ("exponential", "linear"):
         raise unknown("time_shift_type", kind, ["exponential", "linear"])
     if not math.isfinite(mu) or (kind == "exponential" and mu > MOST):
-        raise ValueError(f"mu={mu}: the time shift needs a finite number" + f" of at most {MOST:.0f}" * math.isfinite(mu))
+        raise ValueError(f"mu={mu}: the time shift needs a finite number" + f" of at most {int(MOST)}" * math.isfinite(mu))
     t = as_array(sigmas)
     strength = math.exp(mu) if kind == "exponential" else mu
     with np.errstate(divide="ignore", over="ignore"):
