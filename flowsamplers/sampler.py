@@ -108,6 +108,8 @@ class Sampler:
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
         keeps_noise_level: whether a data point under noise of level sigma is, after any step, the point under noise of the new level.
+        weak_order: of a stochastic sampler: of the variance of its result on Gaussian data, strictly inside (0, 1); 0 if that does
+            not converge.
         multistep: whether it remembers earlier steps, so that its first steps are of lower order.
         affine: whether it knows sigma through step lengths alone, so that scaling sigma changes nothing.
         any_steps: whether its order holds when neighbouring steps have different lengths.
@@ -131,6 +133,7 @@ class Sampler:
     adaptive: ClassVar[bool] = False
     keeps_marginals: ClassVar[bool] = True
     keeps_noise_level: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 1
     multistep: ClassVar[bool] = False
     affine: ClassVar[bool] = True
     any_steps: ClassVar[bool] = True
@@ -197,6 +200,7 @@ class SamplerInfo:
         adaptive: whether its evaluations depend on the data.
         keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
         keeps_noise_level: whether it keeps the noise level of a data point at any step size.
+        weak_order: of the variance on Gaussian data, of a stochastic sampler.
         reference: where it comes from.
         advice: when to use it, in one line.
         factory: the class; called with the options.
@@ -214,6 +218,7 @@ class SamplerInfo:
     adaptive: bool
     keeps_marginals: bool
     keeps_noise_level: bool
+    weak_order: int
     reference: str
     advice: str
     factory: type[Sampler]
@@ -278,6 +283,7 @@ def register(
             adaptive=cls.adaptive,
             keeps_marginals=cls.keeps_marginals,
             keeps_noise_level=cls.keeps_noise_level,
+            weak_order=cls.weak_order,
             reference=reference,
             advice=advice,
             factory=cls,

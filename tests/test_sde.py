@@ -14,6 +14,7 @@ from torch.distributions import Normal
 
 import flowsamplers as fs
 from fields import IRREGULAR, smooth, start
+from flowsamplers.catalogue import shifted
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.samplers import Churn, DDIMEta, EulerAncestral, EulerSDE, FlowSDE, Restart
 from flowsamplers.samplers.damping import RULES, Damping
@@ -51,6 +52,14 @@ def test_marginals_are_kept_as_declared(name: str) -> None:
     sampler = fs.get_sampler(name)
     before, after = (abs(variance_ratio(sampler, shift(n, shift=3.0)) - 1) for n in (100, 400))
     assert (after <= max(0.6 * before, 1e-3)) == sampler.keeps_marginals, (before, after)
+
+
+@every_stochastic_name
+def test_the_variance_on_gaussian_data_has_the_declared_weak_order(name: str) -> None:
+    """Exact: inside (0, 1), for data of standard deviation 1.7, with 128 and 256 steps."""
+    sampler = fs.get_sampler(name)
+    errors = [abs(variance_ratio(sampler, shifted(n, 1.0, 0.95, 0.05), std=1.7) - 1) for n in (128, 256)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(sampler.weak_order, abs=0.25)
 
 
 def test_exact_moments_are_those_that_monte_carlo_estimates() -> None:

@@ -65,7 +65,8 @@ def row(entry: cat.Entry) -> str:
     claimed = str(i.order) + (f" ({i.literature} in the literature)" if i.literature != i.order else "")
     complete = cat.spread(entry.complete)
     notes = [
-        "stochastic" if i.stochastic else "",
+        f"stochastic, weak order {i.weak_order}" if i.stochastic else "",
+        "" if i.keeps_noise_level else "does not keep the noise level",
         "" if i.keeps_marginals else "does not keep the marginals",
         "adaptive" if i.adaptive else "",
     ]

@@ -42,6 +42,7 @@ class SEEDS(LastStep):
     affine: ClassVar[bool] = False
     order_to_data: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -207,6 +208,7 @@ class AncestralStep(Sampler):
     order: ClassVar[int] = 2
     order_to_data: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 2
     affine: ClassVar[bool] = False
     look_ahead: ClassVar[int] = 1  # a base that asks at the end of its step asks below the next sigma
 
@@ -216,6 +218,7 @@ class AncestralStep(Sampler):
             raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
         object.__setattr__(self, "base", memoryless("base", self.base))
         object.__setattr__(self, "order", self.without_noise.order)
+        object.__setattr__(self, "weak_order", min(self.order, 2))
 
     @property
     def without_noise(self) -> Sampler:

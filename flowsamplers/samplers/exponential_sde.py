@@ -46,6 +46,7 @@ class StochasticAdams(ExponentialAdams):
     eta: float = 1.0
 
     stochastic: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -215,6 +216,7 @@ class ERSDE(StochasticAdams):
             raise ValueError(f"stages={self.stages}: ER-SDE-Solver has 1, 2 or 3")
         _check("form", self.form, FORMS)
         object.__setattr__(self, "memory", self.stages)
+        object.__setattr__(self, "weak_order", min(self.stages, 2))
         object.__setattr__(self, "order", self.stages if self.form == "polynomial" else min(self.stages, 2))
         super().__post_init__()
 

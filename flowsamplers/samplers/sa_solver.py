@@ -64,6 +64,7 @@ class SASolver(PredictorCorrector):
     order: ClassVar[int] = 4
     memory: ClassVar[int] = 3
     stochastic: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 2
     noise_option: ClassVar[str] = "tau"
 
     def __post_init__(self) -> None:

@@ -111,6 +111,7 @@ class Renoise(FirstOrder):
     eta: float = 1.0
 
     keeps_marginals: ClassVar[bool] = False
+    weak_order: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         """Check the options."""

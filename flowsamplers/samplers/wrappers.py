@@ -104,6 +104,7 @@ class Churn(Sampler):
 
     order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 2
     noise_option: ClassVar[str] = "churn"
     affine: ClassVar[bool] = False
     look_back: ClassVar[int] = 99
@@ -114,6 +115,7 @@ class Churn(Sampler):
             raise ValueError(f"churn={self.churn}: the churn of a run is a finite number from 0 up")
         object.__setattr__(self, "base", memoryless("base", self.base))
         object.__setattr__(self, "order", self.without_noise.order)
+        object.__setattr__(self, "weak_order", min(self.order, 2))
 
     @property
     def without_noise(self) -> Sampler:
@@ -161,6 +163,7 @@ class Restart(Sampler):
 
     order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 2
     noise_option: ClassVar[str] = "repeats"
     affine: ClassVar[bool] = False
     look_back: ClassVar[int] = 99
@@ -173,6 +176,7 @@ class Restart(Sampler):
             raise ValueError(f"repeats={self.repeats}: a number of restarts from 0 up")
         object.__setattr__(self, "base", memoryless("base", self.base))
         object.__setattr__(self, "order", self.without_noise.order)
+        object.__setattr__(self, "weak_order", min(self.order, 2))
 
     @property
     def without_noise(self) -> Sampler:
