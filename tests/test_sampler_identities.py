@@ -11,6 +11,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from fields import IRREGULAR, smooth, start
+from flowsamplers.samplers import ButcherTableau
 
 INSIDE = fs.SigmaGrid([0.95, 0.83, 0.6, 0.52, 0.3, 0.1])
 EXACT = 1e-12
@@ -170,3 +171,92 @@ def test_moments_are_phi_functions() -> None:
         ):
             for k, m in enumerate(moments("data", variable, s, t, 4)):
                 assert m == pytest.approx(factor * math.factorial(k) * h * phi(k + 1, h), rel=1e-13, abs=1e-15)
+
+
+def test_rx_euler_on_any_grid_is_the_two_stage_method_with_its_node_where_the_first_step_ends() -> None:
+    """RX-DPM's factor is (h1² + h2²) / (h1 + h2)²; what comes out has c = h1 / (h1 + h2) and b2 = 1 / (2 c)."""
+    nodes = IRREGULAR.sigmas
+    x = start()
+    for a, m, b in zip(nodes[::2], nodes[1::2], nodes[2::2], strict=False):
+        h1, h2 = m - a, b - m
+        v = at(x, a)
+        middle = x + h1 * v
+        fine, coarse = middle + h2 * at(middle, m), x + (h1 + h2) * v
+        kappa = (h1**2 + h2**2) / (h1 + h2) ** 2
+        c = h1 / (h1 + h2)
+        method = ButcherTableau(a=((), (c,)), b=(1 - 1 / (2 * c), 1 / (2 * c)), order=2)
+        same(run_tableau(method, x, a, b), (fine - kappa * coarse) / (1 - kappa))
+        x = run_tableau(method, x, a, b)
+
+
+def run_tableau(method: ButcherTableau, x: Tensor, s: float, t: float) -> Tensor:
+    k: list[Tensor] = []
+    for row, c in zip(method.a, method.c, strict=True):
+        k.append(at(x + (t - s) * sum((w * v for w, v in zip(row, k, strict=True)), torch.zeros_like(x)), s + c * (t - s)))
+    return x + (t - s) * sum((w * v for w, v in zip(method.b, k, strict=True)), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(("name", "order"), [("stork2", 2), ("stork4", 3)])
+def test_stork_with_its_coefficients_corrected_is_taylors_polynomial_of_the_last_velocities(name: str, order: int) -> None:
+    """Its inner stages see x + h v + h²/2 v' + h³/6 v'' alone, with the derivatives of the parabola through three velocities."""
+    states = fs.trace(smooth, start(), IRREGULAR, name).states
+    v = [at(x, s) for x, s in zip(states, IRREGULAR.sigmas, strict=True)]
+    for i in range(order, IRREGULAR.steps):
+        s2, s1, s0, t = IRREGULAR.sigmas[i - 2 : i + 2]
+        h, first = t - s0, (v[i] - v[i - 1]) / (s0 - s1)
+        second = 2 * (first - (v[i - 1] - v[i - 2]) / (s1 - s2)) / (s0 - s2) if order == 3 else torch.zeros_like(first)
+        slope = first + second / 2 * (s0 - s1)
+        same(states[i + 1], states[i] + h * v[i] + h**2 / 2 * slope + h**3 / 6 * second)
+
+
+@pytest.mark.parametrize("memory", [2, 3, 4])
+def test_ipndm_is_adams_bashforth_on_a_uniform_grid_and_only_there(memory: int) -> None:
+    uniform = fs.schedules.linear(7)
+    options = {"max_order": memory} if memory > 2 else {}
+    ours, twin = ("ipndm2" if memory == 2 else "ipndm"), f"ab{memory}"
+    same(run(ours, uniform, **options), run(twin, uniform, startup="ramp", last="euler"))
+    gap = run(ours, IRREGULAR, **options) - run(twin, IRREGULAR, startup="ramp", last="euler")
+    assert gap.abs().max() > 1e-3
+
+
+def test_dpm_2_is_dpm_solver_2_of_k_diffusion() -> None:
+    """Its exponential form in -log sigma, with the velocity for its noise prediction."""
+    x = start()
+    for s, t in zip(INSIDE.sigmas, INSIDE.sigmas[1:], strict=False):
+        h, m = math.log(s / t), math.sqrt(s * t)
+        v = at(x, s)
+        middle = x - m * math.expm1(h / 2) * v
+        x = x - t * math.expm1(h) * v - t * math.expm1(h) * (at(middle, m) - v)
+    same(run("dpm_2", INSIDE), x)
+
+
+def test_the_eta_of_er_sde_sa_solver_and_dpm_solver_is_one_at_first_order() -> None:
+    r"""$\eta = \tau^2$: their steps for a constant data prediction."""
+    eta, noise = 0.49, fs.KeyedNoise(1)
+    samplers = [
+        fs.get_sampler("dpmpp_2m_sde", eta=eta),
+        fs.get_sampler("sa_solver", tau=0.7, low=0.0, high=1.0, predictor_order=1, corrector_order=0, startup="ramp"),
+        fs.get_sampler("er_sde", eta=eta, rule="reverse_time", stages=1, last="method"),
+        fs.get_sampler("seeds_2", eta=eta),
+    ]
+    first = [fs.sample(smooth, start(), fs.SigmaGrid([1.0, 0.6]), s, seed=noise) for s in samplers]
+    for other in first[1:]:
+        same(other, first[0])
+    alone = [fs.sample(smooth, start(), IRREGULAR, s, seed=noise) for s in samplers[1:3]]
+    same(*alone)
+
+
+def test_dpmpp_2m_sde_heun_is_the_stochastic_exponential_adams_method() -> None:
+    """RES with its phi functions at the rate 1 + eta, and exact noise."""
+    phi = fs.samplers.interpolation.phi
+    noise, eta, x, before = fs.KeyedNoise(5), 0.8, start(), None
+    for i, (s, t) in enumerate(zip(INSIDE.sigmas, INSIDE.sigmas[1:], strict=False)):
+        d, h = x - s * at(x, s), math.log((1 - t) / t) - math.log((1 - s) / s)
+        z = (1 + eta) * h
+        new = t / s * math.exp(-eta * h) * x + (1 - t) * z * phi(1, z) * d
+        if before is not None:
+            d1, h1 = before
+            new = new + (1 - t) * z * phi(2, z) * (d - d1) * h / h1
+        x, before = new + t * math.sqrt(-math.expm1(-2 * eta * h)) * noise(x, i, 0), (d, h)
+    ours = fs.sample(smooth, start(), INSIDE, fs.get_sampler("dpmpp_2m_sde", eta=eta, correction="heun"), seed=noise)
+    same(ours, x)

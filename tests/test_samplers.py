@@ -136,3 +136,30 @@ def test_every_sampler_has_a_reference_and_a_docstring() -> None:
         assert info.reference
         assert info.summary.endswith(".")
     assert len(EVERY_VARIANT) >= 8
+
+
+# Step control
+
+
+@pytest.mark.parametrize("pair", ["bosh3", "dopri5", "tsit5"])
+def test_an_adaptive_pair_meets_its_tolerance(pair: str) -> None:
+    """Ten times the tolerance, ten times the error, roughly; and never many times the tolerance itself."""
+    whole = fs.SigmaGrid([1.0, 0.0])
+    truth = fs.sample(smooth, start(), fs.schedules.linear(400), "rk5")
+    errors = {
+        rtol: (fs.sample(smooth, start(), whole, fs.get_sampler(pair, rtol=rtol, atol=rtol)) - truth).abs().max().item()
+        for rtol in (1e-3, 1e-5, 1e-7)
+    }
+    assert all(error < 50 * rtol for rtol, error in errors.items()), errors
+    assert errors[1e-3] > 10 * errors[1e-5] > 100 * errors[1e-7]
+
+
+@pytest.mark.parametrize("pair", ["bosh3", "dopri5", "tsit5"])
+@pytest.mark.parametrize("budget", [7, 12, 20, 33])
+def test_an_adaptive_pair_keeps_to_its_budget_and_reaches_the_end(pair: str, budget: int) -> None:
+    """With a tolerance that it cannot meet; on a constant field it still lands exactly."""
+    sampler = fs.get_sampler(pair, rtol=1e-12, atol=1e-12, budget=budget)
+    run = fs.trace(smooth, start(), fs.SigmaGrid([1.0, 0.0]), sampler)
+    assert run.nfe <= budget
+    straight = fs.sample(lambda x, sigma: torch.ones_like(x), start(), fs.SigmaGrid([1.0, 0.0]), sampler)
+    assert torch.allclose(straight, start() - 1, atol=1e-14, rtol=0)

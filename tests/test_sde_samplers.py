@@ -19,8 +19,8 @@ from flowsamplers.testing.fields import between
 HIGHER = ["dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "er_sde", "er_sde_2", "seeds_2", "seeds_3", "exp_heun_2_x0_sde"]
 HIGHER += ["dpmpp_2s_ancestral", "dpm_2_ancestral", "sa_solver", "sa_solver_pece", "sa_solver_diffusers"]
 ALWAYS = {"low": 0.0, "high": 1.0}
-TOO_SLOW = ("exp_heun_2_x0_sde", "dpmpp_3m_sde", "sa_solver_diffusers")
-"""Samplers whose run from 1 - 1e-15 is still far from the one from 1."""
+NO_LIMIT_SEEN = ("exp_heun_2_x0_sde", "dpmpp_3m_sde", "sa_solver_diffusers")
+"""exp_heun tends to another step of order 1, dpmpp_3m too slowly for float64, and bh1's correction grows with lambda for ever."""
 STD = 0.5
 
 
@@ -107,7 +107,7 @@ def test_data_points_keep_their_noise_level_exactly(name: str) -> None:
 # Limits and twins
 
 
-@pytest.mark.parametrize("name", ["er_sde_1", *(n for n in HIGHER if n not in TOO_SLOW)])
+@pytest.mark.parametrize("name", ["er_sde_1", *(n for n in HIGHER if n not in NO_LIMIT_SEEN)])
 def test_pure_noise_is_a_limit_and_not_a_special_case(name: str) -> None:
     """On a flow, runs along one path started below 1 tend to the one from 1: in lambda as slowly as 1 over its logarithm falls.
 

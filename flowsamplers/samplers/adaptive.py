@@ -21,6 +21,7 @@ SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
 @register(
     "dopri5",
     aliases=("rk45", "adaptive"),
+    presets={"bosh3": {"pair": "bosh3"}, "rk23": {"pair": "bosh3"}, "tsit5": {"pair": "tsit5"}},
     reference="Dormand and Prince, J. Comput. Appl. Math. 6 (1980); PI control: Gustafsson, ACM TOMS 17 (1991)",
     advice="For a tolerance instead of a step count: give it a schedule of one step, [1, 0].",
 )
@@ -100,5 +101,5 @@ class Adaptive(Sampler):
         rows = (estimate / scale).square().flatten(1).mean(1).sqrt()
         worst = rows.max().item()
         if math.isnan(worst):
-            raise FloatingPointError("dopri5: the velocity is not finite, so no step can be accepted")
+            raise FloatingPointError(f"{self.pair}: the velocity is not finite, so no step can be accepted")
         return worst

@@ -72,6 +72,7 @@ def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> li
 
 @register(
     "ab2",
+    aliases=("stork2",),
     presets={name: {"last": "euler"} for name in ("lms2", "ipndm_v2", "deis_rhoab2")},
     reference="Hairer, Norsett, Wanner I, III.5 (variable step size)",
     advice="The plain choice at one call a step, 16 calls and more; give it last='midpoint' on FLUX.2's schedule.",
@@ -85,7 +86,7 @@ class AdamsBashforth2(Adams):
     $$
 
     where $v_1$ and $h_1$ belong to the step before. One evaluation a step; the first step is Euler's, whose one
-    error of $O(h^2)$ keeps the order.
+    error of $O(h^2)$ keeps the order. STORK-2 is this method when its coefficients are corrected.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -162,6 +163,7 @@ class AdamsBashforth4(Adams):
 @register(
     "deis",
     aliases=("deis_tab3",),
+    presets={"deis_tab2": {"max_order": 2}},
     literature=3,
     reference="DEIS, arXiv:2204.13902 (tAB); the form of diff-sampler and ComfyUI",
     advice="For parity with ComfyUI; ab3 does the same in sigma, and keeps its order.",
@@ -178,6 +180,7 @@ class DEIS(Adams):
     Args:
         last: policy of the last step, see `LastStep`.
         startup: policy of the first steps, see `Multistep`.
+        max_order: velocities in the polynomial, 2 or 3.
 
     Examples:
         >>> import flowsamplers as fs
@@ -186,15 +189,27 @@ class DEIS(Adams):
     """
 
     last: SamplerLike = "euler"
+    max_order: int = 3
 
     order: ClassVar[int] = 2
     memory: ClassVar[int] = 3
     affine: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _remember(self, self.max_order, (2, 3))
+        super().__post_init__()
+
     @property
     def interpolates_in(self) -> str:
         """See `Adams`."""
         return "vp_time"
+
+
+def _remember(method: Multistep, max_order: int, known: tuple[int, ...]) -> None:
+    if max_order not in known:
+        raise ValueError(f"max_order={max_order}: one of {known}")
+    object.__setattr__(method, "memory", max_order)
 
 
 @dataclass(frozen=True)
@@ -224,6 +239,7 @@ class UniformWeights(Multistep):
 @register(
     "ipndm",
     aliases=("ipndm4",),
+    presets={"ipndm3": {"max_order": 3}},
     literature=4,
     reference="Zhang and Chen, arXiv:2204.13902, appendix H.2 (iPNDM)",
     advice="For parity; ab2 to ab4 know the lengths of their steps.",
@@ -240,6 +256,7 @@ class IPNDM(UniformWeights):
     Args:
         last: policy of the last step, see `LastStep`.
         startup: policy of the first steps, see `Multistep`.
+        max_order: velocities that are used, from 2 to 4.
 
     Examples:
         >>> import flowsamplers as fs
@@ -248,9 +265,15 @@ class IPNDM(UniformWeights):
     """
 
     last: SamplerLike = "euler"
+    max_order: int = 4
 
     order: ClassVar[int] = 2
     memory: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _remember(self, self.max_order, (2, 3, 4))
+        super().__post_init__()
 
     def weights(self, count: int) -> tuple[float, ...]:
         """See `UniformWeights`."""
