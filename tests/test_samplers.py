@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -163,3 +165,43 @@ def test_an_adaptive_pair_keeps_to_its_budget_and_reaches_the_end(pair: str, bud
     assert run.nfe <= budget
     straight = fs.sample(lambda x, sigma: torch.ones_like(x), start(), fs.SigmaGrid([1.0, 0.0]), sampler)
     assert torch.allclose(straight, start() - 1, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("pair", [2, 3])
+def test_dpm_adaptive_is_k_diffusions_where_it_does_not_end(pair: int) -> None:
+    """Its loop written out: DPM-Solver-12 and -23 in -log sigma under integral control, here for a single row."""
+    field = lambda x, s: smooth(x, torch.full((1,), s, dtype=x.dtype))  # noqa: E731
+    t, end, h, x = -math.log(0.95), -math.log(0.1), 0.05, start(rows=1)
+    before, rtol, atol = x, 0.01, 0.001
+    while t < end - 1e-5:
+        new = min(end, t + h)
+        step, s, s_new = new - t, math.exp(-t), math.exp(-new)
+        eps = field(x, s)
+        r1 = 1 / 2 if pair == 2 else 1 / 3
+        m1 = math.exp(-(t + r1 * step))
+        eps1 = field(x - m1 * math.expm1(r1 * step) * eps, m1)
+        first = x - s_new * math.expm1(step) * eps
+        second = first - s_new / (2 * r1) * math.expm1(step) * (eps1 - eps)
+        low, high = first, second
+        if pair == 3:
+            r2 = 2 / 3
+            m2 = math.exp(-(t + r2 * step))
+            bend = math.expm1(r2 * step) / (r2 * step) - 1
+            eps2 = field(x - m2 * math.expm1(r2 * step) * eps - m2 * r2 / r1 * bend * (eps1 - eps), m2)
+            low, high = second, first - s_new / r2 * (math.expm1(step) / step - 1) * (eps2 - eps)
+        delta = torch.clamp(rtol * torch.maximum(low.abs(), before.abs()), min=atol)
+        error = ((low - high) / delta).square().mean().sqrt().item()
+        factor = 1 + math.atan((error + 1e-8) ** (-1 / pair) - 1)
+        if factor >= 0.81:
+            t, x, before = new, high, low
+        h *= factor
+    sampler = fs.get_sampler("dpm_adaptive", pair=pair, rtol=rtol, atol=atol)
+    assert torch.allclose(fs.sample(smooth, start(rows=1), fs.SigmaGrid([0.95, 0.1]), sampler), x, atol=1e-12, rtol=0)
+
+
+def test_dpm_adaptive_reaches_0_within_its_tolerance() -> None:
+    truth = fs.sample(smooth, start(), fs.schedules.linear(400), "rk5")
+    for tolerance in (1e-2, 1e-4):
+        sampler = fs.get_sampler("dpm_adaptive", rtol=tolerance, atol=tolerance)
+        out = fs.sample(smooth, start(), fs.SigmaGrid([1.0, 0.0]), sampler)
+        assert (out - truth).abs().max() < 20 * tolerance

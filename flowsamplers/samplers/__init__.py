@@ -42,7 +42,7 @@ from flowsamplers.samplers.exponential_rk import (
 )
 from flowsamplers.samplers.wrappers import Churn, Restart, Richardson
 from flowsamplers.samplers.implicit import FixedPoint, GaussLegendre2, RadauIIA2
-from flowsamplers.samplers.adaptive import Adaptive
+from flowsamplers.samplers.adaptive import Adaptive, DPMAdaptive
 from flowsamplers.samplers.compat import DPM2, HeunPP2
 from flowsamplers.samplers.stochastic import DDIMEta, EulerAncestral, EulerSDE, FlowSDE, Renoise
 from flowsamplers.samplers.exponential_sde import ERSDE, DPMSolverPP2MSDE, DPMSolverPP3MSDE, StochasticAdams
@@ -77,6 +77,7 @@ __all__ = [
     "Churn",
     "DDIMEta",
     "DEISLogRho",
+    "DPMAdaptive",
     "DPMSolverPP2M",
     "DPMSolverPP2MSDE",
     "DPMSolverPP2S",
