@@ -13,6 +13,7 @@ pytest.importorskip("diffusers")
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from fields import every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler
 from relatives import RELATIVES, Outcome, broken_promises, run, same
 
@@ -112,6 +113,23 @@ def test_an_entry_of_timesteps_is_known_by_its_place_even_among_equals(inference
             assert places == list(range(begin, 6))
         assert scheduler.index_for_timestep(scheduler.timesteps[1].clone()) == 2  # by value: where a step begins
         assert scheduler.index_for_timestep(torch.tensor(600.5)) == 2
+
+
+@every_fixed_sampler
+def test_where_sigma_rises_to_the_data_every_sampler_makes_the_run_that_it_makes_where_it_falls(name) -> None:
+    """Mochi's inverted sigmas: the same path, told the other way round. Otherwise fresh noise would be put on the data."""
+    ends, asked = [], []
+    for inverted in (False, True):
+        scheduler = FlowSamplerScheduler(sampler=name, seed=3, invert_sigmas=inverted)
+        scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.55, 0.25])
+        x = torch.ones(2, 5)
+        for t in scheduler.timesteps:
+            v = torch.sin(3 * x)
+            x = scheduler.step(-v if inverted else v, t, x, return_dict=False)[0]
+        ends.append(x)
+        asked.append(scheduler.sigmas.double())
+    assert torch.equal(*ends)
+    assert torch.allclose(asked[0], 1 - asked[1], atol=2**-24, rtol=0)
 
 
 def test_sigmas_beyond_1_are_refused_by_name() -> None:

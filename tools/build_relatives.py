@@ -32,7 +32,7 @@ NOT_RUN = {
     "Cosmos Predict": "needs torchvision; its sigmas run from 80 to 0.002, which is no path from noise at 1 to data at 0: refused with an error",
     "Chroma inpaint": "the pipeline reads `transformer.config.guidance_embeds`, which its transformer does not have, and fails with stock too",
     "Qwen-Image-Edit": "enlarges its image to a million pixels: run once by hand, same outcome as Qwen-Image",
-    "LTX 2, HunyuanVideo 1.5, Hunyuan and Wan variants with image encoders, OmniGen, GLM-Image": "not built: they need encoders or vocoders",
+    "LTX 2, HunyuanVideo 1.5, variants with image encoders, OmniGen, GLM-Image and those that no family above stands for": "no tiny model was built",
 }
 
 

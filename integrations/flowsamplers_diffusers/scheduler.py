@@ -67,7 +67,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         max_shift: read by FLUX.1 pipelines.
         base_image_seq_len: read by FLUX.1 pipelines.
         max_image_seq_len: read by FLUX.1 pipelines.
-        invert_sigmas: sigmas rise from 0 to 1 (Mochi).
+        invert_sigmas: the pipeline counts sigma from 0 at the noise to 1 at the data (Mochi). The sampler is given what it was
+            made for: the falling schedule of ``grid``, 1 - sigma, and the velocity with its sign turned.
         shift_terminal: stretch the shifted schedule so that its last node before the end lies here.
         use_karras_sigmas: re-space by Karras' rule.
         use_exponential_sigmas: re-space evenly in log sigma.
@@ -222,7 +223,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = self.grid.steps
         self._calls = dry_run(self._method, self.grid)
         listed = [call.sigma for call in self._calls]
-        self.sigmas = torch.tensor([*listed, self.grid.end], dtype=torch.float32, device=device)
+        told = [1 - sigma if self.config.invert_sigmas else sigma for sigma in (*listed, self.grid.end)]
+        self.sigmas = torch.tensor(told, dtype=torch.float32, device=device)
         if timesteps is None or self.config.invert_sigmas:
             self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
         else:
@@ -247,7 +249,6 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             num_train_timesteps=config.num_train_timesteps,
             shift=self._shift,
             use_dynamic_shifting=config.use_dynamic_shifting,
-            invert_sigmas=config.invert_sigmas,
             shift_terminal=config.shift_terminal,
             use_karras_sigmas=bool(config.use_karras_sigmas),
             use_exponential_sigmas=bool(config.use_exponential_sigmas),
@@ -417,7 +418,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     def _carried(self, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
         stepper = self._stepper or self._begin(sample, generator)
         self._accept(stepper, sample)
-        stepper.tell(v.to(self._dtype))
+        stepper.tell(-v.to(self._dtype) if self.config.invert_sigmas else v.to(self._dtype))
         self._stepper, self._handed_out = stepper, _cast(stepper.point, v.dtype)
         self._handed_version = _version(self._handed_out)
         return self._handed_out

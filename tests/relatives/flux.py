@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from relatives.core import DYNAMIC, QWEN, image_call, mask, normal, ones, picture, relative, vae
 
 # FLUX.1
@@ -219,6 +221,8 @@ def z_image_parts() -> dict[str, Any]:
         axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
     )
+    for token in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(token)  # diffusers leaves them as the memory was
     return {"transformer": transformer, "vae": vae(16, blocks=2)}
 
 
