@@ -48,6 +48,10 @@ serve: $(VENV)/.dev ## look at the site while writing it
 bench: $(VENV)/.dev ## the scheduler's own time beside stock's
 	$(BIN)/python tools/bench_scheduler.py
 
+.PHONY: versions
+versions: $(VENV)/.dev ## run the integration's tests with the oldest and the newest diffusers, each in an environment of its own
+	$(BIN)/python tools/test_versions.py
+
 .PHONY: clean
 clean: ## remove what was set up and built
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis
