@@ -77,6 +77,7 @@ def test_the_search_finds(tab: Tab, words: str) -> None:
 def test_from_the_front_page_to_which_sampler_at_8_calls_in_one_click(tab: Tab) -> None:
     page = tab.open("")
     page.click("article a[href$='start/which-sampler/']")
+    page.wait_for_url("**/start/which-sampler/")
     answer = re.search(r"With 8 model calls .*: (\w+)", page.inner_text("article"))
     assert answer is not None
     assert fs.sampler_info(answer[1])
@@ -85,6 +86,7 @@ def test_from_the_front_page_to_which_sampler_at_8_calls_in_one_click(tab: Tab) 
 def test_from_the_front_page_to_a_swapped_sampler_in_three_clicks(tab: Tab) -> None:
     page = tab.open("")
     page.click("article a[href$='start/swap/']")
+    page.wait_for_url("**/start/swap/")  # until it has loaded
     assert "FlowSamplerScheduler.from_config(pipe.scheduler.config, sampler=" in page.inner_text("article")
 
 
