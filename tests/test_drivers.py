@@ -155,7 +155,7 @@ def test_nothing_waits_for_the_device(name: str) -> None:
     assert fs.sample(lambda x, sigma: x * sigma[:, None], x1, IRREGULAR, name, seed=0).device.type == "meta"
 
 
-@every_sampler
+@every_fixed_sampler  # of adaptive ones, to their tolerance, in the law
 def test_gradients_flow_through_a_whole_run(name: str) -> None:
     x1 = start(rows=1, dim=2).requires_grad_()
     grid = fs.SigmaGrid([1.0, 0.6, 0.3])

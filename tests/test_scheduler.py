@@ -263,18 +263,25 @@ def test_an_edit_in_any_callback_appears_in_the_result(name) -> None:
 @every_fixed_sampler
 @pytest.mark.parametrize("strength", [0.05, 0.35, 0.6, 0.99])
 def test_a_run_begun_anywhere_ends_at_zero(name, strength) -> None:
-    """What inpainting does: slice the list of timesteps, begin there, with data at that noise level."""
+    """What inpainting does: slice the list of timesteps, begin there, with data at that noise level.
+
+    The path is straight, so that its velocity at 0, where it is asked for, is the one before. An Euler-Maruyama step keeps no noise
+    level, in its last step neither: its end is near the data only.
+    """
     scheduler = FlowSamplerScheduler(sampler=name, seed=0)
     scheduler.set_timesteps(sigmas=np.linspace(1, 0.1, 10))
     begin = int((1 - strength) * len(scheduler.timesteps))
     scheduler.set_begin_index(begin)
     data, noise = torch.full((1, 4), 2.0), torch.randn(1, 4)
     sample = scheduler.scale_noise(data, scheduler.timesteps[begin : begin + 1], noise)
+    v = noise - data
     for t in scheduler.timesteps[begin:]:
         sigma = (t / 1000).item()
-        v = (sample - data) / sigma if sigma > 0 else noise - data  # the flow of a single data point: straight to it
+        v = (sample - data) / sigma if sigma > 0 else v  # the flow of a single data point: straight to it
         sample = scheduler.step(v, t, sample, return_dict=False)[0]
-    assert torch.allclose(sample, data, atol=1e-5)
+    exact = fs.get_sampler(name).keeps_noise_level
+    left = 6 * 0.08  # six standard deviations of what its last step leaves, sqrt(g^2 s + g^4 / 4) at s = 0.1
+    assert torch.allclose(sample, data, atol=1e-5 if exact else left)
 
 
 # Precision

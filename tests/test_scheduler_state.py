@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from itertools import zip_longest
 
 import pytest
 import torch
@@ -89,8 +90,8 @@ def test_an_exception_in_the_model_leaves_a_usable_pipeline(sampler) -> None:
 def test_schedulers_stepped_in_turns_do_not_disturb_each_other(name) -> None:
     alone = [list(calls_of(FlowSamplerScheduler(sampler=name, seed=seed, shift=shift))) for seed, shift in ((3, 1.0), (4, 2.0))]
     turns = [calls_of(FlowSamplerScheduler(sampler=name, seed=seed, shift=shift)) for seed, shift in ((3, 1.0), (4, 2.0))]
-    for i, pair in enumerate(zip(*turns, strict=True)):
-        assert all(torch.equal(x, run[i]) for x, run in zip(pair, alone, strict=True))
+    for i, pair in enumerate(zip_longest(*turns)):  # a restart, begun at one level, is in one of the schedules only
+        assert all(torch.equal(x, run[i]) if x is not None else i >= len(run) for x, run in zip(pair, alone, strict=True))
 
 
 def test_two_threads_with_a_pipeline_each_do_not_disturb_each_other() -> None:
