@@ -62,6 +62,16 @@ def test_the_variance_on_gaussian_data_has_the_declared_weak_order(name: str) ->
     assert math.log2(errors[0] / errors[1]) == pytest.approx(sampler.weak_order, abs=0.25)
 
 
+@pytest.mark.parametrize("base", ["euler", "heun", "ralston3", "rk4"])
+@pytest.mark.parametrize("name", ["churn", "restart", "dpmpp_2s_ancestral"])
+def test_where_noise_goes_in_exactly_the_weak_order_is_that_of_the_ode_method(name: str, base: str) -> None:
+    """Up or down the flow's own noise is no approximation: only the ODE method errs."""
+    sampler = fs.get_sampler(name, base=base)
+    errors = [abs(variance_ratio(sampler, shifted(n, 1.0, 0.95, 0.05), std=1.7) - 1) for n in (128, 256)]
+    assert sampler.weak_order == fs.sampler_info(base).order
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(sampler.weak_order, abs=0.25)
+
+
 def test_exact_moments_are_those_that_monte_carlo_estimates() -> None:
     grid = shift(6, shift=3.0)
     found = exact_moments("seeds_2", GaussianFlow([0.3], std=0.5).velocity, grid, Moments(0.2, 1.3))

@@ -67,6 +67,7 @@ def sampler_row(entry: Entry) -> dict[str, Any]:
         "evaluations_last_step": last,
         "stochastic": info.stochastic,
         "adaptive": info.adaptive,
+        "weak_order": info.weak_order if info.stochastic else None,
         "keeps_marginals": info.keeps_marginals,
         "keeps_noise_level": info.keeps_noise_level,
         "options": info.options,
@@ -100,7 +101,9 @@ def sampler_lines(entry: Entry) -> list[str]:
     measured = f"measured {inside or '?'} inside, {complete or '?'} complete" if inside or complete else "not measured here"
     calls = f"calls {entry.calls}" + (f" ({entry.ends})" if entry.ends else "")
     marginals = "keeps the marginals" if info.keeps_marginals else "does not keep the marginals"
-    kind = f"stochastic, {marginals}" if info.stochastic else "adaptive" if info.adaptive else "ODE"
+    kind = (
+        f"stochastic, weak order {info.weak_order}, {marginals}" if info.stochastic else "adaptive" if info.adaptive else "ODE"
+    )
     return [
         *_names(info.names),
         *_wrapped(f"{order}, {measured}; {calls}; {kind}"),

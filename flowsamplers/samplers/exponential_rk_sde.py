@@ -1,4 +1,8 @@
-r"""Stochastic one-step methods in the data prediction: exponential Runge-Kutta stages along one path of the noise, and ancestral steps."""
+r"""Stochastic one-step methods in the data prediction: exponential Runge-Kutta stages along one path of the noise, and ancestral steps.
+
+Measured with noise on Gaussian data: weak order 2 for any number of stages, and for an ancestral step that of its ODE method, from 1 to 4.
+The strong order is 1.
+"""
 
 from __future__ import annotations
 
@@ -218,7 +222,7 @@ class AncestralStep(Sampler):
             raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
         object.__setattr__(self, "base", memoryless("base", self.base))
         object.__setattr__(self, "order", self.without_noise.order)
-        object.__setattr__(self, "weak_order", min(self.order, 2))
+        object.__setattr__(self, "weak_order", self.order)
 
     @property
     def without_noise(self) -> Sampler:

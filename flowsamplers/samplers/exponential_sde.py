@@ -8,7 +8,9 @@ x' = \frac{\sigma'}{\sigma} e^{-\eta h} x + \alpha' (1 + \eta) \int_\lambda^{\la
 $$
 
 The noise is additive and its integral is exact; what a polynomial cannot see is the part of D that moves with the noise, so the orders of
-the ODE are reached without noise only: with it the strong order is 1, and so is the weak one.
+the ODE are reached without noise only. Measured with it: weak order 2 on Gaussian data (1 for `ERSDE` of one stage), and strong order 1,
+whatever the number of predictions. A first or last step that ``startup`` or ``last`` gives to an ODE method keeps the marginals, but it is
+off the path by its own missing noise: the strong order is 1/2 then, as with the Euler step at the end of `ERSDE`'s default.
 """
 
 from __future__ import annotations

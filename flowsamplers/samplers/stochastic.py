@@ -9,7 +9,8 @@ $$
 
 with $\xi$ fresh, and differ in the rule for q alone. The coefficients of data and noise are always those of the new sigma, so a data point
 keeps its noise level at any step size; whether the marginals of the data are kept in the limit is a question to the rule.
-`FlowSDE`, the Euler-Maruyama method, is another formula for the same equations.
+`FlowSDE`, the Euler-Maruyama method, is another formula for the same equations. Measured: weak order 1 on Gaussian data and strong order 1,
+but for `Renoise`, whose noise does not shrink with the step, and which converges to nothing.
 
 Every step is a normal distribution, given its start: `GaussianStep.log_prob` is its density, which reinforcement learning asks for.
 """
