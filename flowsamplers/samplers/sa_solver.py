@@ -1,7 +1,7 @@
 r"""SA-Solver: the predictor and corrector of `unipc` on an SDE, both with one draw of the noise.
 
-Measured with noise on all steps: weak order 2 on Gaussian data, and strong order 1 with ``startup="ramp"``; another start-up makes its steps
-without noise, see `exponential_sde`.
+Measured with noise on all steps: weak order 2 on Gaussian data, and strong order 1 with ``startup="ramp"``; any other start-up makes
+its steps without noise, see `exponential_sde`.
 """
 
 from __future__ import annotations
