@@ -19,15 +19,34 @@ SAMPLERS: dict[str, tuple[str, Callable[[], Sampler]]] = {}
 SCHEDULES: dict[str, tuple[str, Callable[[int], SigmaGrid]]] = {}
 
 
-def sampler(mistake: str, parent: str, *, order: int = 1, freeze: bool = True, **claims: Any) -> Callable[[Any], Any]:
-    """Make a sampler of a ``step`` function."""
+PARENTS: dict[str, Callable[[], Sampler]] = {}
+
+
+def method(name: str, step: Any, *, options: dict[str, Any] | None = None, freeze: bool = True, **claims: Any) -> type[Sampler]:
+    """A sampler of a ``step`` function, with its options and claims, that pickle finds in this module."""
+    fields = options or {}
+    body = {"step": step, **fields, "__annotations__": {k: type(v) for k, v in fields.items()}, **claims}
+    cls = dataclass(frozen=freeze)(type(name, (Sampler,), body))
+    cls.__module__, cls.__qualname__ = __name__, name
+    globals()[name] = cls
+    return cls
+
+
+def sampler(mistake: str, parent: str, *, order: int = 1, **claims: Any) -> Callable[[Any], Any]:
+    """Decorator of a wrong ``step``."""
 
     def add(step: Any) -> Any:
-        body = {"step": step, "order": order, "__annotations__": {}, **claims}
-        cls = type(f"Mutant{len(SAMPLERS)}", (Sampler,), body)
-        cls.__module__, cls.__qualname__ = __name__, cls.__name__
-        globals()[cls.__name__] = cls
-        SAMPLERS[mistake] = parent, dataclass(frozen=freeze)(cls)
+        SAMPLERS[mistake] = parent, method(f"Mutant{len(SAMPLERS)}", step, order=order, **claims)
+        return step
+
+    return add
+
+
+def parent(name: str, **claims: Any) -> Callable[[Any], Any]:
+    """Decorator of a right ``step``, written the same way, so that the mistake is the only difference."""
+
+    def add(step: Any) -> Any:
+        PARENTS[name] = method(f"Parent_{name}", step, **claims)
         return step
 
     return add
@@ -41,50 +60,40 @@ def schedule(mistake: str, parent: str) -> Callable[[Any], Any]:
     return add
 
 
-# The parents, written the same way, so that the mistake is the only difference
+NOISY = {"stochastic": True, "affine": False, "keeps_marginals": False, "weak_order": 0}
 
 
+@parent("euler")
 def euler(self, x, at, state):
     v = yield Evaluate(x, at.s0)
     return x + at.h * v, state
 
 
+@parent("heun", order=2)
 def heun(self, x, at, state):
     k1 = yield Evaluate(x, at.s0)
     k2 = yield Evaluate(x + at.h * k1, at.s1)
     return x + at.h / 2 * (k1 + k2), state
 
 
+@parent("midpoint", order=2)
 def midpoint(self, x, at, state):
     k1 = yield Evaluate(x, at.s0)
     k2 = yield Evaluate(x + at.h / 2 * k1, at.s0 + at.h / 2)
     return x + at.h * k2, state
 
 
+@parent("ab2", order=2, multistep=True)
 def ab2(self, x, at, state):
     v = yield Evaluate(x, at.s0)
     v1, r = (v, 0.0) if state is None else (state[0], at.h / state[1])
     return x + at.h * ((1 + r / 2) * v - r / 2 * v1), (v, at.h)
 
 
+@parent("lcm", **NOISY)
 def lcm(self, x, at, state):
     v = yield Evaluate(x, at.s0)
     return (1 - at.s1) * (x - at.s0 * v) + at.s1 * at.noise(x), state
-
-
-NOISY = {"stochastic": True, "affine": False, "keeps_marginals": False}
-PARENTS: dict[str, Callable[[], Sampler]] = {}
-for _name, _step, _claims in (
-    ("euler", euler, {}),
-    ("heun", heun, {"order": 2}),
-    ("midpoint", midpoint, {"order": 2}),
-    ("ab2", ab2, {"order": 2, "multistep": True}),
-    ("lcm", lcm, NOISY),
-):
-    sampler(_name, _name, **_claims)(_step)
-    PARENTS[_name] = SAMPLERS.pop(_name)[1]
-    globals()[f"Parent_{_name}"] = PARENTS[_name]
-    PARENTS[_name].__qualname__ = PARENTS[_name].__name__ = f"Parent_{_name}"
 
 
 # Steps and sigmas

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import mutants
+import mutants_sde  # noqa: F401  (adds its own)
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "reference" / "mutants.md").read_text()

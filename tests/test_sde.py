@@ -20,7 +20,7 @@ from flowsamplers.samplers import Churn, DDIMEta, EulerAncestral, EulerSDE, Flow
 from flowsamplers.samplers.damping import RULES, Damping
 from flowsamplers.samplers.stochastic import CONVENTIONS, GaussianStep, convert_eta
 from flowsamplers.schedules import linear, shift
-from flowsamplers.testing.moments import Moments, exact_moments, noise_level_error, variance_ratio
+from flowsamplers.testing.moments import Impulses, Moments, exact_moments, noise_level_error, variance_ratio
 
 INSIDE = fs.SigmaGrid([0.9, 0.7, 0.5, 0.3])
 NAMES = [n for i in fs.list_samplers() if i.stochastic and not i.adaptive for n in (i.name, *i.presets)]
@@ -41,9 +41,10 @@ def agree(a: fs.Sampler, b: fs.Sampler, bound: float = 1e-12, grid: fs.SigmaGrid
 
 @every_stochastic_name
 def test_a_data_point_keeps_its_noise_level_as_declared(name: str) -> None:
+    """From below 1 and from 1; both grids pass sigma 0.2, where a restart occurs."""
     sampler = fs.get_sampler(name)
-    assert (noise_level_error(sampler, INSIDE) <= 1e-10) == sampler.keeps_noise_level
-    assert (noise_level_error(sampler, fs.SigmaGrid([1.0, 0.8, 0.3])) <= 1e-10) == sampler.keeps_noise_level
+    for grid in (fs.SigmaGrid([*INSIDE.sigmas, 0.1]), fs.SigmaGrid([1.0, 0.8, 0.3, 0.15])):
+        assert (noise_level_error(sampler, grid) <= 1e-10) == sampler.keeps_noise_level
 
 
 @every_stochastic_name
@@ -278,6 +279,26 @@ def test_a_restart_visits_the_nodes_of_the_schedule_again() -> None:
     grid = linear(5)
     asked = [round(e.sigma, 3) for e in fs.dry_run(Restart("euler", low=0.25, high=0.7, repeats=2), grid)]
     assert asked == [1.0, 0.8, 0.6, 0.4, 0.7, 0.6, 0.4, 0.7, 0.6, 0.4, 0.2]
+
+
+@pytest.mark.parametrize("base", ["euler", "heun", "rk4"])
+@pytest.mark.parametrize("repeats", [1, 2, 8])
+def test_restarts_that_occur_keep_noise_levels_and_marginals(base: str, repeats: int) -> None:
+    """By exact covariance: of a data point to rounding, and of Gaussian data with the order of the ODE method."""
+    sampler = Restart(base, low=0.35, high=0.6, repeats=repeats)
+    draws = Impulses()
+    fs.sample(smooth, start(), INSIDE, sampler, seed=draws)
+    assert draws.draws == [(2, draw) for draw in range(repeats)]  # in the step from 0.5 to 0.3
+    assert noise_level_error(sampler, INSIDE) <= 1e-12
+    errors = [abs(variance_ratio(sampler, shift(n, shift=3.0)) - 1) for n in (100, 200)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(sampler.weak_order, abs=0.3)
+    assert errors[1] < 0.05
+
+
+def test_a_restart_below_the_grid_does_not_occur() -> None:
+    draws = Impulses()
+    fs.sample(smooth, start(), INSIDE, Restart(low=0.2, high=0.6), seed=draws)
+    assert draws.draws == []
 
 
 def test_churn_of_a_run_does_not_depend_on_its_steps() -> None:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import mutants  # noqa: E402
+import mutants_sde  # noqa: E402, F401  (adds its own)
 from flowsamplers.grid import SigmaGrid  # noqa: E402
 from flowsamplers.schedules import linear, shift  # noqa: E402
 from flowsamplers.testing import laws  # noqa: E402
@@ -76,7 +77,7 @@ def page() -> str:
     text = [
         "# Do the laws bite?",
         "",
-        "<!-- written by tools/build_mutants.py from tests/mutants.py -->",
+        "<!-- written by tools/build_mutants.py from tests/mutants.py and tests/mutants_sde.py -->",
         "",
         f"A test that cannot fail proves nothing. Here are {len(samplers)} samplers and {len(schedules)} schedules with one realistic",
         "mistake each, and the laws of the kit that find it. The correct methods that they were made of pass every law.",

@@ -86,7 +86,7 @@ def noise_level_error(sampler: SamplerLike, grid: SigmaGrid, point: float = 1.5)
 
     Args:
         sampler: whose steps do not depend on the data.
-        grid: with a last sigma above 0, of which there can be a variance.
+        grid: with a last sigma above 0, however small, of which there can be a variance.
         point: m.
 
     Returns:

@@ -52,6 +52,7 @@ from flowsamplers.testing.laws.randomness import (
     marginals_are_kept_as_declared,
     noise_is_drawn_anew_for_every_step,
     seeds_determine_the_result,
+    variances_have_the_declared_weak_order,
     without_noise_it_is_its_ode_twin,
 )
 from flowsamplers.testing.laws.symmetry import (
@@ -84,6 +85,7 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     without_noise_it_is_its_ode_twin,
     data_points_keep_their_noise_level,
     marginals_are_kept_as_declared,
+    variances_have_the_declared_weak_order,
     inputs_and_modes_are_untouched,
     grad_mode_is_not_held_over_a_request,
     dtype_and_device_are_kept,
@@ -141,5 +143,6 @@ __all__ = [
     "the_sampler_is_an_immutable_value",
     "there_and_back_meet_to_the_order",
     "translations_commute",
+    "variances_have_the_declared_weak_order",
     "without_noise_it_is_its_ode_twin",
 ]
