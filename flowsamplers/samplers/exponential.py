@@ -176,6 +176,12 @@ class DPMSolverPP3M(ExponentialAdams):
     order: ClassVar[int] = 2
     memory: ClassVar[int] = 3
 
+    def __post_init__(self) -> None:
+        """Resolve the policies; state the order of this kappa."""
+        if self.kappa == 2:
+            object.__setattr__(self, "order", 3)
+        super().__post_init__()
+
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """With two predictions, those of `DPMSolverPP2M`."""
         m0, m1, m2 = self.moments(s0, s1, 3)

@@ -221,7 +221,8 @@ class AncestralStep(Sampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
         object.__setattr__(self, "base", memoryless("base", self.base))
-        object.__setattr__(self, "order", self.without_noise.order)
+        for claim in ("order", "order_to_data"):
+            object.__setattr__(self, claim, getattr(self.without_noise, claim))
         object.__setattr__(self, "weak_order", self.order)
 
     @property

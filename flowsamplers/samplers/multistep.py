@@ -321,6 +321,12 @@ class GradientEstimation(UniformWeights):
     order: ClassVar[int] = 1
     memory: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        """Resolve the policies; state the order of this gamma."""
+        if self.gamma == 1.5:
+            object.__setattr__(self, "order", 2)
+        super().__post_init__()
+
     def weights(self, count: int) -> tuple[float, ...]:
         """See `UniformWeights`."""
         return (self.gamma, 1 - self.gamma) if count > 1 else (1.0,)
