@@ -39,7 +39,7 @@ def ours(name: str, sigmas: tuple[float, ...], **options: Any) -> Tensor:
 def with_noise(scheduler: Any, sigmas: tuple[float, ...], noise: Callable[[int], Tensor] | None = None) -> Tensor:
     """A stock scheduler on these sigmas, given the i-th draw when it draws for the i-th time; ours by default, one a step."""
     draws = map(noise or (lambda i: NOISE(start(), i, 0)), range(10_000))
-    with mock.patch(f"{type(scheduler).__module__}.randn_tensor", side_effect=draws):
+    with mock.patch(f"{type(scheduler).__module__}.randn_tensor", side_effect=draws, create=True):
         return stock(scheduler, sigmas)
 
 
