@@ -111,7 +111,7 @@ def sample(
         The state at ``grid.end``, with the shape, dtype and device of ``x1``.
 
     Raises:
-        ValueError: unknown sampler, a stochastic one without a seed, a velocity of the wrong shape.
+        ValueError: unknown sampler, a stochastic one without a seed or on a rising grid, a velocity of the wrong shape.
         FloatingPointError: with ``check="finite"``, a velocity that is not finite; names step, stage and sigma.
 
     Examples:
@@ -210,7 +210,7 @@ def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:
     """Every model call that a run will make, before anything is run: the sampler is driven with zeros.
 
     Raises:
-        ValueError: the sampler is adaptive, so its calls depend on the data.
+        ValueError: the sampler is adaptive, so its calls depend on the data; a stochastic one on a rising grid.
         TypeError: the sampler is not an immutable value.
 
     Examples:
@@ -288,7 +288,7 @@ def _drive(
 ) -> tuple[Tensor, list[Tensor]]:
     """The direct driver; keeps the state of every node only when somebody looks on."""
     method = get_sampler(sampler)
-    noise = noise_for(method, seed)
+    noise = noise_for(method, grid, seed)
     x = x1.to(carry_dtype(x1, carry))
     states = [x]
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
@@ -323,13 +323,24 @@ def _evaluate(velocity: Velocity, request: Evaluate, dtype: torch.dtype, where: 
     return v.to(x.dtype)
 
 
-def noise_for(sampler: Sampler, seed: Seeds | Noise | None) -> Noise | None:
-    """The noise of a run; refuses a stochastic sampler without a seed."""
+def noise_for(sampler: Sampler, grid: SigmaGrid, seed: Seeds | Noise | None) -> Noise | None:
+    """The noise of a run; refuses a stochastic sampler without a seed, and on a grid that rises."""
+    _check_direction(sampler, grid)
     if sampler.stochastic and seed is None:
         raise ValueError(
             f"seed=None: {type(sampler).__name__} draws noise; pass seed=<int>, a list with one int per row, or a Noise"
         )
     return as_noise(seed)
+
+
+def _check_direction(sampler: Sampler, grid: SigmaGrid) -> None:
+    """Noise on the way to noise is another process than the flow's, and no sampler's."""
+    if grid.rising and sampler.noisy:
+        option = f"; {sampler.noise_option}=0 goes both ways" if sampler.noise_option in sampler.options else ""
+        raise ValueError(
+            f"grid from sigma {grid.start} to {grid.end}: {type(sampler).__name__} draws noise, and with noise a run goes down, "
+            f"from noise to data{option}"
+        )
 
 
 def _rms(x: Tensor) -> float:
@@ -338,6 +349,7 @@ def _rms(x: Tensor) -> float:
 
 @lru_cache(maxsize=1024)
 def _dry_run(sampler: Sampler, grid: SigmaGrid) -> tuple[Evaluation, ...]:
+    _check_direction(sampler, grid)
     return asked_for(_with_fixed_calls(sampler), steps_of(grid, silence), sampler.init(NOTHING))
 
 

@@ -260,7 +260,7 @@ def _same(a: _Active, b: _Active) -> bool:
 
 def _begun(run: Run, carry: torch.dtype | None) -> Work:
     sampler = get_sampler(run.sampler)
-    noise = noise_for(sampler, run.seeds)
+    noise = noise_for(sampler, run.grid, run.seeds)
     return whole(sampler, run.x1.to(carry_dtype(run.x1, carry)), steps_of(run.grid, noise))
 
 

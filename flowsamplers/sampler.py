@@ -172,6 +172,11 @@ class Sampler:
         raise NotImplementedError
 
     @property
+    def noisy(self) -> bool:
+        """Whether it adds noise: it is stochastic, and its `noise_option` is not 0."""
+        return self.stochastic and getattr(self, self.noise_option, None) != 0
+
+    @property
     def without_noise(self) -> Sampler | None:
         """The ODE sampler that a stochastic one is when its `noise_option` is 0, where that one is registered."""
         return None

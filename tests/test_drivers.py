@@ -271,3 +271,51 @@ def test_a_velocity_that_is_not_finite_is_named_with_its_step_and_sigma() -> Non
 
     with pytest.raises(FloatingPointError, match=r"step 3, stage 0, sigma 0.25"):
         fs.sample(breaks, start(), fs.schedules.linear(4), "euler", check="finite")
+
+
+# Upwards, from data to noise
+
+
+STOCHASTIC = [info.name for info in fs.list_samplers() if info.stochastic]
+UP = fs.SigmaGrid([0.0, 0.3, 0.6, 1.0], rising=True)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_no_driver_puts_noise_on_data_on_its_way_to_noise(name) -> None:
+    """They refuse before the first model call, one step or many; at noise 0 the run is the ODE's."""
+    sampler = fs.get_sampler(name)
+    refusal = rf"grid from sigma 0\.0 to 1\.0: {type(sampler).__name__} draws noise, and with noise a run goes down"
+    for grid in (UP, fs.SigmaGrid([0.0, 1.0], rising=True)):
+        for driver in (
+            lambda: fs.sample(never, start(), grid, name, seed=0),
+            lambda: fs.trace(never, start(), grid, name, seed=0),
+            lambda: fs.sample_many(Conditioned(), [fs.Run(start(), grid, name, seeds=0)]),
+            lambda: fs.dry_run(name, grid),
+            lambda: Stepper(sampler, grid, start(), fs.KeyedNoise(0)),
+        ):
+            with pytest.raises(ValueError, match=f"{refusal}, from noise to data; {sampler.noise_option}=0 goes both ways"):
+                driver()
+    still = fs.get_sampler(name, **{sampler.noise_option: 0})
+    assert not still.noisy
+    twin = fs.sample(smooth, start(), UP, still.without_noise or "euler")
+    if still.without_noise is None and still.order > 1:
+        return
+    assert torch.allclose(fs.sample(smooth, start(), UP, still, seed=0), twin, rtol=0, atol=1e-12)
+
+
+def never(x, sigma):
+    raise AssertionError("the model was called")
+
+
+@pytest.mark.parametrize("name", ["heunpp2", "dpm_adaptive"])
+def test_methods_that_divide_by_sigma_leave_0_to_their_order(name) -> None:
+    """Against a fine solution upwards: heunpp2 with more steps, dpm_adaptive with a finer tolerance."""
+    truth = fs.sample(smooth, start(), fs.schedules.linear(256).reversed(), "rk4")
+    if name == "heunpp2":
+        runs = [fs.sample(smooth, start(), fs.schedules.linear(n).reversed(), name) for n in (64, 128, 256)]
+    else:
+        runs = [fs.sample(smooth, start(), UP, fs.get_sampler(name, rtol=r, atol=r / 5)) for r in (5e-2, 1e-3, 1e-5)]
+    errors = [((x - truth).norm() / truth.norm()).item() for x in runs]
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[2] < 0.6 * errors[1]
+    assert name == "heunpp2" or errors[2] < 1e-4

@@ -134,7 +134,7 @@ class DPMAdaptive(Sampler):
     with the stages at $\sigma e^{-r_i h}$. A step is accepted if the next, $h\,[1 + \arctan(e^{-1/p} - 1)]$, is at least $0.81\,h$ long,
     where e is the difference of the two orders, in the worst row, in units of $\max(atol, rtol\,|x|)$. k-diffusion stops at the last sigma
     above 0; this one goes to 0 by Euler's step, as soon as what the last two velocities say of its error, $\sigma^2 |v'| / 2$, is
-    within the tolerance.
+    within the tolerance; and so it leaves 0 where the grid rises from there.
 
     Args:
         pair: 3 for DPM-Solver-23, 2 for DPM-Solver-12.
@@ -168,8 +168,10 @@ class DPMAdaptive(Sampler):
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         sigma, length, sign = at.s0, FIRST, 1.0 if at.h < 0 else -1.0
+        if sigma == 0:
+            x, sigma = yield from self._leave(x, at.s1)
         before, known = x, None
-        while True:
+        while sigma != at.s1:
             v = yield Evaluate(x, sigma)
             if at.s1 == 0 and known is not None:
                 slope = (v - known[1]) / (sigma - known[0])
@@ -188,8 +190,17 @@ class DPMAdaptive(Sampler):
                 if factor >= ACCEPTED:
                     break
             x, sigma, before = high, end, low
-            if final:
-                return x, state
+        return x, state
+
+    def _leave(self, x: Tensor, s1: float) -> Generator[Evaluate, Tensor, tuple[Tensor, float]]:
+        """From sigma 0 by Euler's step, as far up as the tolerance allows: where it ends."""
+        v, sigma = (yield Evaluate(x, 0.0)), s1
+        while True:
+            end = x + sigma * v
+            error = worst(sigma / 2 * ((yield Evaluate(end, sigma)) - v) / self._scale(end, x))
+            if error <= 1:
+                return end, sigma
+            sigma *= max(LEAST, SAFETY * error**-0.5)
 
     def _scale(self, low: Tensor, before: Tensor) -> Tensor:
         return (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)

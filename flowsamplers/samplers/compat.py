@@ -60,11 +60,12 @@ class HeunPP2(Sampler):
 
     $$
     x' = x + h\,(w_1 v_i + w_2 v_{i+1} + w_3 v_{i+2}), \quad
-    w_2 = \frac{\sigma_{i+1}}{3\sigma_0},\ w_3 = \frac{\sigma_{i+2}}{3\sigma_0},\ w_1 = 1 - w_2 - w_3
+    w_2 = \frac{\sigma_{i+1}}{3\sigma_{\max}},\ w_3 = \frac{\sigma_{i+2}}{3\sigma_{\max}},\ w_1 = 1 - w_2 - w_3
     $$
 
     The velocities are taken at Euler's points on the next two nodes, beyond the step's end. On the last step but one
-    $w_2 = \sigma_{i+1}/(2\sigma_0)$, $w_3 = 0$; the last is Euler's. The weights meet no condition of order 2.
+    $w_2 = \sigma_{i+1}/(2\sigma_{\max})$, $w_3 = 0$; the last is Euler's. $\sigma_{\max}$ is the higher end of the grid, where programs
+    take its first node. The weights meet no condition of order 2.
 
     Examples:
         >>> import flowsamplers as fs
@@ -81,7 +82,7 @@ class HeunPP2(Sampler):
         v = yield Evaluate(x, at.s0)
         if at.last:
             return x + at.h * v, state
-        ahead, top = at.grid.sigmas[at.index + 2], at.grid.start
+        ahead, top = at.grid.sigmas[at.index + 2], max(at.grid.start, at.grid.end)
         second = x + at.h * v
         v2 = yield Evaluate(second, at.s1)
         if at.index == at.count - 2:

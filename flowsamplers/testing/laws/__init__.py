@@ -24,6 +24,7 @@ from flowsamplers.testing.laws.exactness import (
     applied_dt_sum_to_end_minus_start,
     memories_are_exact_once_full,
     polynomials_in_sigma_are_exact,
+    rising_grids_are_run_or_refused,
     straight_paths_are_exact,
 )
 from flowsamplers.testing.laws.grids import (
@@ -69,6 +70,7 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     straight_paths_are_exact,
     polynomials_in_sigma_are_exact,
     memories_are_exact_once_full,
+    rising_grids_are_run_or_refused,
     order_is_the_declared_one,
     order_holds_on_alternating_steps,
     there_and_back_meet_to_the_order,
@@ -133,6 +135,7 @@ __all__ = [
     "permutations_of_rows_commute",
     "polynomials_in_sigma_are_exact",
     "requests_stay_inside_their_step",
+    "rising_grids_are_run_or_refused",
     "rotations_commute",
     "rows_do_not_see_each_other",
     "scaling_sigma_changes_nothing",

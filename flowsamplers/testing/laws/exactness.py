@@ -12,11 +12,14 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.testing.fields import start_at
 from flowsamplers.testing.laws.common import (
     IRREGULAR,
+    SEED,
     Case,
     NotApplicable,
+    close,
     generator_of,
     quiet,
 )
+from flowsamplers.testing.subject import subject_of
 
 
 def applied_dt_sum_to_end_minus_start(
@@ -61,6 +64,41 @@ def straight_paths_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     gap = (x0 - data).abs().max().item()
     assert gap <= 256 * grid.steps * torch.finfo(torch.float64).eps * 4, (
         f"{subject.name} misses a straight path's end by {gap:.1e}"
+    )
+
+
+def rising_grids_are_run_or_refused(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    r"""Up a grid, from exactly 0 to exactly 1, straight paths are as exact as down; with noise there is no such run.
+
+    Inversion begins where logarithms of sigma, and weights that divide by it, have no value. A sampler that adds noise must say so in a
+    ValueError before it asks for anything: noise put on data on its way to noise is another process than the flow's.
+
+    Reference:
+        Inversion of rectified flows: RF-Solver, arXiv:2411.04746; FireFlow, arXiv:2412.07517.
+    """
+    subject, up = subject_of(case), grid.reversed() if not grid.rising else grid
+    if subject.sampler is None:
+        raise NotApplicable("it is no flowsamplers sampler, and schedules of other software only fall")
+    data, noise = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), start_at(4, 3)
+    asked: list[float] = []
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        asked.append(sigma[0].item())
+        return noise - data
+
+    if subject.stochastic:
+        try:
+            subject.run(velocity, data.expand(4, 3), up, seed=SEED)
+        except ValueError:
+            assert not asked, f"{subject.name} refuses a rising grid after {len(asked)} model calls; it is known before"
+        else:
+            raise AssertionError(f"{subject.name} puts noise on data on a rising grid")
+    still = quiet(subject)
+    close(
+        still.run(velocity, data.expand(4, 3), up),
+        (1 - up.end) * data + up.end * noise,
+        f"{still.name} misses the end of a straight path on a rising grid",
+        256 * up.steps * torch.finfo(torch.float64).eps,
     )
 
 
