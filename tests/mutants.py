@@ -166,6 +166,14 @@ def _(self, x, at, state):
     return x + at.h * (0.5 * k1 + 0.501 * k2), state
 
 
+@sampler("weights that divide by the first sigma of the grid", "heun")
+def _(self, x, at, state):
+    k1 = yield Evaluate(x, at.s0)
+    k2 = yield Evaluate(x + at.h * k1, at.s1)
+    w = at.s1 / (2 * at.grid.start)
+    return x + at.h * ((1 - w) * k1 + w * k2), state
+
+
 @sampler("stage at the wrong node", "midpoint", order=2)
 def _(self, x, at, state):
     k1 = yield Evaluate(x, at.s0)
