@@ -37,6 +37,7 @@ TOOLS = {
     "build_gallery": "gallery.md",
     "build_full_size": "reference/full-size.md",
     "build_klein_family": "reference/klein-family.md",
+    "build_relatives": "reference/pipelines.md",
 }
 """Pages that a tool writes whole, from committed measurements."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +15,9 @@ pytest.importorskip("diffusers")
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from fields import every_fixed_sampler
+from fields import FIXED, every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler
-from relatives import RELATIVES, Outcome, broken_promises, run, same
+from relatives import RELATIVES, Outcome, broken_promises, flow_pipelines, run, same
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast", "ignore:__array__ implementation")  # Mochi's and LTX's own
@@ -149,3 +151,31 @@ def test_a_range_registered_with_the_configuration_bounds_the_respacing_as_in_st
         made.append(scheduler)
     assert torch.equal(made[0].sigmas, made[1].sigmas)
     assert made[1].sigmas[0] == pytest.approx(0.9)
+
+
+def test_the_committed_table_has_every_pipeline_with_every_sampler_and_all_holds() -> None:
+    """But for the pipelines that give every token a time of its own, which only euler can do."""
+    found = json.loads((ROOT / "docs" / "reference" / "pipelines.json").read_text())["pipelines"]
+    assert list(found) == list(RELATIVES)
+    for name, row in found.items():
+        assert list(row["samplers"]) == FIXED
+        assert row["euler"]["float32"]
+        assert row["euler"]["bfloat16"] in (True, None)
+        refused = [s for s, wrong in row["samplers"].items() if wrong]
+        assert refused == ([s for s in FIXED if s != "euler"] if RELATIVES[name].only_euler else [])
+
+
+def test_what_the_flow_pipelines_of_diffusers_read_of_stocks_scheduler_is_here_too() -> None:
+    """All of them, also those that no tiny model was built for."""
+    texts = flow_pipelines()
+    assert len(texts) >= 50
+    schedulers = FlowMatchEulerDiscreteScheduler(), FlowSamplerScheduler()
+    for scheduler in schedulers:
+        scheduler.set_timesteps(3)
+    read = {name for text in texts.values() for name in re.findall(r"\bscheduler\.(\w+)", text)}
+    options = {n for text in texts.values() for n in re.findall(r"\bscheduler\.config\.(?:get\(\s*\")?(\w+)", text)}
+    assert {"set_timesteps", "timesteps", "sigmas", "order", "scale_noise", "set_begin_index", "step"} <= read
+    assert {"base_shift", "max_image_seq_len", "use_dynamic_shifting"} <= options
+    stock, ours = schedulers
+    assert {name for name in read if hasattr(stock, name) and not hasattr(ours, name)} == set()
+    assert {name for name in options if name in stock.config and name not in ours.config} == set()

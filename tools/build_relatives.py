@@ -23,7 +23,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: E402
 
 from flowsamplers import list_samplers  # noqa: E402
 from flowsamplers_diffusers import FlowSamplerScheduler  # noqa: E402
-from relatives import RELATIVES, Relative, broken_promises, run, same  # noqa: E402
+from klein_family import MEMBERS  # noqa: E402
+from relatives import RELATIVES, Relative, broken_promises, flow_pipelines, run, same  # noqa: E402
 
 RESULTS = ROOT / "docs" / "reference" / "pipelines.json"
 PAGE = RESULTS.with_suffix(".md")
@@ -63,8 +64,9 @@ def outcome(name: str, entry: Relative) -> dict[str, Any]:
     return row
 
 
-def page(found: dict[str, Any]) -> str:
-    """The whole page."""
+def page() -> str:
+    """The whole page, from the committed results."""
+    found = json.loads(RESULTS.read_text())
     lines = [
         "# Pipelines it was run in",
         "",
@@ -75,6 +77,10 @@ def page(found: dict[str, Any]) -> str:
         "tensor that the transformer was given in every call, and the result, equal those of FlowMatchEuler, in float32 and in bfloat16.",
         "*Samplers*: how many of the registered samplers with a fixed number of calls ran to the end, with every model call of their dry",
         "run made once, in order, and a finite result. A pipeline with a strength or a mask begins inside the schedule.",
+        "",
+        f"diffusers has {found['classes']} pipelines whose files name FlowMatchEuler; {found['run']} of them are run here or on",
+        "[the page of the Klein family](klein-family.md), and the others are looked through by a test: of FlowMatchEuler and its",
+        "configuration they read nothing that the drop-in does not have.",
         "",
         "| pipeline | class | schedule | stock bit for bit | samplers | remarks |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -88,7 +94,7 @@ def page(found: dict[str, Any]) -> str:
             reasons = {wrong for wrong in row["samplers"].values() if wrong}
             remarks.append("; ".join(f"others: {reason}" for reason in sorted(reasons)))
         lines.append(
-            f"| {name} | `{row['pipeline']}` | {_schedule(row['scheduler'])} | {equal} | {len(ran)} of {len(row['samplers'])} | "
+            f"| {name} | `{row['pipeline']}` | {_schedule(row['scheduler'])} | {equal} | {len(ran)}/{len(row['samplers'])} | "
             f"{'; '.join(remarks)} |"
         )
     lines += [
@@ -107,7 +113,8 @@ def page(found: dict[str, Any]) -> str:
         "* **Strength.** A pipeline slices `timesteps` by `order` entries for each step that it counts. It counts the entries where it passed",
         "  sigmas, and the steps where it did not; `order` is set accordingly, so that a strength means the same noise for `heun` as for",
         "  `euler`. A sampler whose steps take different numbers of calls (`fireflow`) has no such number: there a strength counts entries.",
-        "* **Rising sigmas** (Mochi, `invert_sigmas`): every sampler runs from 0 to 1.",
+        "* **Rising sigmas** (Mochi, `invert_sigmas`): the pipeline counts from 0 at the noise to 1 at the data. The sampler runs on the",
+        "  falling schedule that this is, with the sign of the velocity turned; the run is the same.",
         "",
     ]
     return "\n".join(lines)
@@ -142,10 +149,12 @@ def main() -> None:
             found = {
                 "diffusers": diffusers.__version__,
                 "steps": STEPS,
+                "classes": len(flow_pipelines()),
+                "run": len(set(flow_pipelines()) & {x.pipeline for x in (*RELATIVES.values(), *MEMBERS)}),
                 "pipelines": {k: rows[k] for k in RELATIVES if k in rows},
             }
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text(page(json.loads(RESULTS.read_text())))
+    PAGE.write_text(page())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -18,7 +20,14 @@ import relatives.videos  # noqa: F401
 from flowsamplers import nfe
 from relatives.core import RELATIVES, Relative
 
-__all__ = ["RELATIVES", "Outcome", "Relative", "broken_promises", "build", "run", "same"]
+__all__ = ["RELATIVES", "Outcome", "Relative", "broken_promises", "build", "flow_pipelines", "run", "same"]
+
+
+def flow_pipelines() -> dict[str, str]:
+    """The pipelines of this diffusers whose files name FlowMatchEuler, by class; and the files' text."""
+    texts = [path.read_text() for path in sorted((Path(diffusers.__file__).parent / "pipelines").rglob("*.py"))]
+    made_for_it = [text for text in texts if "FlowMatchEuler" in text]
+    return {name: text for text in made_for_it for name in re.findall(r"^class (\w+Pipeline)\(", text, re.MULTILINE)}
 
 
 @dataclass(frozen=True)
