@@ -21,6 +21,7 @@ from flowsamplers.benchmark import BUDGETS, measured
 from flowsamplers.catalogue import catalogue
 from flowsamplers.schedules import empirical_mu
 from flowsamplers.study.plots import GREY, MARKERS, PALETTE
+from flowsamplers.testing.moments import variance_ratio
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = PALETTE[:6]
@@ -209,6 +210,33 @@ def step_errors(flow: fs.flows.MixtureFlow, x: torch.Tensor, grid: fs.SigmaGrid,
     return errors
 
 
+def variances() -> Figure:
+    """The variance of the result over the true one by number of steps, exact: Gaussian data of variance 0.25, a grid of shift 3."""
+    figure, axes = canvas(4.2)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.text(1100, 1.02, "right", fontsize=9.5, ha="right")
+    lines = (
+        ("euler_sde", {}, "euler_sde", BLUE),
+        ("er_sde_1", {}, "er_sde_1", SKY),
+        ("dpmpp_2m_sde", {}, "dpmpp_2m_sde", GREEN),
+        ("churn", {}, "churn", PINK),
+        ("cps", {"eta": 0.5}, "cps, eta=0.5", YELLOW),
+        ("lcm", {}, "lcm", ORANGE),
+    )
+    counts = [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    for (name, options, words, colour), marker in zip(lines, MARKERS, strict=False):
+        sampler = fs.get_sampler(name, **options)
+        ratios = [variance_ratio(sampler, fs.schedules.shift(n, shift=3.0)) for n in counts]
+        axes.plot(counts, ratios, marker=marker, markersize=4, color=colour, linewidth=1.8, label=words)
+    ticks = (4, 16, 64, 256, 1024)
+    axes.set(xscale="log", xlabel="steps", ylabel="variance of the result / of the data", xticks=ticks, xticklabels=ticks)
+    axes.set(ylim=(0, 1.25), xlim=(3.5, 1200))
+    axes.minorticks_off()
+    axes.grid(color="#dddddd")
+    axes.legend(frameon=False, loc="lower right", fontsize=9.5, ncols=2)
+    return figure
+
+
 FUNCTIONS: dict[str, Callable[[], Figure]] = {
     "paths": paths,
     "nodes": nodes,
@@ -216,6 +244,7 @@ FUNCTIONS: dict[str, Callable[[], Figure]] = {
     "last-step": last_step,
     "orders": orders,
     "local-errors": local_errors,
+    "variances": variances,
 }
 
 
