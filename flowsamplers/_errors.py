@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
-def unknown(what: str, value: object, accepted: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a closed list; suggests the nearest one that is.
+def unknown(what: str, value: object, accepted: Iterable[str], hint: str = "") -> ValueError:
+    """The error for a name that is not in a closed list; suggests the nearest one that is, unless it is given a better hint.
 
     >>> print(unknown("sampler", "huen", ["euler", "heun"]))
     unknown sampler 'huen': did you mean 'heun'? Accepted: euler, heun
+    >>> print(unknown("sampler", "DPM++ 2M", ["dpm_2", "dpmpp_2m"]))
+    unknown sampler 'DPM++ 2M': did you mean 'dpmpp_2m'? Accepted: dpm_2, dpmpp_2m
     """
     names = list(accepted)
-    near = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    spelled = re.sub(r"[\s-]+", "_", str(value).lower().replace("++", "pp"))
+    near = difflib.get_close_matches(spelled, names, n=1) or difflib.get_close_matches(str(value), names, n=1)
+    hint = hint or (f"did you mean {near[0]!r}? " if near else "")
     return ValueError(f"unknown {what} {value!r}: {hint}Accepted: {', '.join(names) or '(none)'}")

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
+from flowsamplers._elsewhere import sampler_elsewhere
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock, Noise
@@ -319,7 +320,7 @@ def sampler_info(name: str) -> SamplerInfo:
     _load()
     names = _names()
     if name not in names:
-        raise unknown("sampler", name, names)
+        raise unknown("sampler", name, names, sampler_elsewhere(name))
     return names[name]
 
 

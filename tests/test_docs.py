@@ -38,8 +38,9 @@ TOOLS = {
     "build_full_size": "reference/full-size.md",
     "build_klein_family": "reference/klein-family.md",
     "build_relatives": "reference/pipelines.md",
+    "build_names": "reference/names.md",
 }
-"""Pages that a tool writes whole, from committed measurements."""
+"""Pages that a tool writes whole, from committed measurements or the registry."""
 
 
 def test_the_first_study_page_shows_the_committed_rows() -> None:

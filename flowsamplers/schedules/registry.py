@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias, TypeVar
 
+from flowsamplers._elsewhere import schedule_elsewhere
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
 
@@ -136,7 +137,7 @@ def schedule_info(name: str) -> ScheduleInfo:
     _load()
     names = _names()
     if name not in names:
-        raise unknown("schedule", name, names)
+        raise unknown("schedule", name, names, schedule_elsewhere(name))
     return names[name]
 
 

@@ -1,0 +1,71 @@
+"""Names of other programs: each is one here, or the error says what is."""
+
+from __future__ import annotations
+
+import pytest
+
+import flowsamplers as fs
+from flowsamplers import _elsewhere as elsewhere
+from flowsamplers.cli.types import parse_sampler
+
+SAMPLERS = [
+    (name, here)
+    for names in (elsewhere.COMFYUI, elsewhere.RES4LYF, elsewhere.DIFFUSERS, elsewhere.OTHERS)
+    for name, here in names.items()
+]
+OURS = {n for i in fs.list_samplers() for n in i.names}
+SCHEDULES = {n for i in fs.list_schedules() for n in i.names}
+
+
+@pytest.mark.parametrize(("name", "here"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
+def test_a_samplers_name_is_one_here_or_its_error_says_what_is(name: str, here: elsewhere.Here) -> None:
+    if here.spec:
+        assert parse_sampler(here.spec)
+    else:
+        assert here.note
+    if name in OURS:
+        assert here.spec.partition(":")[0] in fs.sampler_info(name).names
+        return
+    with pytest.raises(ValueError, match="a name ") as error:
+        fs.get_sampler(name)
+    assert here.spec in str(error.value)
+    assert here.note in str(error.value)
+
+
+@pytest.mark.parametrize("name", elsewhere.SCHEDULES)
+def test_a_schedules_name_is_one_here_or_its_error_says_what_is(name: str) -> None:
+    here = elsewhere.SCHEDULES[name]
+    assert here.note or name in SCHEDULES
+    assert not here.spec or here.spec in SCHEDULES
+    if name not in SCHEDULES:
+        with pytest.raises(ValueError, match="a name of ComfyUI") as error:
+            fs.get_schedule(name, 4)
+        assert here.spec in str(error.value)
+
+
+def test_all_of_comfyuis_samplers_and_schedules_are_known() -> None:
+    """As of 2025-11; without guidance in them all but dpm_fast, ddpm and res_multistep_ancestral are names here too."""
+    assert len(elsewhere.COMFYUI) == 44
+    not_here = {n for n in elsewhere.COMFYUI if n not in OURS and not n.endswith("_cfg_pp")}
+    assert not_here == {"dpm_fast", "ddpm", "res_multistep_ancestral"}
+    for name in (
+        "simple",
+        "sgm_uniform",
+        "karras",
+        "exponential",
+        "ddim_uniform",
+        "beta",
+        "normal",
+        "linear_quadratic",
+        "kl_optimal",
+    ):
+        assert name in SCHEDULES
+        assert name in elsewhere.SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("DPM++ 2M", "dpmpp_2m"), ("Euler a", "euler_a"), ("dpm++-2m-sde", "dpmpp_2m_sde"), ("huen", "heun")]
+)
+def test_other_spellings_find_the_nearest_name(typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        fs.get_sampler(typed)
