@@ -65,28 +65,56 @@ def test_every_sampler_does_in_every_pipeline_what_it_does_by_itself(name, membe
     assert torch.equal(record.latents[-1], direct)
 
 
+SHIFT = 8.0
+
+
+def one_each(pipe, i, x):
+    """The callback of call i shifts the i-th entry, so that one run shows all of them."""
+    return x.flatten().index_add(0, torch.tensor([i]), torch.tensor([SHIFT])).reshape(x.shape)
+
+
 @pytest.mark.parametrize(
     ("member", "name"),
     [(WITH_CALLBACKS[0], name) for name in FIXED] + [(m, name) for m in WITH_CALLBACKS[1:] for name in KINDS],
     ids=lambda v: v if isinstance(v, str) else v.name,
 )
-def test_a_shift_in_any_callback_is_the_shift_of_the_result(member, name) -> None:
-    """Through the pipeline's own loop, with a network whose velocity is a constant."""
-    if fs.get_sampler(name).stochastic:
-        pytest.skip("fresh noise replaces a part of the state")
+def test_an_edit_in_any_callback_counts(name, member) -> None:
+    """The network is asked at the edited latents, also between the stages of a step, and its velocity counts as that of the edited point.
+
+    The result is what the velocities told lead to by themselves, and the shifts. Of a shift in a stochastic run fresh noise replaces a
+    part, of that in the last callback nothing.
+    """
     whole = {"strength": 1.0, "mask_image": mask(64)} if member.inpaints else {}
-    pipe = pipeline(member, ours(sampler=name))
+    pipe = pipeline(member, ours(sampler=name, seed=0))
+    record = run(member, pipe, steps=3, edit=one_each, **whole)
+    calls, turn = len(pipe.scheduler.timesteps), count()
+    assert all(torch.equal(x, edited) for (_, x), edited in zip(record.told[1:], record.latents, strict=False))
 
-    def one_each(pipe, i, x):
-        """The callback of call i shifts the i-th entry, so that one run shows them all."""
-        return x.flatten().index_add(0, torch.tensor([i]), torch.tensor([8.0])).reshape(x.shape)
+    def play(x, sigma):
+        return record.told[next(turn)][0]
 
+    unmoved = fs.sample(play, record.told[0][1], pipe.scheduler.grid, name, seed=0)
+    moved = (record.latents[-1] - unmoved).flatten()
+    assert torch.equal(moved[calls:], torch.zeros_like(moved[calls:]))
+    eight = torch.full((calls,), SHIFT)
+    if fs.get_sampler(name).stochastic:
+        assert (moved[:calls] > 0).all()
+        assert (moved[:calls] <= SHIFT + 1e-5).all()
+        eight[:-1] = moved[: calls - 1]
+    assert torch.allclose(moved[:calls], eight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_shift_in_any_callback_is_the_shift_of_the_result_where_the_velocity_is_a_constant(name) -> None:
+    """Two whole runs, which share nothing."""
+    pipe = pipeline(WITH_CALLBACKS[0], ours(sampler=name, seed=0))
     plain, edited = (
-        run(member, pipe, steps=3, edit=edit, velocity=lambda v: torch.full_like(v, 0.25), **whole).latents[-1].flatten()
+        run(WITH_CALLBACKS[0], pipe, steps=3, edit=edit, velocity=lambda v: torch.full_like(v, 0.25)).latents[-1].flatten()
         for edit in (None, one_each)
     )
     calls = len(pipe.scheduler.timesteps)
-    assert torch.allclose(edited[:calls] - plain[:calls], torch.full((calls,), 8.0), rtol=0, atol=1e-5)
+    first = 0 if not fs.get_sampler(name).stochastic else calls - 1
+    assert torch.allclose((edited - plain)[first:calls], torch.full((calls - first,), SHIFT), rtol=0, atol=1e-5)
     assert torch.equal(edited[calls:], plain[calls:])
 
 
@@ -151,6 +179,9 @@ def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, me
     assert len(record.latents) == calls - begin
     assert record.bar == (calls - begin, calls - begin)
     moved = record.latents[-1] - record.told[0][1]
+    assert pipe.scheduler._stepper.done
+    assert pipe.scheduler.sigmas[-1] == 0
+    assert moved.isfinite().all()
     if not fs.get_sampler(name).stochastic:
         assert torch.allclose(moved, -pipe.scheduler.sigmas[begin].expand_as(moved), rtol=0, atol=1e-5)
 
@@ -158,15 +189,26 @@ def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, me
 @every_fixed_sampler
 @pytest.mark.parametrize("member", INPAINTING[:1], ids=lambda m: m.name)
 def test_what_the_mask_keeps_is_kept(name, member) -> None:
-    """The black part of the mask is the image's own latents in the end, to the bit, though every call's sample was edited."""
+    """The black part of the mask is the image's own latents in the end, to the bit, though every call's sample was edited.
+
+    After every call before, between stages too, it is the image at the noise level of the call that comes next.
+    """
     stock = run(member, pipeline(member), strength=0.4).latents[-1]
-    latents = run(member, pipeline(member, ours(sampler=name, seed=0)), strength=0.7).latents[-1]
-    assert torch.equal(latents[:, :8], stock[:, :8])
-    assert latents[:, 8:].isfinite().all()
+    pipe = pipeline(member, ours(sampler=name, seed=0))
+    record = run(member, pipe, strength=0.7)
+    assert torch.equal(record.latents[-1][:, :8], stock[:, :8])
+    assert record.latents[-1][:, 8:].isfinite().all()
+    levels = pipe.scheduler.sigmas[-1 - len(record.latents) :]
+    image, first = stock[:, :8], record.told[0][1][:, :8]
+    noise = (first - (1 - levels[0]) * image) / levels[0]
+    for sigma, latents in zip(levels[1:-1], record.latents, strict=False):
+        assert torch.allclose(latents[:, :8], (1 - sigma) * image + sigma * noise, rtol=0, atol=1e-5)
 
 
 def test_the_committed_table_says_that_everything_holds() -> None:
-    found = json.loads((Path(__file__).parent.parent / "docs" / "reference" / "klein-family.json").read_text())["members"]
+    committed = json.loads((Path(__file__).parent.parent / "docs" / "reference" / "klein-family.json").read_text())
+    found = committed["members"]
+    assert committed["samplers"] == FIXED
     assert list(found) == [m.name for m in MEMBERS]
     counts = [c for row in found.values() for c in row.values() if isinstance(c, list)]
     assert len(counts) >= 2 * len(MEMBERS)

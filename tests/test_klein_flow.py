@@ -84,6 +84,26 @@ def test_guidance_in_one_batch_equals_two_passes() -> None:
     assert two.forward_passes == one.forward_passes == 4
 
 
+@pytest.mark.parametrize("interval", [None, (0.2, 0.8)], ids=["everywhere", "between two sigmas"])
+def test_in_float64_guidance_in_one_batch_and_in_two_passes_are_one_field_and_make_one_image(interval) -> None:
+    """Agreement is that of float64, though diffusers turns queries and keys (``apply_rotary_emb``) and makes sinusoids in float32.
+
+    Both compute these roundings of the same numbers, to a few eps of float64, so that a rounding to float32 falls otherwise once in
+    2^-53 / 2^-24 = 2e-9 numbers, of which there are 2e4 here.
+    """
+    pipe = pipeline(torch.float64)
+    two, one = (flow_of(pipe, batched_guidance=b, guidance_interval=interval) for b in (False, True))
+    x, sigma = two.noise([0, 1, 2]), torch.tensor([1.0, 0.6, 0.1], dtype=torch.float64)
+    passes = [one.velocity(x, sigma), two.velocity(x, sigma)]
+    assert passes[0].dtype == torch.float64
+    assert fs.reference.relative_error(*passes).max() < 1e-12
+    grid = fs.schedules.flux2(4, tokens=16)
+    images = [fs.sample(flow.velocity, x, grid, "heun") for flow in (one, two)]
+    assert fs.reference.relative_error(*images).max() < 1e-12
+    counted = [*sigma.tolist(), *(call.sigma for call in fs.dry_run("heun", grid) for _ in x)]
+    assert one.forward_passes == two.forward_passes == sum(two.passes(s) for s in counted)
+
+
 def test_forward_passes_are_counted() -> None:
     base, plain = flow_of(pipeline()), flow_of(pipeline(), guidance_scale=1.0)
     grid = fs.schedules.flux2(3, tokens=16)

@@ -19,10 +19,11 @@ PAGE, DATA = DOCS / "klein-family.md", DOCS / "klein-family.json"
 CLAIMS = {
     "stock": '`euler` with `carry="model"` is stock, bit for bit, after every model call (float32, bfloat16)',
     "runs": "samplers that do in the pipeline what `fs.sample` does, bit for bit; bar, callbacks and network count the dry run's calls",
-    "edits": "samplers for which a shift in any callback is the shift of the result",
+    "edits": "samplers that honour an edit in any callback: the network is asked at the edited latents, and the result is what its "
+    "velocities lead to, and the shift; of a stochastic sampler fresh noise replaces a part",
     "interrupts": "samplers interrupted at every call: it stops there, the next run is undisturbed",
     "strengths": "runs from slices of the schedule that end at sigma 0, by sampler and strength",
-    "masks": "samplers that keep what the mask keeps, to the bit",
+    "masks": "samplers that keep what the mask keeps: at the noise level of the next call after every call, and to the bit in the end",
 }
 """What the columns say."""
 
@@ -60,9 +61,7 @@ def measure() -> dict[str, Any]:
             "pipeline": m.pipeline,
             "stock": count(t.test_euler_at_stocks_precision_is_stock_bit_for_bit, [(m, torch.float32), (m, torch.bfloat16)]),
             "runs": count(t.test_every_sampler_does_in_every_pipeline_what_it_does_by_itself, [(name, m) for name in t.FIXED]),
-            "edits": count(
-                t.test_a_shift_in_any_callback_is_the_shift_of_the_result, [(m, name) for name in t.FIXED if not m.modular]
-            ),
+            "edits": count(t.test_an_edit_in_any_callback_counts, [(name, m) for name in t.FIXED if not m.modular]),
             "interrupts": count(
                 t.test_an_interrupted_run_stops_there_and_the_next_is_not_disturbed,
                 [(name, m) for name in t.FIXED if not m.modular],
@@ -81,7 +80,7 @@ def page() -> str:
     found = json.loads(DATA.read_text())
     lines = ["| called with | pipeline | " + " | ".join(CLAIMS) + " |", "| --- | --- |" + " --- |" * len(CLAIMS)]
     for name, row in found["members"].items():
-        cells = ["-" if row[c] is None else f"{row[c][0]} of {row[c][1]}" for c in CLAIMS]
+        cells = ["-" if row[c] is None else f"{row[c][0]}/{row[c][1]}" for c in CLAIMS]
         lines.append(f"| {name} | `{row['pipeline']}` | " + " | ".join(cells) + " |")
     names = ", ".join(f"`{name}`" for name in found["samplers"])
     claims = "\n".join(f"* **{name}**: {what}." for name, what in CLAIMS.items())
@@ -89,18 +88,20 @@ def page() -> str:
 
 <!-- written by tools/build_klein_family.py from docs/reference/klein-family.json -->
 
-Every pipeline that diffusers {found["diffusers"]} has for FLUX.2 [klein], called as it is, with our scheduler in it and each of
-{len(found["samplers"])} samplers, {names}. The networks are tiny and have random weights: here it is the plumbing that is tried.
-The same claims are tests of every registered sampler
-(`tests/test_klein_family.py`); the real sizes are on [a page of their own](full-size.md).
+Every pipeline that diffusers {found["diffusers"]} has for FLUX.2 [klein], called as it is, with our scheduler in it and each of the
+{len(found["samplers"])} samplers that a pipeline can run. The networks are tiny and have random weights: here it is the plumbing that is tried.
+The same claims are tests of every registered sampler (`tests/test_klein_family.py`); the real sizes are on
+[a page of their own](full-size.md). In the table: how many hold, of how many that were tried.
 
 {chr(10).join(lines)}
 
 {claims}
 
-Stochastic samplers are left out of *edits*, because fresh noise replaces a part of the sample, and of the edit with it; among *strengths* only their model calls are counted. Modular
-pipelines have no callbacks and no interrupt. For *strengths* the slice begins wherever the pipeline's arithmetic puts it, also inside
-a step: the calls that are left of that step become Euler moves along the listed sigmas.
+Modular pipelines have no callbacks and no interrupt. For *strengths* the slice begins wherever the pipeline's arithmetic puts it, also
+inside a step: the calls that are left of that step become Euler moves along the listed sigmas. With a constant velocity the result is
+then the start, less the sigma of the slice's first call; of a stochastic sampler it is that the schedule's end was reached.
+
+The samplers: {names}.
 """
 
 
