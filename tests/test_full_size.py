@@ -13,9 +13,13 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
+from diffusers import Flux2KleinPipeline
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
 import flowsamplers as fs
 from fields import every_fixed_sampler
-from flowsamplers_diffusers import FlowSamplerScheduler
+from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow
+from klein import pipeline as klein_digits
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +66,65 @@ def test_every_sampler_runs_with_the_calls_it_promised_and_holds_what_the_page_s
     assert found["promised"] == found["made"] == fs.nfe(name, fs.schedules.flux2(TOOL.STEPS, tokens=4096))
     assert found == FOUND["samplers"][name]["klein-4B"] == FOUND["samplers"][name]["klein-9B"]
     assert len(pipe.transformer.seen) == 1
+
+
+@cache
+def flow_4b(*, distilled: bool = True, **options: bool) -> KleinFlow:
+    """With the text encoder of the real size too, 4.4e9 parameters, and the tokenizer of klein-digits in the place of its own."""
+    parts = {**klein_4b().components, "text_encoder": text_encoder(), "tokenizer": klein_digits().tokenizer}
+    pipe = Flux2KleinPipeline(**parts, is_distilled=distilled)
+    return KleinFlow(pipe, "a cat", height=1024, width=1024, max_sequence_length=512, **options)
+
+
+@cache
+def text_encoder() -> Qwen3ForCausalLM:
+    """Qwen3-4B; eager attention, because the other kind looks whether the mask hides anything."""
+    sizes = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "vocab_size": 151_936}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    with torch.device("meta"):
+        return Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, attn_implementation="eager")).to(torch.bfloat16)
+
+
+def drawn(flow: KleinFlow, sampler: str, steps: int) -> Any:
+    """From noise to an image, by the library's own driver; counts from before are forgotten."""
+    grid = fs.schedules.flux2(steps, tokens=flow.tokens)
+    flow.forward_passes = flow.pipe.transformer.calls = 0
+    x0 = fs.sample(flow.velocity, flow.noise([0]), grid, sampler, seed=0)
+    assert flow.forward_passes == fs.nfe(sampler, grid) * flow.passes_per_evaluation
+    return x0
+
+
+def test_from_a_prompt_to_the_image_as_a_velocity_field() -> None:
+    flow = flow_4b()
+    assert (flow.tokens, flow.shape, flow.dtype, flow.device.type) == (4096, (4096, 128), torch.bfloat16, "meta")
+    image = flow.decode(drawn(flow, "ab2", 2), output_type="pt")
+    assert (tuple(image.shape), image.dtype, image.device.type) == ((1, 3, 1024, 1024), torch.bfloat16, "meta")
+    assert sum(p.numel() for p in flow.pipe.text_encoder.parameters()) == 4_411_424_256
+
+
+@every_fixed_sampler
+def test_every_sampler_integrates_the_real_velocity_field_and_waits_for_nothing(name) -> None:
+    """The partner of the dry run: `fs.sample` over `KleinFlow`, which makes the forward passes that were promised."""
+    x0 = drawn(flow_4b(), name, 2)
+    assert (tuple(x0.shape), x0.dtype, x0.device.type) == ((1, 4096, 128), torch.bfloat16, "meta")
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["two passes", "one batch"])
+def test_guidance_of_the_real_base_model_waits_for_nothing(batched) -> None:
+    """One call of twice the rows, or two calls."""
+    flow = flow_4b(distilled=False, batched_guidance=batched)
+    x0 = drawn(flow, "heun", 2)
+    assert (tuple(x0.shape), x0.dtype) == ((1, 4096, 128), torch.bfloat16)
+    assert (flow.forward_passes, flow.pipe.transformer.calls) == (8, 4 if batched else 8)
+    flow.pipe.transformer.seen.clear()
+
+
+def test_full_precision_time_of_the_real_model_waits_for_nothing() -> None:
+    flow = flow_4b(full_time=True)
+    flow.pipe.transformer.seen.clear()  # a pass that is not made does not look at the time
+    v = flow.velocity(flow.noise([0]), torch.ones(1, device="meta"))
+    assert (tuple(v.shape), v.dtype, v.device.type) == ((1, 4096, 128), torch.bfloat16, "meta")
+    flow.pipe.transformer.seen.clear()
 
 
 def test_a_host_sync_would_raise() -> None:

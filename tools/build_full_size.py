@@ -236,7 +236,9 @@ On torch's `meta` device a tensor has a shape, a dtype and a device, and no data
 run there through the stock `Flux2KleinPipeline.__call__`, at 1024 x 1024 in bfloat16, on any machine: every shape, dtype and device is
 checked, and whatever would wait for the GPU (`.item()`, `.tolist()`, a branch on a value) raises. Each of the {len(found["samplers"])} samplers
 that a pipeline can run took {STEPS} steps on each of the {len(models)} models and made the model calls that the dry run had promised, {calls:,}
-in all; the network was given one and the same kind of input in all of them.
+in all; the network was given one and the same kind of input in all of them. The velocity field `KleinFlow` runs there as well, by
+`fs.sample` and with every sampler, from a prompt through a text encoder of the real size to the image, and with guidance in two passes
+and in one batch (`tests/test_full_size.py`).
 
 Measured with torch {found["torch"]} and diffusers {found["diffusers"]}. No weights are needed, so none are: nothing here is about images.
 

@@ -38,7 +38,8 @@ class KleinFlow:
         full_time: time conditioning in full precision, see `full_precision_time`.
         batched_guidance: both passes of the guidance in one batch of twice the size; the results are the same but for rounding.
         guidance_interval: guide only where sigma is in this closed interval, such as ``(0.2, 0.8)``; elsewhere the prompt alone
-            is followed and an evaluation takes one forward pass. By default everywhere, as the pipeline does.
+            is followed and an evaluation takes one forward pass. By default everywhere, as the pipeline does, and then no evaluation
+            waits for the device; to find the rows inside an interval it does.
         name: how studies call the model.
 
     Raises:
