@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("diffusers")
+import diffusers
+
 import flowsamplers as fs
 from fields import every_fixed_sampler
 from flowsamplers.schedules import pipeline_sigmas
 from flowsamplers_diffusers import FlowSamplerScheduler
 from klein import latents, pipeline
+from klein_family import Bar
+from relatives import RELATIVES, build
 
 TOKENS = 4096
 
@@ -69,6 +76,36 @@ def test_steps_are_counted_unless_asked_otherwise() -> None:
         assert (scheduler.num_inference_steps, len(scheduler.timesteps)) == counts
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "calls", "steps", "made"),
+    [
+        ("heun", {}, 7, 3, 6),
+        ("heun", {"last": "euler"}, 7, 4, 7),
+        ("ab2", {"last": "midpoint"}, 8, 7, 8),
+        ("ab2", {"last": "rk4"}, 8, 5, 8),
+        ("ab2", {"last": "rk4"}, 4, 1, 4),
+        ("ab3", {}, 8, 7, 8),
+        ("ab3", {"startup": "kutta3"}, 8, 6, 8),
+        ("ab4", {"startup": "rk4", "last": "heun"}, 12, 5, 12),
+        ("unipc", {"last": "midpoint"}, 8, 7, 8),
+        ("restart", {"base": "euler", "low": 0.3, "high": 0.6, "repeats": 1}, 8, 7, 8),
+    ],
+    ids=str,
+)
+def test_first_and_last_steps_that_cost_more_are_paid_for(name, options, calls, steps, made) -> None:
+    scheduler = spent(name, calls, sampler_options=options)
+    assert (scheduler.num_inference_steps, len(scheduler.timesteps)) == (steps, made)
+
+
+def test_calls_that_the_sampler_cannot_use_are_told_once(caplog) -> None:
+    with caplog.at_level(logging.WARNING, logger="flowsamplers_diffusers"):
+        scheduler = FlowSamplerScheduler(sampler="heun", budget="nfe")
+        for calls in (8, 7, 7, 8):
+            scheduler.set_timesteps(calls)
+    told = ["sampler 'heun': 3 steps take 6 model calls of the 7 that num_inference_steps allows"]
+    assert [record.getMessage() for record in caplog.records] == told
+
+
 @pytest.mark.parametrize("config", [{}, {"shift": 3.0}, {"shift": 1.5, "shift_terminal": 0.1}, {"use_karras_sigmas": True}])
 def test_pipelines_without_sigmas_are_served_the_same(config) -> None:
     """Stable Diffusion 3 and others pass the number alone."""
@@ -117,3 +154,59 @@ def test_the_pipelines_bar_and_callbacks_count_the_calls(name, steps, calls) -> 
         held.scheduler.config, sampler=name, mu=fs.schedules.empirical_mu(tokens=16, steps=8)
     )
     assert torch.equal(seen[-1], latents(held, steps=steps, guidance=1.0)[-1])
+
+
+def counted(name: str, scheduler: FlowSamplerScheduler, calls: int) -> dict[str, Any]:
+    """A call of another pipeline: model calls, callbacks, and the progress bar's length and updates."""
+    pipe = build(name, scheduler)
+    bars, seen = list[Bar](), list[int]()
+
+    def bar(total: int) -> Bar:
+        bars.append(Bar(total))
+        return bars[-1]
+
+    def callback(pipe: Any, i: int, t: Any, values: dict[str, Any]) -> dict[str, Any]:
+        seen.append(i)
+        return {}
+
+    given = {**RELATIVES[name].call(), "num_inference_steps": calls, "callback_on_step_end": callback, "output_type": "latent"}
+    with mock.patch.object(pipe, "progress_bar", bar), mock.patch.object(scheduler, "step", wraps=scheduler.step) as step:
+        pipe(generator=torch.Generator().manual_seed(0), **given)
+    return {"calls": step.call_count, "callbacks": len(seen), "bar": (bars[0].total, bars[0].updates)}
+
+
+NUMBER_ALONE = [n for n in ("SD3", "AuraFlow", "Wan", "Sana", "PRX") if hasattr(diffusers, RELATIVES[n].pipeline)]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls", "steps", "made"), [("euler", 6, 6, 6), ("heun", 6, 3, 6), ("heun", 7, 3, 6), ("fireflow", 6, 5, 6)]
+)
+@pytest.mark.parametrize("name", NUMBER_ALONE)
+def test_where_a_pipeline_passes_the_number_alone_calls_callbacks_and_bar_count_model_calls(
+    name, sampler, calls, steps, made
+) -> None:
+    """The bar is as long as the number that the pipeline was called with."""
+    scheduler = FlowSamplerScheduler(sampler=sampler, budget="nfe", **RELATIVES[name].scheduler)
+    found = counted(name, scheduler, calls)
+    assert found == {"calls": made, "callbacks": made, "bar": (calls, made)}
+    assert (scheduler.num_inference_steps, scheduler.order) == (steps, 1)
+
+
+@pytest.mark.parametrize(("sampler", "made"), [("euler", 6), ("heun", 12), ("rk4", 24)])
+@pytest.mark.parametrize("name", NUMBER_ALONE[:2])
+def test_with_steps_such_a_pipelines_bar_counts_steps(name, sampler, made) -> None:
+    found = counted(name, FlowSamplerScheduler(sampler=sampler, **RELATIVES[name].scheduler), 6)
+    assert found == {"calls": made, "callbacks": made, "bar": (6, 6)}
+
+
+@pytest.mark.parametrize("name", ["Flux", "Qwen-Image", "Z-Image"])
+def test_where_a_pipeline_passes_its_default_sigmas_the_bar_is_as_long_as_the_calls_made(name) -> None:
+    scheduler = FlowSamplerScheduler(sampler="heun", budget="nfe", **RELATIVES[name].scheduler)
+    assert counted(name, scheduler, 7) == {"calls": 6, "callbacks": 6, "bar": (6, 6)}
+
+
+@pytest.mark.parametrize("name", ["CogView4", "Mochi"])
+def test_where_a_pipelines_own_sigmas_fix_the_steps_it_raises(name) -> None:
+    scheduler = FlowSamplerScheduler(sampler="heun", budget="nfe", **RELATIVES[name].scheduler)
+    with pytest.raises(ValueError, match="the caller's or the pipeline's own, fix it too"):
+        counted(name, scheduler, 6)

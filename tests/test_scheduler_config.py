@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import subprocess
@@ -20,7 +21,9 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     FlowMatchLCMScheduler,
     UniPCMultistepScheduler,
+    schedulers,
 )
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 import flowsamplers as fs
 from fields import every_fixed_variant
@@ -142,6 +145,34 @@ def test_of_another_scheduler_the_schedule_is_taken_over_and_losses_are_told(
     scheduler.set_timesteps(sigmas=np.linspace(1, 0.25, 4))
     expected = fs.schedules.shift(4, shift=shift, arithmetic="stock")
     assert scheduler.grid == expected
+
+
+MADE = [
+    cls
+    for name in sorted(dir(schedulers))
+    if isinstance(cls := getattr(schedulers, name), type)
+    and issubclass(cls, SchedulerMixin)
+    and hasattr(cls, "from_config")
+    and all(p.default is not p.empty for k, p in inspect.signature(cls.__init__).parameters.items() if k != "self")
+]
+"""All schedulers of this diffusers that can be made without arguments."""
+
+
+@pytest.mark.filterwarnings("ignore")  # of old schedulers
+@pytest.mark.parametrize("stock", MADE, ids=lambda cls: cls.__name__)
+def test_no_schedulers_configuration_crashes_this_one_and_ours_crashes_none(stock, tmp_path) -> None:
+    """There and back, also through files: what is not understood is told, never an error."""
+    ours = FlowSamplerScheduler.from_config(stock().config, sampler="ab2", sampler_options={"last": "midpoint"})
+    ours.set_timesteps(sigmas=[1.0, 0.6, 0.3], mu=1.0)
+    assert ours.grid.start == 1
+    assert len(ours.timesteps) == 4
+    stock.from_config(ours.config)
+    FlowSamplerScheduler(sampler="ab3", sampler_options={"last": {"name": "heun", "options": {}}}, seed=[1, 2]).save_pretrained(
+        tmp_path
+    )
+    stock.from_pretrained(tmp_path)
+    stock().save_pretrained(tmp_path)
+    FlowSamplerScheduler.from_pretrained(tmp_path).set_timesteps(sigmas=[1.0, 0.6, 0.3], mu=1.0)
 
 
 def test_unknown_options_of_a_foreign_configuration_are_told_and_kept(warnings) -> None:

@@ -153,7 +153,7 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self.grid: SigmaGrid | None = None
         self._begin_index: int | None = None
-        self._announced: tuple[int, int] | None = None
+        self._announced: tuple[int, int, int | None] | None = None
         self._calls: tuple[Evaluation, ...] = ()
         self._reset()
 
@@ -235,7 +235,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         self.order = 1 if named else _calls_in_every_step(self._calls, self.grid.steps)
         self._begin_index = None
         self._reset()
-        self._announce()
+        asked = num_inference_steps if sigmas is None else len(sigmas)
+        self._announce(asked if self.config.budget == "nfe" else None)
 
     def _grid(self, steps: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
         if self.config.final_sigmas and sigmas is not None:
@@ -264,8 +265,9 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         calls, given = calls if sigmas is None else len(sigmas), calls
         if calls is None or given not in (None, calls) or timesteps is not None or not _is_default(sigmas):
             raise ValueError(
-                "budget='nfe': the number of steps follows from num_inference_steps, the model calls to spend; explicit sigmas "
-                "or timesteps fix it too. Leave them out, or use budget='steps'"
+                "budget='nfe': the number of steps follows from num_inference_steps, the model calls to spend; sigmas or timesteps "
+                "other than 1, 1 - 1/N, ..., 1/N, the caller's or the pipeline's own, fix it too. Leave them out, or use "
+                "budget='steps'"
             )
 
         def grid_of(steps: int) -> SigmaGrid:
@@ -292,12 +294,14 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         if self.config.time_shift_type not in ("exponential", "linear"):
             raise unknown("time_shift_type", self.config.time_shift_type, ["exponential", "linear"])
 
-    def _announce(self) -> None:
-        """Say once how many model calls the steps take, where it is not one each."""
-        counts = (self.grid.steps if self.grid else 0, len(self._calls))
-        if counts[0] != counts[1] and counts != self._announced:
-            logger.warning("sampler %r: %d steps take %d model calls", self.config.sampler, *counts)
-            self._announced = counts
+    def _announce(self, budget: int | None) -> None:
+        """Say once how many model calls the steps take, where it is not one each; of a budget, where it is not spent."""
+        steps, calls = self.grid.steps if self.grid else 0, len(self._calls)
+        if calls == (steps if budget is None else budget) or self._announced == (steps, calls, budget):
+            return
+        self._announced = steps, calls, budget
+        unspent = "" if budget is None else f" of the {budget} that num_inference_steps allows"
+        logger.warning("sampler %r: %d steps take %d model calls%s", self.config.sampler, steps, calls, unspent)
 
     # Where a run stands
 
