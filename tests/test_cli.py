@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("click")
 pytest.importorskip("diffusers")
@@ -17,6 +19,7 @@ from PIL import Image
 import flowsamplers as fs
 from flowsamplers.cli import main
 from flowsamplers.cli.types import parse_sampler
+from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
 
 QUICK = ["study", "--model", "mixture", "--quiet", "--seed", "0", "--nfe", "4", "--nfe", "8"]
 
@@ -187,6 +190,21 @@ def test_generate_makes_the_experiments_grid_with_its_model_calls(tmp_path) -> N
     by_calls = ["generate", "--nfe", "2", "4", "--samplers", "euler", "rk4", *options, "--guidance-interval", "0.2", "0.99"]
     table = [line.split() for line in run(*by_calls).splitlines()[1:4]]
     assert table == [["euler", "2", "2", "3"], ["euler", "4", "4", "7"], ["rk4", "1", "4", "6"]]  # sigma 1 is not guided
+
+
+def test_generate_draws_the_pipelines_own_image(tmp_path) -> None:
+    """Pixel for pixel, from the same seed: euler's is stock's, another sampler's that of the drop-in."""
+    pipe = load_klein("klein-digits", device="cpu")
+    config = pipe.scheduler.config
+    for sampler in ("euler", "fireflow"):
+        if sampler != "euler":
+            pipe.scheduler = FlowSamplerScheduler.from_config(config, sampler=sampler)
+        call = {"prompt": "a handwritten 3", "num_inference_steps": 4, "max_sequence_length": 32, "guidance_scale": 4.0}
+        image = pipe(**call, height=16, width=16, generator=torch.Generator().manual_seed(3)).images[0]
+        out = tmp_path / f"{sampler}.png"
+        run("generate", "--prompt", "a handwritten 3", "--steps", "4", "--sampler", sampler, "--seed", "3", "--out", str(out))
+        with Image.open(out) as drawn:
+            assert np.array_equal(np.asarray(drawn), np.asarray(image))
 
 
 @pytest.mark.parametrize("repeated", [True, False])

@@ -68,6 +68,23 @@ def test_every_sampler_runs_with_the_calls_it_promised_and_holds_what_the_page_s
     assert len(pipe.transformer.seen) == 1
 
 
+@pytest.mark.parametrize("name", ["euler", "heun", "unipc", "seeds_3"])
+def test_the_stock_pipeline_of_the_real_base_model_makes_two_passes_a_call(name) -> None:
+    """Classifier-free guidance, as klein-base-4B has it."""
+    distilled = klein_4b()
+    pipe = Flux2KleinPipeline(**distilled.components, is_distilled=False)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = FlowSamplerScheduler.from_config(distilled.scheduler.config, sampler=name, sampler_options=None, seed=0)
+    text = {
+        k: torch.empty(1, 512, 7680, dtype=torch.bfloat16, device="meta") for k in ("prompt_embeds", "negative_prompt_embeds")
+    }
+    pipe.transformer.calls = 0
+    out = pipe(**text, height=1024, width=1024, num_inference_steps=4, guidance_scale=4.0, output_type="latent").images
+    assert (out.dtype, out.device.type) == (torch.bfloat16, "meta")
+    assert pipe.transformer.calls == 2 * fs.nfe(name, pipe.scheduler.grid)
+    assert len(pipe.transformer.seen) == 1
+
+
 @cache
 def flow_4b(*, distilled: bool = True, **options: bool) -> KleinFlow:
     """With the text encoder of the real size too, 4.4e9 parameters, and the tokenizer of klein-digits in the place of its own."""
