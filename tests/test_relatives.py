@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +49,13 @@ per_token = pytest.mark.parametrize("name", PER_TOKEN)
 
 @cache
 def stock(name: str, dtype: torch.dtype = torch.float32) -> Outcome:
-    return run(name, FlowMatchEulerDiscreteScheduler(**RELATIVES[name].scheduler), dtype=dtype)
+    """Without a last step from sigma 0 to 0: Z-Image before diffusers 0.39 pays for one that moves nothing, and ours leaves it out."""
+    outcome = run(name, FlowMatchEulerDiscreteScheduler(**RELATIVES[name].scheduler), dtype=dtype)
+    if outcome.scheduler.sigmas[-2] != 0:
+        return outcome
+    calls, left = len(outcome.indices), len(outcome.indices) - 1
+    asked = outcome.asked[: len(outcome.asked) * left // calls]
+    return replace(outcome, asked=asked, calls=outcome.calls * left // calls, indices=outcome.indices[:-1])
 
 
 def ours(name: str, *, dtype: torch.dtype = torch.float32, **options) -> Outcome:
