@@ -6,7 +6,7 @@ import pytest
 
 import flowsamplers as fs
 from fields import EVERY_VARIANT
-from flowsamplers.testing import SamplerConformance, ScheduleConformance
+from flowsamplers.testing import SamplerConformance, ScheduleConformance, laws
 
 
 class TestEverySampler(SamplerConformance):
@@ -15,6 +15,31 @@ class TestEverySampler(SamplerConformance):
     )
     def subject(self, request):
         return request.param
+
+
+OF_NOISE = (
+    laws.seeds_determine_the_result,
+    laws.noise_is_drawn_anew_for_every_step,
+    laws.permutations_of_rows_commute,
+    laws.rows_do_not_see_each_other,
+    laws.data_points_keep_their_noise_level,
+    laws.marginals_are_kept_as_declared,
+    laws.variances_have_the_declared_weak_order,
+)
+
+
+def test_no_law_of_noise_is_skipped_for_a_stochastic_sampler_but_the_weak_order_of_one_that_declares_none() -> None:
+    """With their noise on, as they are by default."""
+    skipped: list[tuple[str, str]] = []
+    for info in fs.list_samplers():
+        if not info.stochastic:
+            continue
+        for law in OF_NOISE:
+            try:
+                law(info.name)
+            except laws.NotApplicable:
+                skipped.append((info.name, law.__name__))
+    assert skipped == [("lcm", "variances_have_the_declared_weak_order")]
 
 
 def names(*, complete: bool, exact_steps: bool = True) -> list[str]:
