@@ -10,6 +10,7 @@ from flowsamplers import flows, reference, schedules, study
 from flowsamplers.benchmark import recommend
 from flowsamplers.brownian import BrownianNoise
 from flowsamplers.drive import Trace, Velocity, dry_run, largest_steps, log_prob, nfe, sample, trace
+from flowsamplers.fit import fit_ns_solver
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "convert_eta",
     "dry_run",
+    "fit_ns_solver",
     "flows",
     "get_sampler",
     "get_schedule",

@@ -160,6 +160,8 @@ OTHERS: Mapping[str, Here] = {
     "flow_solver": Here("ab3", "variable-step Adams-Bashforth"),
     "sde": Here("euler_sde"),
     "ancestral": Here("euler_ancestral"),
+    **_all("ddss s4s", "", "a solver with a table of its own: ns_solver, see fit_ns_solver"),
+    **_all("amed amed_plugin", "", "a learned midpoint: epd with a table of one midpoint for each step"),
     "plms": Here("ipndm"),
     "pndm": Here("ipndm"),
     "unipc_bh1": Here("unipc:base=bh1"),

@@ -211,6 +211,7 @@ class SamplerInfo:
         advice: when to use it, in one line.
         factory: the class; called with the options.
         origin: the package that registered it.
+        needs: the option without which there is no such sampler; empty for one that runs as it is.
     """
 
     name: str
@@ -229,6 +230,7 @@ class SamplerInfo:
     advice: str
     factory: type[Sampler]
     origin: str
+    needs: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -261,6 +263,7 @@ def register(
     reference: str = "",
     advice: str = "",
     literature: int | None = None,
+    needs: str = "",
 ) -> Callable[[_S], _S]:
     """Class decorator: make a sampler findable by name.
 
@@ -271,6 +274,7 @@ def register(
         reference: paper or code it comes from.
         advice: when to use it, in one line.
         literature: the order that the literature claims, if the method does not have it on a rectified flow.
+        needs: an option without which there is no such sampler; `list_samplers` leaves it out then.
 
     Raises:
         ValueError: a name that is taken.
@@ -294,6 +298,7 @@ def register(
             advice=advice,
             factory=cls,
             origin=cls.__module__.partition(".")[0],
+            needs=needs,
         )
         taken = _names()
         for key in info.names:
@@ -306,9 +311,9 @@ def register(
 
 
 def list_samplers() -> list[SamplerInfo]:
-    """All registered samplers in the order of registration, those of other packages last."""
+    """All registered samplers that run as they are, in the order of registration, those of other packages last."""
     _load()
-    return list(_registry.values())
+    return [info for info in _registry.values() if not info.needs]
 
 
 def sampler_info(name: str) -> SamplerInfo:

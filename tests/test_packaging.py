@@ -67,7 +67,7 @@ LEVELS = [
     {"sampler"},
     {"schedules", "samplers", "drive"},
     {"lockstep", "stepper"},
-    {"flows", "reference", "orders"},
+    {"flows", "reference", "orders", "fit"},
     {"benchmark", "catalogue", "citations"},
     {"study", "testing"},
     {"cli"},

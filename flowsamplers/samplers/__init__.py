@@ -48,6 +48,7 @@ from flowsamplers.samplers.stochastic import DDIMEta, EulerAncestral, EulerSDE, 
 from flowsamplers.samplers.exponential_sde import ERSDE, DPMSolverPP2MSDE, DPMSolverPP3MSDE, StochasticAdams
 from flowsamplers.samplers.exponential_rk_sde import SEEDS, SEEDS2, SEEDS3, AncestralStep
 from flowsamplers.samplers.sa_solver import SASolver
+from flowsamplers.samplers.learned import NSSolver, ParallelMidpoints
 
 __all__ = [
     "DEIS",
@@ -102,6 +103,8 @@ __all__ = [
     "LowStorage",
     "Midpoint",
     "Multistep",
+    "NSSolver",
+    "ParallelMidpoints",
     "RadauIIA2",
     "Ralston",
     "Ralston3",

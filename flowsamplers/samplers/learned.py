@@ -1,0 +1,140 @@
+r"""Samplers whose coefficients come from a table: fitted to a flow and a schedule, or published.
+
+Without a table they are nothing, so that they are found by name and not listed among the samplers that run as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from torch import Tensor
+
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, register
+from flowsamplers.samplers.policies import METHOD, LastStep
+
+Row: TypeAlias = tuple[float, ...]
+Midpoints: TypeAlias = tuple[tuple[float, float], ...]
+
+
+@register(
+    "ns_solver",
+    aliases=("bns", "neural_solver"),
+    needs="table",
+    reference="Bespoke non-stationary solvers, arXiv:2403.01329; differentiable solver search, arXiv:2505.21114",
+    advice="For one flow, schedule and number of steps, to which `fit_ns_solver` fits it.",
+)
+@dataclass(frozen=True)
+class NSSolver(LastStep):
+    r"""A non-stationary solver: a multistep method with weights of its own in every step.
+
+    $$ x_{i+1} = x_i + h_i \sum_{j \ge 0} w_{ij}\,v_{i-j}, \qquad \sum_j w_{ij} = 1 $$
+
+    Weights that add to 1 make it exact for a constant velocity, whatever they were fitted to. A run that begins in the middle takes Euler's
+    steps until it remembers as many velocities as its row asks for.
+
+    Args:
+        last: policy of the last step, see `LastStep`; then the table has no row for it.
+        table: the weights of each step, of the present velocity first; a row of step i has up to i + 1 of them.
+
+    Raises:
+        ValueError: no table; a row that is too long, or does not add to 1; on a run: a schedule with another number of steps.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.nfe(NSSolver(table=((1.0,), (1.4, -0.4), (1.5, -0.6, 0.1))), fs.schedules.linear(3))
+        3
+    """
+
+    table: tuple[Row, ...] = ()
+
+    multistep: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the table; lists, as JSON has them, become tuples."""
+        super().__post_init__()
+        object.__setattr__(self, "table", _rows("ns_solver", self.table))
+        for i, row in enumerate(self.table):
+            if not 1 <= len(row) <= i + 1:
+                raise ValueError(f"table[{i}]: {len(row)} weights; in step {i} there are 1 to {i + 1} velocities")
+            if not abs(math.fsum(row) - 1) <= 1e-9:
+                raise ValueError(f"table[{i}]: the weights add to {math.fsum(row)}, not to 1")
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        steps = at.count - (self.last != METHOD)
+        if len(self.table) != steps:
+            raise ValueError(f"table: {len(self.table)} rows for {steps} steps of its own; it is fitted to one schedule")
+        row = self.table[at.index]
+        past = ((yield Evaluate(x, at.s0)), *(state or ()))[: max(len(r) for r in self.table)]
+        if len(past) < len(row):
+            row = (1.0,)
+        for w, v in zip(row, past, strict=False):
+            x = x + (at.h * w) * v
+        return x, past
+
+
+@register(
+    "epd",
+    aliases=("parallel_midpoint",),
+    needs="table",
+    reference="Ensemble parallel direction solver, arXiv:2507.14797; AMED-Solver, arXiv:2312.00094",
+    advice="Published tables, or nodes of your own; the calls after the first of a step do not wait for each other.",
+)
+@dataclass(frozen=True)
+class ParallelMidpoints(LastStep):
+    r"""Several midpoints, each reached from the start of the step by Euler's method, and their weighted velocities.
+
+    $$ x' = x + h \sum_k w_k\, v(x + c_k h\,v,\; \sigma + c_k h), \qquad \sum_k w_k = 1, \quad v = v(x, \sigma) $$
+
+    The order is 2 if $\sum_k w_k c_k = \frac12$ in every step, and 1 otherwise. One midpoint at 1/2 is `Midpoint`; AMED's single one lies
+    where a table puts it.
+
+    Args:
+        last: policy of the last step, see `LastStep`.
+        table: for each step its midpoints $(c_k, w_k)$; or a single row of them for all steps.
+
+    Raises:
+        ValueError: no table; nodes outside [0, 1]; weights that do not add to 1; on a run: a schedule with another number of steps.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> gauss = ((0.5 - 3**-0.5 / 2, 0.5), (0.5 + 3**-0.5 / 2, 0.5))
+        >>> fs.nfe(ParallelMidpoints(table=(gauss,)), fs.schedules.linear(4)), ParallelMidpoints(table=(gauss,)).order
+        (12, 2)
+    """
+
+    table: tuple[Midpoints, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the table; state its order."""
+        object.__setattr__(self, "table", _rows("epd", self.table))
+        for i, row in enumerate(self.table):
+            if not all(0 <= c <= 1 for c, _ in row):
+                raise ValueError(f"table[{i}]: the nodes of midpoints lie between 0 and 1, got {[c for c, _ in row]}")
+            if not abs(math.fsum(w for _, w in row) - 1) <= 1e-9:
+                raise ValueError(f"table[{i}]: the weights add to {math.fsum(w for _, w in row)}, not to 1")
+        second = all(abs(math.fsum(c * w for c, w in row) - 0.5) <= 1e-12 for row in self.table)
+        object.__setattr__(self, "order", 2 if second else 1)
+        super().__post_init__()
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        steps = at.count - (self.last != METHOD)
+        if len(self.table) not in (1, steps):
+            raise ValueError(f"table: {len(self.table)} rows for {steps} steps of its own; one for each, or one for all")
+        v = yield Evaluate(x, at.s0)
+        end = x
+        for c, w in self.table[at.index if len(self.table) > 1 else 0]:
+            node = at.s1 if c == 1 else at.s0 + c * at.h
+            end = end + (at.h * w) * (yield Evaluate(x + (c * at.h) * v, node))
+        return end, state
+
+
+def _rows(name: str, table: Sequence[Any]) -> tuple[Any, ...]:
+    """Lists of lists as tuples of tuples."""
+    if len(table) == 0:
+        raise ValueError(f"table=(): {name} is made by its table, a row for each step; see `fit_ns_solver` for one")
+    return tuple(tuple(tuple(e) if isinstance(e, list | tuple) else float(e) for e in row) for row in table)
