@@ -149,6 +149,15 @@ def test_an_exception_leaves_a_pipeline_that_works(member) -> None:
     assert torch.equal(run(member, pipe).image, plain.image)
 
 
+@every_member
+def test_a_budget_of_model_calls_is_kept_and_counted(member) -> None:
+    """Heun's method can use six of seven; bar, callbacks and network count those that are made."""
+    pipe = pipeline(member, ours(sampler="heun", budget="nfe"))
+    record = run(member, pipe, steps=7, **({"strength": 1.0} if member.inpaints else {}))
+    assert (pipe.scheduler.num_inference_steps, len(record.latents), record.bar) == (3, 6, (6, 6))
+    assert record.forwards == 6 * (2 if member.guided else 1)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of stock
 @pytest.mark.parametrize("name", ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler"])
 def test_stocks_multistep_schedulers_take_an_edit_for_a_derivative(name) -> None:

@@ -246,7 +246,7 @@ Measured with torch {found["torch"]} and diffusers {found["diffusers"]}. No weig
 
 Operations are counted by torch's `FlopCounterMode`, a multiplication and an addition as two. The activations are what the operations
 of one evaluation keep alive at once, attention counted as one kernel that never writes its scores down; the allocator's own overhead
-comes on top. A base model under guidance takes two evaluations a call.
+comes on top. A base model under guidance makes two such passes in each model call.
 
 ## A run of {STEPS} steps
 
