@@ -290,6 +290,10 @@ def test_bad_input_is_named(tmp_path) -> None:
         load_klein(dtype="float23")
     with pytest.raises(ValueError, match="unknown offload"):
         load_klein(offload="modell")
+    with pytest.raises(
+        ValueError, match="offload='sequential': device='cpu' is where the weights are kept; it needs an accelerator"
+    ):
+        load_klein(offload="sequential", device="cpu")
 
 
 def test_klein_digits_draws_what_it_is_asked_for() -> None:

@@ -131,10 +131,13 @@ def test_a_pipeline_called_in_the_middle_of_another_that_shares_its_networks_dis
     assert all(torch.equal(a, b) for a, b in zip(latents(outer, callback=call_the_other), alone, strict=True))
 
 
-def test_two_threads_with_a_pipeline_each_do_not_disturb_each_other() -> None:
+@pytest.mark.parametrize("networks", ["own", "shared"])
+def test_two_threads_with_a_pipeline_each_do_not_disturb_each_other(networks) -> None:
     """They meet after every model call, so that their runs are interleaved to the last call."""
     settings = [({"sampler": "heun"}, 4), ({"sampler": "lcm", "seed": 3}, 8)]  # eight model calls each
     pipes = [own_pipeline(**options) for options, _ in settings]
+    if networks == "shared":
+        pipes[1].register_modules(**{k: v for k, v in pipes[0].components.items() if k != "scheduler"})
     alone = [latents(pipe, steps=steps) for pipe, (_, steps) in zip(pipes, settings, strict=True)]
     meeting, together = threading.Barrier(2, timeout=120), {}
 

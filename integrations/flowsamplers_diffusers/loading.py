@@ -47,7 +47,8 @@ def load_klein(
 
     Raises:
         FileNotFoundError: a folder that is not there or holds no pipeline.
-        ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload.
+        ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload; sequential
+            offloading to a CPU.
 
     Examples:
         >>> pipe = load_klein("klein-digits")
@@ -59,6 +60,8 @@ def load_klein(
     source, bundled = _resolve(str(name_or_path))
     dtype = _dtype(dtype) or (torch.float32 if bundled else torch.bfloat16)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if offload == "sequential" and device.type == "cpu":
+        raise ValueError(f"offload='sequential': device={str(device)!r} is where the weights are kept; it needs an accelerator")
     with _quiet() if bundled else nullcontext():
         pipe: Any = Flux2KleinPipeline.from_pretrained(source, **{_DTYPE: dtype}, local_files_only=bundled, **kwargs)
     if bundled:
