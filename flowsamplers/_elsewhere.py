@@ -132,7 +132,7 @@ DIFFUSERS: Mapping[str, Here] = {
     ),
     "DPMSolverSinglestepScheduler": Here("dpmpp_2s", "solver_order=3: dpmpp_3s; its nodes are counted as stages"),
     "DPMSolverSDEScheduler": Here("dpmpp_sde"),
-    "DEISMultistepScheduler": Here("deis_log_rho", "ends at sigma 0, diffusers' does not"),
+    "DEISMultistepScheduler": Here("deis_log_rho", "ends at sigma 0, diffusers' does not; solver_order=3: max_order=3"),
     "SASolverScheduler": Here("sa_solver_diffusers", "ends at sigma 0, diffusers' does not"),
     "EulerDiscreteScheduler": Here("euler"),
     "EulerAncestralDiscreteScheduler": Here("euler_ancestral", "in the form for rectified flows"),

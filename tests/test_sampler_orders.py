@@ -35,6 +35,7 @@ def test_the_order_of_complete_runs_is_the_declared_one(name: str, shift: str) -
 RAISED = [
     ("er_sde", {"form": "polynomial", "startup": "heun", "last": "midpoint"}, 3),
     ("dpmpp_3m", {"kappa": 2.0, "startup": "heun"}, 3),
+    ("deis_log_rho", {"max_order": 3, "startup": "heun"}, 3),
     ("gradient_estimation", {"gamma": 1.5}, 2),
     ("dpmpp_2s_ancestral", {"base": "rk4"}, 4),
     ("churn", {"base": "rk4"}, 4),

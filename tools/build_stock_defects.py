@@ -76,6 +76,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "bh2, order 2": ("UniPCMultistep", {"solver_order": 2, **ENDS}, "unipc", {}),
     "bh2, order 3": ("UniPCMultistep", {"solver_order": 3, **ENDS}, "unipc_3", {"startup": "ramp"}),
     "order 2": ("DEISMultistep", {"solver_order": 2, "lower_order_final": False}, "deis_log_rho", {}),
+    "order 3": ("DEISMultistep", {"solver_order": 3, "lower_order_final": False}, "deis_log_rho", {"max_order": 3}),
 }
 """Options -> a stock scheduler with them, and ours."""
 

@@ -196,13 +196,14 @@ class DPMSolverPP3M(ExponentialAdams):
 )
 @dataclass(frozen=True)
 class DEISLogRho(Adams):
-    r"""DEIS of order 2 as in diffusers: the noise prediction, interpolated in $\log\rho$, $\rho = \sigma/(1 - \sigma)$.
+    r"""DEIS as in diffusers: the noise prediction, interpolated in $\log\rho$, $\rho = \sigma/(1 - \sigma)$.
 
     $$ x' = \frac{\alpha'}{\alpha} x + \alpha' \int_\rho^{\rho'} \hat\epsilon\,d\rho $$
 
     Args:
         last: policy of the last step, see `LastStep`.
         startup: policy of the first step, see `Multistep`.
+        max_order: predictions that are used, 2 or 3; the order 3 needs a ``startup`` that keeps it.
 
     Examples:
         >>> import flowsamplers as fs
@@ -210,11 +211,21 @@ class DEISLogRho(Adams):
         8
     """
 
+    max_order: int = 2
+
     order: ClassVar[int] = 2
     memory: ClassVar[int] = 2
     order_to_data: ClassVar[int] = 1  # 2 up to a slow logarithm: slopes of 1.2 to 1.8 up to 4,096 steps
     prediction: ClassVar[str] = "noise"
     affine: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the options; state the order of as many predictions."""
+        if self.max_order not in (2, 3):
+            raise ValueError(f"max_order={self.max_order}: one of (2, 3)")
+        object.__setattr__(self, "memory", self.max_order)
+        object.__setattr__(self, "order", self.max_order)
+        super().__post_init__()
 
     @property
     def interpolates_in(self) -> str:
