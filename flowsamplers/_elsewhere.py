@@ -34,7 +34,7 @@ _CFG_PP = "CFG++ takes the noise from the prediction without guidance: a velocit
 _VE = "adds the noise of a variance-exploding process: on a rectified flow its variance was 1.9 times the true one at 500 steps"
 
 COMFYUI: Mapping[str, Here] = {
-    "euler": Here("euler"),
+    "euler": Here("euler", "with s_churn: churn:base=euler, in the form for rectified flows; heun and dpm_2 likewise"),
     **_all("euler_cfg_pp euler_ancestral_cfg_pp dpmpp_2m_cfg_pp dpmpp_2s_ancestral_cfg_pp", "", _CFG_PP),
     **_all("res_multistep_cfg_pp res_multistep_ancestral_cfg_pp gradient_estimation_cfg_pp", "", _CFG_PP),
     "euler_ancestral": Here("euler_ancestral"),

@@ -67,6 +67,12 @@ def test_what_a_sampler_employs_is_cited_too() -> None:
     assert keys == ["flowsamplers", "deng2024fireflow", "runge1895ueber", "wang2024taming", "zhao2023unipc"]
 
 
+def test_samplers_of_tables_are_cited() -> None:
+    text = cite(fs.samplers.NSSolver(table=((1.0,),)), fs.samplers.ParallelMidpoints(table=(((0.5, 1.0),),)))
+    for eprint in ("2403.01329", "2505.21114", "2507.14797", "2312.00094"):
+        assert f"eprint = {{{eprint}}}" in text
+
+
 def test_nothing_is_cited_twice_and_everything_is_there_without_arguments() -> None:
     keys = re.findall(r"^@\w+\{(\w+),", cite(), re.MULTILINE)
     assert len(keys) == len(set(keys))

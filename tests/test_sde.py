@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
@@ -135,6 +136,13 @@ def test_what_is_kept_is_the_integral_of_the_squared_noise(rule: str) -> None:
         g = quad(lambda u: damping.squared(u) / (2 * u * u), s1, s0, epsabs=1e-13)[0]
         assert damping.kept(s0, s1) == pytest.approx(math.exp(-g), rel=1e-9)
         assert damping.kept(s0, s1) ** 2 + damping.fresh(s0, s1) ** 2 == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize(("sigma", "eta"), [(0.1, 0.02), (0.5, 0.06), (0.9, 0.24), (0.99, 1.0), (0.999, 2.37)])
+def test_er_sde_is_strongly_stochastic_near_pure_noise_alone(sigma: float, eta: float) -> None:
+    """The eta of DPM-Solver++ that its rule has at a sigma."""
+    _, local = Damping(1.0, "er_sde").along(np.array([math.log((1 - sigma) / sigma)]))
+    assert local[0] == pytest.approx(eta, abs=0.005)
 
 
 @pytest.mark.parametrize("rule", RULES)
