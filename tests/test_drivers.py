@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -228,6 +229,29 @@ def test_a_run_begun_inside_a_step_moves_to_its_end_and_finishes(sampler: fs.Sam
         assert stepper.done
         if not sampler.stochastic:
             assert torch.allclose(stepper.point, -calls[begin].sigma * v, atol=1e-14)
+
+
+@every_fixed_sampler
+def test_the_calls_left_of_a_step_are_euler_moves_and_the_rest_is_the_samplers(name) -> None:
+    """On a field that is no constant. What a method without memory makes of the rest is what it makes of a grid that begins there."""
+    sampler = fs.get_sampler(name)
+    calls = fs.dry_run(sampler, IRREGULAR)
+    inside = [i for i, call in enumerate(calls) if call.stage > 0 and call.sigma != IRREGULAR.sigmas[call.step + 1]]
+    for begin in inside:
+        stepper, x = Stepper(sampler, IRREGULAR, start(), fs.KeyedNoise(0), begin=begin), start()
+        step = calls[begin].step
+        nodes = [call.sigma for call in calls[begin:] if call.step == step]
+        for s0, s1 in pairwise([*nodes, IRREGULAR.sigmas[step + 1]]):
+            v = smooth(x, x.new_full((3,), s0))
+            stepper.tell(v)
+            x = x + (s1 - s0) * v
+            assert torch.allclose(stepper._x, x, rtol=0, atol=1e-13)
+        if step + 1 < IRREGULAR.steps and not (sampler.multistep or sampler.stochastic or sampler.look_ahead):
+            for call in calls[begin + len(nodes) :]:
+                stepper.tell(smooth(stepper.point, x.new_full((3,), call.sigma)))
+            expected = fs.sample(smooth, x, fs.SigmaGrid(IRREGULAR.sigmas[step + 1 :]), sampler)
+            assert stepper.done
+            assert torch.allclose(stepper.point, expected, rtol=0, atol=1e-12)
 
 
 def test_telling_a_finished_run_is_an_error() -> None:
