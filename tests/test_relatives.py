@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from dataclasses import replace
@@ -16,6 +17,7 @@ pytest.importorskip("diffusers")
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+import flowsamplers as fs
 from fields import FIXED, every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler
 from relatives import RELATIVES, Outcome, broken_promises, flow_pipelines, run, same
@@ -169,7 +171,23 @@ def test_the_committed_table_has_every_pipeline_with_every_sampler_and_all_holds
         assert row["euler"]["float32"]
         assert row["euler"]["bfloat16"] in (True, None)
         refused = [s for s, wrong in row["samplers"].items() if wrong]
-        assert refused == ([s for s in FIXED if s != "euler"] if RELATIVES[name].only_euler else [])
+        at_0 = [s for s in FIXED if any(call.sigma == 0 for call in fs.dry_run(s, fs.schedules.linear(3)))]
+        entry = RELATIVES[name]
+        assert refused == ([s for s in FIXED if s != "euler"] if entry.only_euler else at_0 if entry.divides else [])
+
+
+GUIDES_DATA = (
+    hasattr(diffusers, "LTX2Pipeline") and "stg_scale" in inspect.signature(diffusers.LTX2Pipeline.__call__).parameters
+)
+
+
+@pytest.mark.skipif(not GUIDES_DATA, reason="this diffusers' LTX 2 guides the velocity, or there is none")
+def test_where_a_pipeline_divides_by_sigma_a_method_that_asks_at_0_takes_another_last_step() -> None:
+    options = {"sampler": "heun", "check": "finite"}
+    with pytest.raises(FloatingPointError, match=r"model_output is not finite at step 3, stage 1, sigma 0\.0"):
+        ours("LTX 2", **options)
+    assert broken_promises(ours("LTX 2", **options, sampler_options={"last": "midpoint"}), stock("LTX 2")) == []
+    assert same(ours("LTX 2", carry="model"), stock("LTX 2"))
 
 
 def test_what_the_flow_pipelines_of_diffusers_read_of_stocks_scheduler_is_here_too() -> None:

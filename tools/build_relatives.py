@@ -34,7 +34,7 @@ NOT_RUN = {
     "Cosmos Predict": "needs torchvision; its sigmas run from 80 to 0.002, which is no path from noise at 1 to data at 0: refused with an error",
     "Chroma inpaint": "the pipeline reads `transformer.config.guidance_embeds`, which its transformer does not have, and fails with stock too",
     "Qwen-Image-Edit": "enlarges its image to a million pixels: run once by hand, same outcome as Qwen-Image",
-    "LTX 2, HunyuanVideo 1.5, variants with image encoders, OmniGen, GLM-Image and those that no family above stands for": "no tiny model was built",
+    "Variants with image encoders, the other pipelines of LTX 2, OmniGen, GLM-Image and those that no family above stands for": "no tiny model was built",
 }
 
 
@@ -113,6 +113,9 @@ def page() -> str:
         "* **Strength.** A pipeline slices `timesteps` by `order` entries for each step that it counts. It counts the entries where it passed",
         "  sigmas, and the steps where it did not; `order` is set accordingly, so that a strength means the same noise for `heun` as for",
         "  `euler`. A sampler whose steps take different numbers of calls (`fireflow`) has no such number: there a strength counts entries.",
+        "* **Division by sigma** (LTX 2): the pipeline makes a data prediction of the velocity, guides it, and divides by sigma to have a",
+        '  velocity again. At sigma 0 there is none, and the result of a method that asks there is not finite; `check="finite"` says so.',
+        '  `sampler_options={"last": "midpoint"}` takes the last step without that call.',
         '* **Model calls instead of steps** (`budget="nfe"`): the sigmas 1, 1 - 1/N, ..., 1/N that most pipelines pass are made anew for',
         "  the number of steps that the calls pay for, and so is the schedule where none are passed. CogView4, Bria, Mochi and LTX's",
         "  condition pipeline compute other sigmas for their number of steps, which no scheduler can make anew: there it raises. A pipeline",

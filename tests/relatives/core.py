@@ -35,6 +35,7 @@ class Relative:
         scheduler: configuration of its scheduler.
         note: what is special about it.
         only_euler: why other samplers are refused, if they are.
+        divides: the pipeline divides by sigma, so that a call at 0 has no velocity.
     """
 
     pipeline: str
@@ -43,18 +44,26 @@ class Relative:
     scheduler: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     only_euler: str = ""
+    divides: bool = False
 
 
 RELATIVES: dict[str, Relative] = {}
 
 
 def relative(
-    name: str, pipeline: str, call: Callable[[], dict[str, Any]], *, note: str = "", only_euler: str = "", **scheduler: Any
+    name: str,
+    pipeline: str,
+    call: Callable[[], dict[str, Any]],
+    *,
+    note: str = "",
+    only_euler: str = "",
+    divides: bool = False,
+    **scheduler: Any,
 ):
     """Decorator of the function that makes the networks."""
 
     def add(parts: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-        RELATIVES[name] = Relative(pipeline, parts, call, scheduler, note, only_euler)
+        RELATIVES[name] = Relative(pipeline, parts, call, scheduler, note, only_euler, divides)
         return parts
 
     return add

@@ -73,6 +73,18 @@ def flux_controlnet() -> dict[str, Any]:
     return {**flux_parts(), "controlnet": FluxControlNetModel(in_channels=16, **FLUX_SIZE)}
 
 
+relative("Flux ControlNet img2img", "FluxControlNetImg2ImgPipeline", image_call(**CONTROLLED), **DYNAMIC)(flux_controlnet)
+relative("Flux ControlNet inpaint", "FluxControlNetInpaintPipeline", image_call(**CONTROLLED, mask_image=mask), **DYNAMIC)(
+    flux_controlnet
+)
+relative(
+    "Flux Kontext inpaint",
+    "FluxKontextInpaintPipeline",
+    image_call(**FLUX, image=picture, mask_image=mask, strength=0.7, max_area=32 * 32, _auto_resize=False),
+    **DYNAMIC,
+)(flux_parts)
+
+
 # Stable Diffusion 3
 
 
@@ -112,8 +124,13 @@ relative(
 )(sd3_parts)
 
 
-relative("SD3 PAG", "StableDiffusion3PAGPipeline", image_call(**SD3), shift=3.0)(
-    lambda: {**sd3_parts(), "pag_applied_layers": ["blocks.0"]}
+@relative("SD3 PAG", "StableDiffusion3PAGPipeline", image_call(**SD3), shift=3.0)
+def sd3_pag() -> dict[str, Any]:
+    return {**sd3_parts(), "pag_applied_layers": ["blocks.0"]}
+
+
+relative("SD3 PAG img2img", "StableDiffusion3PAGImg2ImgPipeline", image_call(**SD3, image=picture, strength=0.6), shift=3.0)(
+    sd3_pag
 )
 
 
@@ -122,6 +139,18 @@ def sd3_controlnet() -> dict[str, Any]:
     from diffusers import SD3ControlNetModel
 
     return {**sd3_parts(), "controlnet": SD3ControlNetModel(**SD3_SIZE)}
+
+
+@relative(
+    "SD3 ControlNet inpaint",
+    "StableDiffusion3ControlNetInpaintingPipeline",
+    image_call(**SD3, control_image=picture, control_mask=mask),
+    shift=3.0,
+)
+def sd3_controlnet_inpaint() -> dict[str, Any]:
+    from diffusers import SD3ControlNetModel
+
+    return {**sd3_parts(), "controlnet": SD3ControlNetModel(**SD3_SIZE, extra_conditioning_channels=1)}
 
 
 # FLUX.2
@@ -157,19 +186,22 @@ def flux2_parts() -> dict[str, Any]:
 # Qwen-Image
 
 
+QWEN_SIZE = {
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 4,
+    "num_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 16,
+    "axes_dims_rope": (8, 4, 4),
+}
+
+
 def qwen_parts() -> dict[str, Any]:
     from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-    transformer = QwenImageTransformer2DModel(
-        patch_size=2,
-        in_channels=16,
-        out_channels=4,
-        num_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(8, 4, 4),
-    )
+    transformer = QwenImageTransformer2DModel(**QWEN_SIZE)
     autoencoder = AutoencoderKLQwenImage(
         base_dim=8,
         z_dim=4,
@@ -200,6 +232,13 @@ relative(
     image_call(**QWEN_CALL, image=picture, mask_image=mask, strength=0.7),
     **QWEN,
 )(qwen_parts)
+
+
+@relative("Qwen-Image ControlNet", "QwenImageControlNetPipeline", image_call(**QWEN_CALL, control_image=picture), **QWEN)
+def qwen_controlnet() -> dict[str, Any]:
+    from diffusers import QwenImageControlNetModel
+
+    return {**qwen_parts(), "controlnet": QwenImageControlNetModel(**QWEN_SIZE)}
 
 
 # Z-Image
@@ -239,3 +278,20 @@ relative("Z-Image img2img", "ZImageImg2ImgPipeline", z_image_call(image=picture,
 relative("Z-Image inpaint", "ZImageInpaintPipeline", z_image_call(image=picture, mask_image=mask, strength=0.7), shift=3.0)(
     z_image_parts
 )
+
+
+@relative("Z-Image ControlNet", "ZImageControlNetPipeline", z_image_call(control_image=picture), note="passes -v", shift=3.0)
+def z_image_controlnet() -> dict[str, Any]:
+    from diffusers import ZImageControlNetModel
+
+    parts = z_image_parts()
+    controlnet = ZImageControlNetModel(
+        control_layers_places=[0],
+        control_refiner_layers_places=[0],
+        control_in_dim=16,
+        dim=32,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+    )
+    return {**parts, "controlnet": ZImageControlNetModel.from_transformer(controlnet, parts["transformer"])}

@@ -99,22 +99,23 @@ relative("Chroma img2img", "ChromaImg2ImgPipeline", image_call(**BOOLEAN, image=
 )
 
 
+COGVIEW = {"prompt_embeds": normal(1, 7, 32), "negative_prompt_embeds": normal(1, 7, 32, seed=3)}
+COGVIEW_SHIFT = {"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 0.75, "time_shift_type": "linear"}
+
+
 @relative(
     "CogView4",
     "CogView4Pipeline",
-    image_call(prompt_embeds=normal(1, 7, 32), negative_prompt_embeds=normal(1, 7, 32, seed=3)),
+    image_call(**COGVIEW),
     note="passes sigmas and timesteps; reads scheduler.sigmas; linear shift",
-    use_dynamic_shifting=True,
-    base_shift=0.25,
-    max_shift=0.75,
-    time_shift_type="linear",
+    **COGVIEW_SHIFT,
 )
-def cogview4_parts() -> dict[str, Any]:
+def cogview4_parts(in_channels: int = 4) -> dict[str, Any]:
     from diffusers import CogView4Transformer2DModel
 
     transformer = CogView4Transformer2DModel(
         patch_size=2,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         num_layers=1,
         attention_head_dim=4,
@@ -124,6 +125,11 @@ def cogview4_parts() -> dict[str, Any]:
         condition_dim=4,
     )
     return {"transformer": transformer, "vae": vae()}
+
+
+relative("CogView4 Control", "CogView4ControlPipeline", image_call(**COGVIEW, control_image=picture), **COGVIEW_SHIFT)(
+    lambda: cogview4_parts(8)
+)
 
 
 # Sana, HiDream, Hunyuan, Kandinsky, Krea, Ovis, Bria, PRX
@@ -163,6 +169,11 @@ def sana_parts() -> dict[str, Any]:
         scaling_factor=0.41407,
     )
     return {"transformer": transformer, "vae": autoencoder}
+
+
+relative("Sana PAG", "SanaPAGPipeline", image_call(**MASKED, negative_prompt=None, use_resolution_binning=False), shift=3.0)(
+    lambda: {**sana_parts(), "pag_applied_layers": ["transformer_blocks.0"]}
+)
 
 
 HIDREAM = {
@@ -257,7 +268,7 @@ KANDINSKY = {
 
 
 @relative("Kandinsky 5", "Kandinsky5T2IPipeline", image_call(**KANDINSKY), note="no sigmas passed", shift=5.0)
-def kandinsky5_parts() -> dict[str, Any]:
+def kandinsky5_parts(*, pictured: bool = False) -> dict[str, Any]:
     from diffusers import Kandinsky5Transformer3DModel
 
     transformer = Kandinsky5Transformer3DModel(
@@ -272,8 +283,18 @@ def kandinsky5_parts() -> dict[str, Any]:
         num_text_blocks=1,
         num_visual_blocks=1,
         axes_dims=(4, 4, 8),
+        visual_cond=pictured,
     )
     return {"transformer": transformer, "vae": vae(16, blocks=4)}
+
+
+relative(
+    "Kandinsky 5 img2img",
+    "Kandinsky5I2IPipeline",
+    image_call(**KANDINSKY, image=picture),
+    note="no sigmas passed",
+    shift=5.0,
+)(lambda: kandinsky5_parts(pictured=True))
 
 
 @relative(

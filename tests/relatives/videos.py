@@ -134,6 +134,91 @@ relative(
 )(ltx_parts)
 
 
+# LTX 2: video and sound, each with a copy of the scheduler
+
+
+LTX2_CALL = {
+    **{k: v for k, v in MASKED.items() if "mask" in k},
+    "prompt_embeds": normal(1, 7, 32),
+    "negative_prompt_embeds": normal(1, 7, 32, seed=3),
+    "num_frames": 5,
+    "frame_rate": 25.0,
+    "stg_scale": 0.0,
+    "audio_stg_scale": 0.0,
+    "modality_scale": 1.0,
+    "audio_modality_scale": 1.0,
+    "output_type": "latent",
+}
+BY_SIGMA = "makes a data prediction of the velocity and divides by sigma again: no call may be at 0, see below"
+
+
+@relative("LTX 2", "LTX2Pipeline", image_call(**LTX2_CALL), note=BY_SIGMA, divides=True, **LTX)
+def ltx2_parts() -> dict[str, Any]:
+    from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+    from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+
+    rope = {"rope_double_precision": False, "rope_type": "split"}
+    transformer = LTX2VideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=4,
+        audio_cross_attention_dim=8,
+        num_layers=1,
+        caption_channels=16,
+        **rope,
+    )
+    connectors = LTX2TextConnectors(
+        caption_channels=16,
+        text_proj_in_factor=2,
+        video_connector_num_attention_heads=2,
+        video_connector_attention_head_dim=8,
+        video_connector_num_layers=1,
+        video_connector_num_learnable_registers=None,
+        audio_connector_num_attention_heads=2,
+        audio_connector_attention_head_dim=8,
+        audio_connector_num_layers=1,
+        audio_connector_num_learnable_registers=None,
+        **rope,
+    )
+    autoencoder = AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8,),
+        down_block_types=("LTX2VideoDownBlock3D",),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatial",),
+        upsample_type=("spatial",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        patch_size=1,
+        spatial_compression_ratio=2,
+        temporal_compression_ratio=1,
+    )
+    sound = AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1,), num_res_blocks=1, latent_channels=2, resolution=32, mel_bins=8
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=16,
+        hidden_channels=8,
+        upsample_kernel_sizes=[4],
+        upsample_factors=[2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3]],
+    )
+    return {"transformer": transformer, "connectors": connectors, "vae": autoencoder, "audio_vae": sound, "vocoder": vocoder}
+
+
 # Sana, Hunyuan, Mochi, Kandinsky
 
 
@@ -159,6 +244,14 @@ def sana_video_parts() -> dict[str, Any]:
         sample_size=8,
     )
     return {"transformer": transformer, "vae": wan_parts()["vae"]}
+
+
+relative(
+    "Sana image to video",
+    "SanaImageToVideoPipeline",
+    image_call(**MASKED, negative_prompt=None, image=picture, frames=5, use_resolution_binning=False),
+    shift=8.0,
+)(sana_video_parts)
 
 
 HUNYUAN_VIDEO = {
@@ -197,6 +290,52 @@ def hunyuan_video_parts() -> dict[str, Any]:
         norm_num_groups=4,
     )
     return {"transformer": transformer, "vae": autoencoder}
+
+
+def with_negative(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Embeddings by name, and negative ones; a shape of one number is a mask's."""
+    made = {k: normal(1, *n) if len(n) > 1 else ones(1, *n) for k, n in shapes.items()}
+    return made | {f"negative_{k}": normal(1, *n, seed=3) if len(n) > 1 else ones(1, *n) for k, n in shapes.items()}
+
+
+HUNYUAN_15 = {
+    "prompt_embeds": (7, 16),
+    "prompt_embeds_mask": (7,),
+    "prompt_embeds_2": (5, 8),
+    "prompt_embeds_mask_2": (5,),
+}
+
+
+@relative("HunyuanVideo 1.5", "HunyuanVideo15Pipeline", image_call(**with_negative(HUNYUAN_15), num_frames=5), shift=7.0)
+def hunyuan_video_15_parts() -> dict[str, Any]:
+    from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
+    from diffusers.guiders import ClassifierFreeGuidance
+
+    transformer = HunyuanVideo15Transformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_refiner_layers=1,
+        mlp_ratio=2.0,
+        text_embed_dim=16,
+        text_embed_2_dim=8,
+        image_embed_dim=12,
+        rope_axes_dim=(2, 2, 4),
+        target_size=32,
+        task_type="t2v",
+    )
+    autoencoder = AutoencoderKLHunyuanVideo15(
+        latent_channels=4,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=4,
+        downsample_match_channel=False,
+        upsample_match_channel=False,
+    )
+    return {"transformer": transformer, "vae": autoencoder, "guider": ClassifierFreeGuidance(guidance_scale=4.0)}
 
 
 @relative(
