@@ -126,7 +126,9 @@ DIFFUSERS: Mapping[str, Here] = {
     "FlowMatchHeunDiscreteScheduler": Here("flow_match_heun"),
     "FlowMatchLCMScheduler": Here("lcm"),
     "LTXEulerAncestralRFScheduler": Here("euler_ancestral"),
-    "UniPCMultistepScheduler": Here("unipc", "solver_order=3: unipc_3:startup=ramp; solver_type is base"),
+    "UniPCMultistepScheduler": Here(
+        "unipc", "solver_order=3: unipc_3:startup=ramp, diffusers lowers its last step but one; solver_type is base"
+    ),
     "DPMSolverMultistepScheduler": Here(
         "dpmpp_2m", 'solver_type="heun": res_2m:variable=lambda; solver_order=3: dpmpp_3m; "sde-": dpmpp_2m_sde'
     ),
@@ -162,6 +164,7 @@ OTHERS: Mapping[str, Here] = {
     "ancestral": Here("euler_ancestral"),
     **_all("ddss s4s", "", "a solver with a table of its own: ns_solver, see fit_ns_solver"),
     **_all("amed amed_plugin", "", "a learned midpoint: epd with a table of one midpoint for each step"),
+    **_all("ns_solver bns neural_solver epd parallel_midpoint", "", "made by its option table, see fit_ns_solver"),
     "plms": Here("ipndm"),
     "pndm": Here("ipndm"),
     "unipc_bh1": Here("unipc:base=bh1"),
@@ -204,6 +207,11 @@ def sampler_elsewhere(name: str) -> str:
 def schedule_elsewhere(name: str) -> str:
     """What to say of a schedule's name that is not one here; empty if it is nowhere known."""
     return _said("ComfyUI", SCHEDULES[name]) if name in SCHEDULES else ""
+
+
+def elsewhere(name: str) -> str:
+    """The same of a name that may be a sampler's or a schedule's."""
+    return sampler_elsewhere(name) or schedule_elsewhere(name)
 
 
 def _said(source: str, here: Here) -> str:

@@ -231,6 +231,8 @@ def test_options_take_several_values_or_are_repeated(repeated: bool) -> None:
         (["schedule", "--schedule", "linear", "--mu", "1"], "unknown option of schedule 'linear' 'mu'"),
         (["schedule", "--schedule", "shift", "--option", "shfit=3"], "did you mean 'shift'"),
         (["schedule", "--option", "shift"], "'shift' in --option: give options as name=value"),
+        (["list", "ddpm"], "unknown sampler or schedule 'ddpm': a name of ComfyUI: here it is 'ddim_eta'"),
+        (["list", "ns_solver"], "made by its option table, see fit_ns_solver"),
         (["list", "fireflw"], "unknown sampler or schedule 'fireflw': did you mean 'fireflow'?"),
         (["list", "--schedules", "euler"], "unknown sampler or schedule 'euler'"),
         ([*QUICK, "--sampler", "huen"], "unknown sampler 'huen': did you mean 'heun'?"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from flowsamplers._elsewhere import elsewhere
 from flowsamplers._errors import unknown
 from flowsamplers.catalogue import Entry, catalogue, spread
 from flowsamplers.cli.types import Command
@@ -36,7 +37,7 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
         known = [name for e in methods for name in e.info.names] + [name for i in grids for name in i.names]
         for name in names:
             if name not in known:
-                raise unknown("sampler or schedule", name, known)
+                raise unknown("sampler or schedule", name, known, elsewhere(name))
         methods = [e for e in methods if set(names) & set(e.info.names)]
         grids = [i for i in grids if set(names) & set(i.names)]
     if as_rows:

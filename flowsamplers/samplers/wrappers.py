@@ -115,7 +115,8 @@ class Churn(Sampler):
         if not (math.isfinite(self.churn) and self.churn >= 0):
             raise ValueError(f"churn={self.churn}: the churn of a run is a finite number from 0 up")
         object.__setattr__(self, "base", memoryless("base", self.base))
-        object.__setattr__(self, "order", self.without_noise.order)
+        for claim in ("order", "order_to_data"):
+            object.__setattr__(self, claim, getattr(self.without_noise, claim))
         object.__setattr__(self, "weak_order", self.order)
 
     @property
@@ -176,7 +177,8 @@ class Restart(Sampler):
         if self.repeats < 0:
             raise ValueError(f"repeats={self.repeats}: a number of restarts from 0 up")
         object.__setattr__(self, "base", memoryless("base", self.base))
-        object.__setattr__(self, "order", self.without_noise.order)
+        for claim in ("order", "order_to_data"):
+            object.__setattr__(self, claim, getattr(self.without_noise, claim))
         object.__setattr__(self, "weak_order", self.order)
 
     @property
