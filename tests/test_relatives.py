@@ -190,6 +190,16 @@ def test_where_a_pipeline_divides_by_sigma_a_method_that_asks_at_0_takes_another
     assert same(ours("LTX 2", carry="model"), stock("LTX 2"))
 
 
+def test_every_method_that_asks_at_0_has_an_option_with_which_it_does_not() -> None:
+    grid = fs.schedules.linear(3)
+    for name in FIXED:
+        if all(call.sigma > 0 for call in fs.dry_run(name, grid)):
+            continue
+        option = "last" if "last" in fs.get_sampler(name).options else "base"
+        mended = fs.get_sampler(name, **{option: "midpoint"})
+        assert all(call.sigma > 0 for call in fs.dry_run(mended, grid))
+
+
 def test_what_the_flow_pipelines_of_diffusers_read_of_stocks_scheduler_is_here_too() -> None:
     """All of them, also those that no tiny model was built for."""
     texts = flow_pipelines()
