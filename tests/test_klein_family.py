@@ -14,7 +14,7 @@ import diffusers
 
 import flowsamplers as fs
 from fields import FIXED, every_fixed_sampler
-from flowsamplers_diffusers import FlowSamplerScheduler
+from flowsamplers_diffusers import FlowSamplerScheduler, full_precision_time
 from klein_family import MEMBERS, mask, pipeline, run
 
 WITH_CALLBACKS = [m for m in MEMBERS if not m.modular]
@@ -156,6 +156,24 @@ def test_a_budget_of_model_calls_is_kept_and_counted(member) -> None:
     record = run(member, pipe, steps=7, **({"strength": 1.0} if member.inpaints else {}))
     assert (pipe.scheduler.num_inference_steps, len(record.latents), record.bar) == (3, 6, (6, 6))
     assert record.forwards == 6 * (2 if member.guided else 1)
+
+
+@every_member
+def test_in_bfloat16_the_network_can_be_told_the_exact_time_in_every_pipeline(member) -> None:
+    """With key-value caches the times of the references go through the same module, after the call's own."""
+    pipe = pipeline(member, ours(sampler="heun"), torch.bfloat16)
+    seen, begins = list[torch.Tensor](), list[int]()
+    hooks = [
+        pipe.transformer.register_forward_pre_hook(lambda *_: begins.append(len(seen))),
+        pipe.transformer.time_guidance_embed.time_proj.register_forward_hook(lambda _, args, out: seen.append(args[0].clone())),
+    ]
+    with full_precision_time(pipe.transformer, pipe.scheduler):
+        calls = len(run(member, pipe, steps=4).latents)
+    for hook in hooks:
+        hook.remove()
+    told = torch.cat([seen[i] for i in begins])
+    assert told.dtype == torch.float32
+    assert torch.equal(told, pipe.scheduler.timesteps[-calls:].repeat_interleave(2 if member.guided else 1))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of stock

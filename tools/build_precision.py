@@ -240,7 +240,8 @@ with full_precision_time(pipe.transformer, pipe.scheduler):  # and time
 ```
 
 The pipeline rounds the time, but the scheduler knows it: within the context the transformer's sinusoids are computed from the scheduler's own
-float32 entry for the call that is being made, wherever it is what the pipeline passed but for rounding. This also works with stock's scheduler.
+float32 entry for the call that is being made, wherever it is what the pipeline passed but for rounding. This also works with stock's scheduler, and
+in every pipeline of [the Klein family](../reference/klein-family.md).
 `KleinFlow(pipe, full_time=True)` and `flowsamplers study --full-time` do the same for velocity fields. The model was trained with rounded or with
 exact times; which images are nicer this page cannot say. It says which solve the equation.
 
