@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -352,3 +353,18 @@ def test_samplers_of_one_equation_share_a_path(sampler: fs.Sampler) -> None:
         for n in (4, 16)
     ]
     assert 2.8 <= errors[0] / errors[1] <= 6  # 4, and what 128 parts leave
+
+
+def test_along_one_path_a_restart_has_the_order_of_its_method() -> None:
+    """Its draws do not depend on the number of steps; those of churn do, and its order is 1."""
+    flow = fs.flows.MixtureFlow.random(2)
+    x, slopes = flow.noise(list(range(40))), list[float]()
+    for name in ("restart", "churn"):
+        ends = [
+            fs.sample(flow.velocity, x, shifted(n, 1.0, 0.9, 0.1), fs.get_sampler(name), seed=fs.BrownianNoise(0))
+            for n in (32, 64, 128)
+        ]
+        first, second = ((a - b).square().mean().sqrt().item() for a, b in pairwise(ends))
+        slopes.append(math.log2(first / second))
+    assert slopes[0] == pytest.approx(2, abs=0.3)
+    assert slopes[1] < 1.5
