@@ -201,6 +201,8 @@ def test_with_steps_such_a_pipelines_bar_counts_steps(name, sampler, made) -> No
 
 @pytest.mark.parametrize("name", ["Flux", "Qwen-Image", "Z-Image"])
 def test_where_a_pipeline_passes_its_default_sigmas_the_bar_is_as_long_as_the_calls_made(name) -> None:
+    if name == "Z-Image" and not hasattr(diffusers.pipelines.z_image.pipeline_z_image, "get_default_z_image_sigmas"):
+        pytest.skip("Z-Image passes the number alone before diffusers 0.39")
     scheduler = FlowSamplerScheduler(sampler="heun", budget="nfe", **RELATIVES[name].scheduler)
     assert counted(name, scheduler, 7) == {"calls": 6, "callbacks": 6, "bar": (6, 6)}
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("diffusers")
 import accelerate
+import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
 from diffusers.hooks import group_offloading
 
@@ -131,13 +132,18 @@ def test_a_pipeline_called_in_the_middle_of_another_that_shares_its_networks_dis
     assert all(torch.equal(a, b) for a, b in zip(latents(outer, callback=call_the_other), alone, strict=True))
 
 
+THREADS_MAY_SHARE_TEXT = int(transformers.__version__.partition(".")[0]) >= 5
+"""transformers 4.57 patches the layers of a text encoder to collect its hidden states, which other threads then see."""
+
+
 @pytest.mark.parametrize("networks", ["own", "shared"])
 def test_two_threads_with_a_pipeline_each_do_not_disturb_each_other(networks) -> None:
     """They meet after every model call, so that their runs are interleaved to the last call."""
     settings = [({"sampler": "heun"}, 4), ({"sampler": "lcm", "seed": 3}, 8)]  # eight model calls each
     pipes = [own_pipeline(**options) for options, _ in settings]
     if networks == "shared":
-        pipes[1].register_modules(**{k: v for k, v in pipes[0].components.items() if k != "scheduler"})
+        own = {"scheduler"} if THREADS_MAY_SHARE_TEXT else {"scheduler", "text_encoder"}
+        pipes[1].register_modules(**{k: v for k, v in pipes[0].components.items() if k not in own})
     alone = [latents(pipe, steps=steps) for pipe, (_, steps) in zip(pipes, settings, strict=True)]
     meeting, together = threading.Barrier(2, timeout=120), {}
 
