@@ -9,7 +9,7 @@ W(m) \mid W(a), W(b) \;\sim\; N\Big(W(a) + \tfrac{m - a}{b - a}\,(W(b) - W(a)),\
 $$
 
 The first halvings split exponents, the later ones mantissas, so times of any magnitude are resolved alike. The normals come
-from a counter-based generator whose counter is the node of the tree: nothing is stored, and nothing depends on what was asked before.
+from a counter-based generator whose counter is the node of the tree: nothing depends on what was asked before.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class BrownianNoise:
 
     def __init__(self, seeds: Seeds) -> None:
         self.seeds = seeds
+        self._latest: tuple[object, Array] | None = None
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`.
@@ -74,8 +75,19 @@ class BrownianNoise:
         if t0 == t1:
             values = _normals(seeds, [step], draw, size, stream=1)[0]
         else:
-            values = (_path(seeds, t1, path, size) - _path(seeds, t0, path, size)) / math.sqrt(abs(t1 - t0))
+            start = self._path(seeds, t0, path, size)
+            values = (self._path(seeds, t1, path, size) - start) / math.sqrt(abs(t1 - t0))
         return torch.from_numpy(values).reshape(like.shape).to(like.device, like.dtype)
+
+    def _path(self, seeds: Sequence[int], time: float, path: int, size: int) -> Array:
+        """W(time); the latest is kept, because a step starts where the one before it ended."""
+        key = (tuple(seeds), time, path, size)
+        latest = self._latest
+        if latest is not None and latest[0] == key:
+            return latest[1]
+        found = _path(seeds, time, path, size)
+        self._latest = key, found
+        return found
 
 
 def _path(seeds: Sequence[int], time: float, draw: int, size: int) -> Array:

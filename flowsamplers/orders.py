@@ -24,15 +24,20 @@ class OrderVerdict:
             ``floor-limited``: too few errors stand clear of the floor; ``unstable``: errors that grow or are not finite.
         order: the slope in the window, None without one.
         window: first and last number of steps of the window.
+        bar: standard error of the order, at most, where the errors have one.
     """
 
     verdict: Verdict
     order: float | None = None
     window: tuple[float, float] | None = None
+    bar: float | None = None
 
     def __str__(self) -> str:
         """In words, for a table."""
-        return self.verdict if self.order is None else f"{self.order:.2f} {self.verdict}"
+        if self.order is None:
+            return self.verdict
+        bar = "" if self.bar is None else f" ± {self.bar:.2f}"
+        return f"{self.order:.2f}{bar} {self.verdict}"
 
 
 def pairwise_slopes(n: Sequence[float], error: Sequence[float]) -> list[float]:
@@ -56,7 +61,8 @@ def order(
     """Judge a declared order.
 
     Errors below ten times the floor are left out, and those of which less than two thirds is sure. The window is the finest run
-    of at least three points whose neighbouring slopes agree within `AGREE`; the order is the least-squares slope there.
+    of at least three points whose neighbouring slopes agree within `AGREE`; the order is the least-squares slope there. Its standard
+    error is bounded by the triangle inequality, which holds however the errors at different n depend on each other.
 
     Args:
         n: numbers of steps, rising.
@@ -72,10 +78,10 @@ def order(
     if not all(math.isfinite(e) for e in error):
         return OrderVerdict("unstable")
     unsure = [0.0] * len(error) if uncertainty is None else uncertainty
-    clear = [(m, e) for m, e, u in zip(n, error, unsure, strict=True) if e > max(10 * floor, 3 * u, 0.0)]
+    clear = [(m, e, u) for m, e, u in zip(n, error, unsure, strict=True) if e > max(10 * floor, 3 * u, 0.0)]
     if len(clear) < 3:
         return OrderVerdict("floor-limited" if len(clear) < len(error) else "pre-asymptotic")
-    ns, es = [m for m, _ in clear], [e for _, e in clear]
+    ns, es = [m for m, _, _ in clear], [e for _, e, _ in clear]
     slopes = pairwise_slopes(ns, es)
     if slopes[-1] < 0 and len(clear) == len(error):
         return OrderVerdict("unstable")
@@ -84,11 +90,18 @@ def order(
         return OrderVerdict("pre-asymptotic")
     lo, hi = window
     slope = -float(np.polyfit(np.log(ns[lo : hi + 1]), np.log(es[lo : hi + 1]), 1)[0])
+    bar = None if uncertainty is None else _bar(ns[lo : hi + 1], [u / e for _, e, u in clear[lo : hi + 1]])
     if abs(slope - declared) <= AGREE:
         verdict: Verdict = "confirmed"
     else:
         verdict = "reduced" if slope < declared else "higher"
-    return OrderVerdict(verdict, slope, (ns[lo], ns[hi]))
+    return OrderVerdict(verdict, slope, (ns[lo], ns[hi]), bar)
+
+
+def _bar(n: Sequence[float], relative: Sequence[float]) -> float:
+    """The most that the standard error of a least-squares slope can be, for relative standard errors of the points."""
+    away = np.log(n) - np.mean(np.log(n))
+    return float(np.abs(away) @ np.array(relative) / (away @ away))
 
 
 def _window(slopes: Sequence[float]) -> tuple[int, int] | None:

@@ -109,8 +109,9 @@ class Sampler:
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
         keeps_noise_level: whether a data point under noise of level sigma is, after any step, the point under noise of the new level.
-        weak_order: of a stochastic sampler: of the variance of its result on Gaussian data, strictly inside (0, 1); 0 if that does
-            not converge.
+        weak_order: of a stochastic sampler: of means over its results, strictly inside (0, 1); 0 if they do not converge to the flow's.
+        strong_order: of a stochastic sampler: of its path, to that of the equation driven by the same Brownian motion; 0 if there is
+            none in the limit.
         multistep: whether it remembers earlier steps, so that its first steps are of lower order.
         affine: whether it knows sigma through step lengths alone, so that scaling sigma changes nothing.
         any_steps: whether its order holds when neighbouring steps have different lengths.
@@ -135,6 +136,7 @@ class Sampler:
     keeps_marginals: ClassVar[bool] = True
     keeps_noise_level: ClassVar[bool] = True
     weak_order: ClassVar[int] = 1
+    strong_order: ClassVar[float] = 1
     multistep: ClassVar[bool] = False
     affine: ClassVar[bool] = True
     any_steps: ClassVar[bool] = True
@@ -206,7 +208,8 @@ class SamplerInfo:
         adaptive: whether its evaluations depend on the data.
         keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
         keeps_noise_level: whether it keeps the noise level of a data point at any step size.
-        weak_order: of the variance on Gaussian data, of a stochastic sampler.
+        weak_order: of means over the results of a stochastic sampler.
+        strong_order: of the paths of a stochastic sampler.
         reference: where it comes from.
         advice: when to use it, in one line.
         factory: the class; called with the options.
@@ -226,6 +229,7 @@ class SamplerInfo:
     keeps_marginals: bool
     keeps_noise_level: bool
     weak_order: int
+    strong_order: float
     reference: str
     advice: str
     factory: type[Sampler]
@@ -294,6 +298,7 @@ def register(
             keeps_marginals=cls.keeps_marginals,
             keeps_noise_level=cls.keeps_noise_level,
             weak_order=cls.weak_order,
+            strong_order=cls.strong_order,
             reference=reference,
             advice=advice,
             factory=cls,

@@ -53,7 +53,7 @@ def test_the_list_says_of_everything_what_it_is_in_eighty_columns() -> None:
     assert fireflow.startswith("SAMPLERS: multistep\n\nfireflow\n  order 2, measured ")
     for words in ("calls N + 1 (first 2)", "ODE", "options: last=method", "arXiv:2412.07517"):
         assert words in " ".join(fireflow.split())
-    assert "stochastic, weak order 0, does not keep the marginals" in " ".join(run("list", "lcm").split())
+    assert "stochastic, strong order 0, weak order 0, does not keep the marginals" in " ".join(run("list", "lcm").split())
     assert "form: ComfyUI; begins below 1; has its own number of steps" in run("list", "ddim_uniform")
 
 

@@ -110,3 +110,16 @@ def test_points_that_chance_could_have_made_are_left_out() -> None:
     assert order(N, errors, declared=1, uncertainty=[e / 2 for e in errors]).verdict == "floor-limited"
     wild = [*errors[:4], 0.05, 0.001, 0.04]
     assert order(N, wild, declared=1, uncertainty=[1e-4] * 4 + [0.04] * 3).verdict == "confirmed"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bar_of_an_order_covers_its_standard_deviation(seed: int) -> None:
+    """Errors with independent relative noise of 2 %, and with one noise for all: a slope that does not move at all."""
+    rng, n = np.random.default_rng(seed), [4, 8, 16, 32]
+    clean = np.array([k**-2.0 for k in n])
+    bars = 0.02 * clean
+    slopes = [order(n, clean + bars * rng.normal(size=4), declared=2, uncertainty=bars).order for _ in range(400)]
+    bar = order(n, clean, declared=2, uncertainty=bars).bar
+    assert bar is not None
+    assert 0.5 * bar < np.std(np.array(slopes, dtype=float)) <= 1.1 * bar
+    assert order(n, clean * 1.02, declared=2, uncertainty=bars).order == pytest.approx(2)

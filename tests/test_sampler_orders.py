@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import flowsamplers as fs
 from fields import ALL
-from flowsamplers.catalogue import FLOWS, SHIFTS, catalogue, observed_order
+from flowsamplers.catalogue import Entry, catalogue
+from flowsamplers.flows import MixtureFlow
+from flowsamplers.study.observed import (
+    BOTH,
+    FLOWS,
+    SHIFTS,
+    observed_order,
+    observed_strong_order,
+    observed_weak_order,
+    weak_error,
+)
 from flowsamplers.testing import subject_of
 from flowsamplers.testing.laws import order_is_the_declared_one
 
@@ -71,3 +82,71 @@ def test_the_catalogue_has_a_measured_order_of_every_ode_sampler() -> None:
             assert len(entry.inside) == len(FLOWS) * len(SHIFTS)
             assert all(abs(o - entry.info.order) <= 0.2 for o in entry.inside.values()), entry
             assert entry.info.advice
+
+
+# Stochastic samplers
+
+
+THRESHOLDS = ("restart", "sa_solver")
+"""Something happens at a sigma that is no node; where it lies in its step moves with the grid, and errors are below C h^p on no line."""
+
+
+def stochastic_entries() -> list[Entry]:
+    return [entry for entry in catalogue() if entry.info.stochastic]
+
+
+def test_the_catalogue_has_strong_and_weak_orders_of_every_stochastic_sampler() -> None:
+    """On two mixtures and two grids, and of no other sampler."""
+    keys = [f"{flow}, {shift}" for flow, shift in BOTH]
+    for entry in catalogue():
+        assert list(entry.strong) == (keys if entry.info.stochastic else [])
+        assert list(entry.weak) == (["Gaussian", *keys] if entry.info.stochastic else [])
+
+
+def test_measured_strong_orders_are_the_declared_ones() -> None:
+    """Within 0.2 below and 0.3 above, as far as Monte Carlo tells: beside h there is still an h^2 at these steps, which is steeper."""
+    for entry in stochastic_entries():
+        name, declared = entry.info.name, entry.info.strong_order
+        seen = [o for o in entry.strong.values() if o.order is not None]
+        assert seen, name
+        for o in seen:
+            order, bar = o.order or 0.0, o.bar or 0.0
+            assert order >= declared - (0.35 if name in THRESHOLDS else 0.2) - 2 * bar, (name, o)
+            assert order <= declared + 0.3 + 2 * bar, (name, o)
+
+
+def test_measured_weak_orders_are_the_declared_ones() -> None:
+    """On Gaussian data exactly, within 0.2; on mixtures, whose errors change sign here and there, at least, as far as Monte Carlo tells."""
+    for entry in stochastic_entries():
+        name, declared = entry.info.name, entry.info.weak_order
+        gaussian = entry.weak["Gaussian"]
+        assert gaussian.order is not None
+        assert abs(gaussian.order - declared) <= 0.2, (name, gaussian)
+        for o in entry.weak.values():
+            if o.errors:
+                slope, bar = o.finest
+                assert slope >= declared - 0.2 - 2 * bar, (name, o)
+                assert declared > 0 or slope <= 0.4, (name, o)
+
+
+@pytest.mark.parametrize(("name", "flow", "shift"), [("euler_sde", *BOTH[0]), ("er_sde", *BOTH[0])])
+def test_committed_stochastic_orders_are_measured_again(name: str, flow: str, shift: str) -> None:
+    """With fewer runs, so with larger errors."""
+    entry = next(e for e in catalogue() if e.info.name == name)
+    strong = observed_strong_order(name, flow, shift, paths=24)
+    weak, _, _ = observed_weak_order(name, flow, shift, points=2**11, scrambles=8)
+    for again, seen in ((strong, entry.strong[f"{flow}, {shift}"]), (weak, entry.weak[f"{flow}, {shift}"])):
+        assert None not in (again.order, again.bar, seen.order, seen.bar)
+        assert abs((again.order or 0) - (seen.order or 0)) <= 3 * ((again.bar or 0) + (seen.bar or 0))
+
+
+def test_a_weak_error_is_that_of_plain_monte_carlo() -> None:
+    flow, grid, rows = MixtureFlow([[-1.0], [1.0]], [0.5, 0.3]), fs.SigmaGrid([1.0, 0.6, 0.2]), 100_000
+    error, bar = weak_error(flow, "lcm", grid, points=2**12, scrambles=8)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 1, dtype=torch.float64, generator=generator)
+    end = fs.sample(flow.velocity, x, grid, "lcm", seed=fs.GeneratorNoise(generator))
+    truth = 0.64 * (1 + (0.25 + 0.09) / 2) + 0.04
+    spread = end.square().std().item() / rows**0.5
+    assert bar < spread / 3
+    assert abs(abs(end.square().mean().item() - truth) - error) <= 5 * spread

@@ -16,12 +16,12 @@ from torch.distributions import Normal
 
 import flowsamplers as fs
 from fields import IRREGULAR, smooth, start
-from flowsamplers.catalogue import shifted
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.samplers import Churn, DDIMEta, EulerAncestral, EulerSDE, FlowSDE, Restart
 from flowsamplers.samplers.damping import RULES, Damping
 from flowsamplers.samplers.stochastic import CONVENTIONS, GaussianStep, convert_eta
 from flowsamplers.schedules import linear, shift
+from flowsamplers.study.observed import shifted
 from flowsamplers.testing.moments import Impulses, Moments, exact_moments, noise_level_error, variance_ratio
 
 INSIDE = fs.SigmaGrid([0.9, 0.7, 0.5, 0.3])
@@ -73,6 +73,20 @@ def test_where_noise_goes_in_exactly_the_weak_order_is_that_of_the_ode_method(na
     errors = [abs(variance_ratio(sampler, shifted(n, 1.0, 0.95, 0.05), std=1.7) - 1) for n in (128, 256)]
     assert sampler.weak_order == fs.sampler_info(base).order
     assert math.log2(errors[0] / errors[1]) == pytest.approx(sampler.weak_order, abs=0.25)
+
+
+@every_stochastic_name
+def test_paths_converge_with_the_declared_strong_order(name: str) -> None:
+    """Along 64 shared Brownian paths, for data of standard deviation 1.7: with 10 and 40 steps, and 160 for the limit.
+
+    A step above 0 that leaves its noise out, as a last step of another method would, has order one half.
+    """
+    sampler, flow, noise = fs.get_sampler(name), GaussianFlow([0.3], std=1.7), fs.BrownianNoise(2)
+    x = flow.solution(flow.noise(range(64)), 1.0, 0.9)
+    coarse, fine, limit = (fs.sample(flow.velocity, x, shifted(n, 1.0, 0.9, 0.15), sampler, seed=noise) for n in (10, 40, 160))
+    slope = math.log((coarse - limit).abs().mean() / (fine - limit).abs().mean(), 4)
+    assert slope >= sampler.strong_order - 0.25, slope
+    assert sampler.strong_order > 0 or slope <= 0.45, slope
 
 
 def test_exact_moments_are_those_that_monte_carlo_estimates() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -68,7 +69,10 @@ def sampler_row(entry: Entry) -> dict[str, Any]:
         "evaluations_last_step": last,
         "stochastic": info.stochastic,
         "adaptive": info.adaptive,
+        "strong_order": info.strong_order if info.stochastic else None,
         "weak_order": info.weak_order if info.stochastic else None,
+        "measured_strong": {key: asdict(o) for key, o in entry.strong.items()},
+        "measured_weak": {key: asdict(o) for key, o in entry.weak.items()},
         "keeps_marginals": info.keeps_marginals,
         "keeps_noise_level": info.keeps_noise_level,
         "options": info.options,
@@ -100,10 +104,20 @@ def sampler_lines(entry: Entry) -> list[str]:
     order = f"order {info.order}" + (f" ({info.literature} in the literature)" if info.literature != info.order else "")
     inside, complete = spread(entry.inside), spread(entry.complete)
     measured = f"measured {inside or '?'} inside, {complete or '?'} complete" if inside or complete else "not measured here"
+    if entry.strong or entry.weak:
+        order += " without noise"
+        measured = "; ".join(
+            f"{kind} measured {', '.join(map(str, its.values()))}"
+            for kind, its in (("strong", entry.strong), ("weak", entry.weak))
+        )
     calls = f"calls {entry.calls}" + (f" ({entry.ends})" if entry.ends else "")
     marginals = "keeps the marginals" if info.keeps_marginals else "does not keep the marginals"
     kind = (
-        f"stochastic, weak order {info.weak_order}, {marginals}" if info.stochastic else "adaptive" if info.adaptive else "ODE"
+        f"stochastic, strong order {info.strong_order:g}, weak order {info.weak_order}, {marginals}"
+        if info.stochastic
+        else "adaptive"
+        if info.adaptive
+        else "ODE"
     )
     return [
         *_names(info.names),

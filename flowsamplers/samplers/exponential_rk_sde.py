@@ -37,7 +37,7 @@ class SEEDS(LastStep):
     where the step will pass. On a step of infinite length, from ``sigma = 1`` or to 0, the part without the sum remains.
 
     Args:
-        last: policy of the last step, see `LastStep`; without noise, which leaves the marginals as they are.
+        last: policy of the last step, see `LastStep`.
         eta: strength of the noise, see `Damping`.
     """
 

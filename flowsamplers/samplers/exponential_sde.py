@@ -9,8 +9,8 @@ $$
 
 The noise is additive and its integral is exact; what a polynomial cannot see is the part of D that moves with the noise, so the orders of
 the ODE are reached without noise only. Measured with it: weak order 2 on Gaussian data (1 for `ERSDE` of one stage), and strong order 1,
-whatever the number of predictions. A first or last step that ``startup`` or ``last`` gives to an ODE method keeps the marginals, but it is
-off the path by its own missing noise: the strong order is 1/2 then, as with the Euler step at the end of `ERSDE`'s default.
+whatever the number of predictions. A first step that ``startup`` gives to an ODE method keeps the marginals, but it is off the path by its
+own missing noise: the strong order is 1/2 then.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from flowsamplers.sampler import Sampler, SamplerLike, Step, register
 from flowsamplers.samplers.damping import Damping, Rule, drawn, renewed
 from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
 from flowsamplers.samplers.interpolation import Variable, moments
+from flowsamplers.samplers.policies import RAMP
 
 Correction: TypeAlias = Literal["midpoint", "heun"]
 CORRECTIONS = ("midpoint", "heun")
@@ -38,8 +39,9 @@ class StochasticAdams(ExponentialAdams):
     """Base: an exponential Adams method of an SDE.
 
     Args:
-        last: policy of the last step, see `LastStep`; without noise, which leaves the marginals as they are.
-        startup: policy of the first steps, see `Multistep`.
+        last: policy of the last step, see `LastStep`.
+        startup: policy of the first steps, see `Multistep`; another sampler's have no noise, which keeps the marginals and costs the path
+            half an order.
         variable: where the prediction is interpolated, see `ExponentialAdams`.
         eta: strength of the noise, 0 for none, 1 for the SDE that forgets its start at the rate of the flow; see `Damping`.
     """
@@ -54,6 +56,7 @@ class StochasticAdams(ExponentialAdams):
         """Check the options."""
         super().__post_init__()
         _ = self.damping
+        object.__setattr__(self, "strong_order", 1 if self.startup == RAMP else 0.5)
 
     @property
     def damping(self) -> Damping:

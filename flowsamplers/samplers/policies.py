@@ -24,7 +24,8 @@ class LastStep(Sampler):
 
     Args:
         last: how the last step is made: ``"method"``, the method itself, or any sampler that needs no memory, such as
-            ``"euler"`` (one evaluation) or ``"midpoint"`` (two).
+            ``"euler"`` (one evaluation) or ``"midpoint"`` (two). Of a method with noise it is the policy of the step to sigma 0, which
+            draws none: a step above 0 that left out its noise would cost half an order of the path.
     """
 
     last: SamplerLike = METHOD
@@ -41,7 +42,8 @@ class LastStep(Sampler):
 
     def other(self, at: Step) -> Sampler | None:
         """The sampler that makes this step by a policy, if one does."""
-        return get_sampler(self.last) if at.last and self.last != METHOD else None
+        noisy = self.stochastic and bool(getattr(self, self.noise_option)) and at.s1 > 0
+        return get_sampler(self.last) if at.last and self.last != METHOD and not noisy else None
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowsamplers.sampler import Sampler, SamplerLike, Step, register
 from flowsamplers.samplers.damping import Damping, drawn, renewed
+from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unipc_weights
 
 
@@ -37,7 +38,8 @@ class SASolver(PredictorCorrector):
 
     Predictor and corrector share $\xi$, so the correction is a sum over predictions alone: `UniPC`'s at the rate $1 + \tau^2$.
     diffusers' own never reaches ``sigma = 0``; this one ends there, at D. Without noise it is `UniPC3`, with its start-up;
-    ``startup="ramp"`` is what is shipped.
+    ``startup="ramp"`` is what is shipped. A step that begins outside of the sigmas with noise has none, also in its part inside: this costs
+    the path half an order.
 
     Args:
         last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
@@ -69,6 +71,7 @@ class SASolver(PredictorCorrector):
     memory: ClassVar[int] = 3
     stochastic: ClassVar[bool] = True
     weak_order: ClassVar[int] = 2
+    strong_order: ClassVar[float] = 0.5
     noise_option: ClassVar[str] = "tau"
 
     def __post_init__(self) -> None:
@@ -87,6 +90,8 @@ class SASolver(PredictorCorrector):
         object.__setattr__(self, "memory", max(self.predictor_order, self.corrector_order - 1))
         object.__setattr__(self, "order", corrected if self.corrects else self.predictor_order)
         object.__setattr__(self, "ramp_order", 2 if self.corrects else 1)
+        everywhere = self.low == 0 and self.high == 1 and self.startup == RAMP
+        object.__setattr__(self, "strong_order", 1 if everywhere else 0.5)
         super().__post_init__()
 
     def damping(self, s0: float) -> Damping:

@@ -113,6 +113,7 @@ class Renoise(FirstOrder):
 
     keeps_marginals: ClassVar[bool] = False
     weak_order: ClassVar[int] = 0
+    strong_order: ClassVar[float] = 0
 
     def __post_init__(self) -> None:
         """Check the options."""

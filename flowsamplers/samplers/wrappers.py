@@ -144,7 +144,8 @@ class Churn(Sampler):
 class Restart(Sampler):
     r"""An ODE method that, below a sigma, adds noise up to a higher one and comes down again over the same nodes, some times.
 
-    The noise goes in as in `Churn`. The descents after the first belong to the step that passes ``low``.
+    The noise goes in as in `Churn`. The descents after the first belong to the step that passes ``low``. Where a restart begins moves with
+    the grid unless ``low`` is a node, so the path's order is 1; that of means over results is the base's.
 
     Args:
         base: the ODE method, without memory.
