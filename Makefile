@@ -49,7 +49,7 @@ bench: $(VENV)/.dev ## the scheduler's own time beside stock's
 	$(BIN)/python tools/bench_scheduler.py
 
 .PHONY: versions
-versions: $(VENV)/.dev ## run the integration's tests with the oldest and the newest diffusers, each in an environment of its own
+versions: $(VENV)/.dev ## run the integration's tests with the oldest, the newest and another diffusers, each in an environment of its own
 	$(BIN)/python tools/test_versions.py
 
 .PHONY: clean

@@ -37,6 +37,7 @@ TOOLS = {
     "build_gallery": "gallery.md",
     "build_full_size": "reference/full-size.md",
     "build_klein_family": "reference/klein-family.md",
+    "test_versions": "reference/versions.md",
     "build_relatives": "reference/pipelines.md",
     "build_names": "reference/names.md",
 }
@@ -86,6 +87,21 @@ def test_full_size_measurements_know_every_sampler() -> None:
     """A new sampler is measured too: run the tool."""
     found = json.loads((DOCS / "reference" / "full-size.json").read_text())["samplers"]
     assert list(found) == [i.name for i in fs.list_samplers() if not i.adaptive], "python tools/build_full_size.py"
+
+
+def test_every_supported_version_of_diffusers_passes_every_test_of_the_integration() -> None:
+    """Run the tool after adding a version or a file of tests."""
+    tool = tool_named("test_versions")
+    found = json.loads(tool.RESULTS.read_text())
+    assert list(found) == list(tool.VERSIONS), "python tools/test_versions.py"
+    for version, ran in found.items():
+        assert ran["installed"]["diffusers"] == version
+        assert list(ran["tests"]) == list(tool.TESTS), f"python tools/test_versions.py {version}"
+        for file, counts in ran["tests"].items():
+            assert (ROOT / file).is_file()
+            assert counts["passed"] > 0, (version, file, counts)
+            assert set(counts) == {"passed", "skipped"}, (version, file, counts)
+    assert f"diffusers=={[*found][-1]}" in (ROOT / "constraints.txt").read_text()
 
 
 # Commands
