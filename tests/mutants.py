@@ -36,7 +36,8 @@ def sampler(mistake: str, parent: str, *, order: int = 1, **claims: Any) -> Call
     """Decorator of a wrong ``step``."""
 
     def add(step: Any) -> Any:
-        SAMPLERS[mistake] = parent, method(f"Mutant{len(SAMPLERS)}", step, order=order, **claims)
+        number = [*SAMPLERS, mistake].index(mistake)  # the same if its module is executed again
+        SAMPLERS[mistake] = parent, method(f"Mutant{number}", step, order=order, **claims)
         return step
 
     return add
