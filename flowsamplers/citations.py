@@ -95,7 +95,7 @@ def cite(*samplers: SamplerLike, schedules: Sequence[str] = ()) -> str:
     """
     names = list(dict.fromkeys(n for s in samplers for n in used(s)))
     if not samplers and not schedules:
-        names, schedules = [i.name for i in list_samplers()], [i.name for i in list_schedules()]
+        names, schedules = [i.name for i in list_samplers(needing=True)], [i.name for i in list_schedules()]
     sources = [(name, sampler_info(name).reference) for name in names]
     sources += [(f"schedule {name}", schedule_info(name).reference) for name in schedules]
     given = {LIBRARY: next(e for e in bibliography() if e.key == LIBRARY)}

@@ -315,10 +315,14 @@ def register(
     return add
 
 
-def list_samplers() -> list[SamplerInfo]:
-    """All registered samplers that run as they are, in the order of registration, those of other packages last."""
+def list_samplers(*, needing: bool = False) -> list[SamplerInfo]:
+    """All registered samplers that run as they are, in the order of registration, those of other packages last.
+
+    Args:
+        needing: also those that are nothing without an option of theirs, such as a table.
+    """
     _load()
-    return [info for info in _registry.values() if not info.needs]
+    return [info for info in _registry.values() if needing or not info.needs]
 
 
 def sampler_info(name: str) -> SamplerInfo:

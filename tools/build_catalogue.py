@@ -44,7 +44,7 @@ FAMILIES = {
 def measure(names: list[str]) -> None:
     """Take the orders of the named samplers, or of all."""
     torch.set_num_threads(1)
-    known: dict[str, Any] = json.loads(DATA.read_text())["samplers"] if names else {}
+    known: dict[str, Any] = json.loads(DATA.read_text())["samplers"]  # an interrupted run keeps the others
     infos = [i for i in fs.list_samplers() if not i.adaptive and (i.name in names or not names)]
     for info in infos:
         known[info.name] = stochastic(info.name) if info.stochastic else deterministic(info.name)

@@ -42,7 +42,7 @@ def authors(entry: Entry) -> str:
 def page() -> str:
     """The whole page."""
     users: dict[str, list[str]] = {}
-    for info in [*fs.list_samplers(), *map(fs.sampler_info, ("ns_solver", "epd"))]:
+    for info in fs.list_samplers(needing=True):
         for entry in resolve(info.reference):
             users.setdefault(entry.key, []).append(f"`{info.name}`")
     text = [

@@ -42,8 +42,9 @@ class LastStep(Sampler):
 
     def other(self, at: Step) -> Sampler | None:
         """The sampler that makes this step by a policy, if one does."""
-        noisy = self.stochastic and bool(getattr(self, self.noise_option)) and at.s1 > 0
-        return get_sampler(self.last) if at.last and self.last != METHOD and not noisy else None
+        if not at.last or self.last == METHOD or (self.noisy and at.s1 > 0):
+            return None
+        return get_sampler(self.last)
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
