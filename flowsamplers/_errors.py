@@ -20,3 +20,14 @@ def unknown(what: str, value: object, accepted: Iterable[str], hint: str = "") -
     near = difflib.get_close_matches(spelled, names, n=1) or difflib.get_close_matches(str(value), names, n=1)
     hint = hint or (f"did you mean {near[0]!r}? " if near else "")
     return ValueError(f"unknown {what} {value!r}: {hint}Accepted: {', '.join(names) or '(none)'}")
+
+
+def missing(what: str, package: str, extra: str) -> ImportError:
+    """The error for an optional package that is not installed; it names commands that work in a clone and beside a wheel.
+
+    >>> print(missing("plots need", "matplotlib", "study"))
+    plots need the package 'matplotlib': pip install matplotlib, or in a clone of flowsamplers pip install -e '.[study]'
+    """
+    return ImportError(
+        f"{what} the package {package!r}: pip install {package}, or in a clone of flowsamplers pip install -e '.[{extra}]'"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import flowsamplers as fs
+from flowsamplers._errors import missing
 
 try:
     import click
@@ -15,8 +16,8 @@ try:
     from flowsamplers.cli.schedule import schedule
     from flowsamplers.cli.study import report, study
     from flowsamplers.cli.trace import trace
-except ModuleNotFoundError as missing:
-    sys.exit(f"the flowsamplers command needs the package {missing.name!r}: pip install 'flowsamplers[cli]'")
+except ModuleNotFoundError as error:
+    sys.exit(str(missing("the flowsamplers command needs", str(error.name), "cli")))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from flowsamplers._errors import unknown
+from flowsamplers._errors import missing, unknown
 
 ENTRY_POINTS = "flowsamplers.flows"
 """Entry-point group: ``name = "package:loader"``, where ``loader(model, **options)`` returns a flow."""
@@ -45,7 +45,5 @@ def load_flow(model: str, **options: Any) -> Any:
 def _opened(entry: EntryPoint) -> Any:
     try:
         return entry.load()
-    except ModuleNotFoundError as missing:
-        raise ImportError(
-            f"the {entry.name!r} models need the package {missing.name!r}: pip install 'flowsamplers[diffusers]'"
-        ) from missing
+    except ModuleNotFoundError as error:
+        raise missing(f"the {entry.name!r} models need", str(error.name), "diffusers") from error

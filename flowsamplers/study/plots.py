@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from flowsamplers._errors import missing
 from flowsamplers.schedules import get_schedule
 from flowsamplers.study.rows import Row
 
@@ -35,7 +36,7 @@ def check_available() -> None:
     """
     for package, name in (("matplotlib", "matplotlib"), ("PIL", "pillow")):
         if find_spec(package) is None:
-            raise ImportError(f"plots need {name}: pip install 'flowsamplers[study]'")
+            raise missing("plots need", name, "study")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from flowsamplers._errors import missing
 from flowsamplers.study.bench import Bench, Ended, Job, keys, png
 from flowsamplers.study.cost import Budget, BudgetSpent, Meter, Probe, probe
 from flowsamplers.study.plan import Planned, Study
@@ -85,11 +86,11 @@ def _check_available(engine: Engine) -> None:
 
     plots.check_available()
     if find_spec("safetensors") is None:
-        raise ImportError("references are kept in safetensors: pip install 'flowsamplers[study]'")
+        raise missing("references need", "safetensors", "study")
     if engine not in ("local", "ray"):
         raise ValueError(f"engine={engine!r}: accepted are 'local' and 'ray'")
     if engine == "ray" and find_spec("ray") is None:
-        raise ImportError("engine='ray' needs Ray: pip install 'flowsamplers[ray]'")
+        raise missing("engine='ray' needs", "ray", "ray")
 
 
 @dataclass
