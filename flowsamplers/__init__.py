@@ -9,7 +9,7 @@
 from flowsamplers import flows, reference, schedules, study
 from flowsamplers.benchmark import recommend
 from flowsamplers.brownian import BrownianNoise
-from flowsamplers.drive import Trace, Velocity, dry_run, largest_steps, log_prob, nfe, sample, trace
+from flowsamplers.engine import StepEnd, Stop, Velocity, dry_run, largest_steps, nfe, sample
 from flowsamplers.fit import fit_ns_solver
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
@@ -25,9 +25,10 @@ from flowsamplers.sampler import (
     sampler_info,
     to_config,
 )
-from flowsamplers.samplers.stochastic import convert_eta
+from flowsamplers.samplers.stochastic import convert_eta, log_prob
 from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
 from flowsamplers.stepper import Stepper
+from flowsamplers.tracing import Trace, trace
 
 __version__ = "0.1.0"
 
@@ -44,7 +45,9 @@ __all__ = [
     "ScheduleInfo",
     "SigmaGrid",
     "Step",
+    "StepEnd",
     "Stepper",
+    "Stop",
     "Trace",
     "Velocity",
     "__version__",

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from flowsamplers._errors import unknown
-from flowsamplers.drive import nfe as calls_of
+from flowsamplers.engine import nfe as calls_of
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, get_sampler
 from flowsamplers.schedules import get_schedule, schedule_info

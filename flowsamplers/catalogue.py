@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from flowsamplers.drive import dry_run
+from flowsamplers.engine import dry_run
 from flowsamplers.sampler import SamplerInfo, list_samplers
 from flowsamplers.schedules import linear
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import Velocity, trace
+from flowsamplers.engine import Velocity
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.samplers.learned import NSSolver
 from flowsamplers.samplers.policies import METHOD
+from flowsamplers.tracing import trace
 
 CUTOFF = 1e-4
 """Directions whose singular value is below this part of the largest are left to the smallest weights."""

@@ -7,19 +7,19 @@ step) is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import carry_dtype, noise_for
+from flowsamplers.engine import Asked, Work, carry_dtype, check_velocity, noise_for, whole
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Noise, Seeds
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, get_sampler, steps_of
+from flowsamplers.sampler import Evaluate, Running, SamplerLike, get_sampler, steps_of
 
 
 class Flow(Protocol):
@@ -54,10 +54,6 @@ class Run:
 
 class Halt(Exception):  # noqa: N818  (nothing went wrong)
     """Raised by a flow to end everything; never taken for the failure of one run."""
-
-
-Work: TypeAlias = Generator[Evaluate, Tensor, Any]
-"""Yields requests, is sent velocities, returns a result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +159,8 @@ class _Active:
 
     index: int
     task: Task
-    work: Work
-    request: Evaluate | None = None
+    run: Running[Evaluate | Asked, Any] | None = None
+    request: Evaluate | Asked | None = None
 
 
 @dataclass(eq=False)
@@ -199,7 +195,7 @@ class _Rounds:
         before = self.begun
         room = self.window - sum(a.task.rows for a in self.active)
         while room > 0 and self.begun < len(self.tasks):
-            a = _Active(self.begun, self.tasks[self.begun], self.tasks[self.begun].start())
+            a = _Active(self.begun, self.tasks[self.begun])
             self.begun += 1
             alive = self._go_on(a, None)
             while alive and (known := next((v for f, v in self.firsts if _same(f, a)), None)) is not None:
@@ -214,19 +210,22 @@ class _Rounds:
         try:
             if isinstance(answer, Exception):
                 raise answer
-            a.request = next(a.work) if answer is None else a.work.send(answer)
-        except StopIteration as done:
-            self.on_done(a.index, done.value)
-            return False
+            if a.run is None:
+                a.run = Running(a.task.start())
+            else:
+                a.run.tell(answer)
         except Halt:
             raise
         except Exception as error:
-            a.work.close()
+            a.run = None
             if self.on_error is None:
                 raise
             self.on_error(a.index, error)
             return False
-        return True
+        a.request = a.run.request
+        if a.request is None:
+            self.on_done(a.index, a.run.result)
+        return a.request is not None
 
 
 def _distinct(active: Sequence[_Active]) -> tuple[list[_Active], list[int]]:
@@ -264,18 +263,6 @@ def _begun(run: Run, carry: torch.dtype | None) -> Work:
     return whole(sampler, run.x1.to(carry_dtype(run.x1, carry)), steps_of(run.grid, noise))
 
 
-def whole(
-    sampler: Sampler, x: Tensor, steps: Iterable[Step], seen: Callable[[Step, Tensor], None] | None = None
-) -> Generator[Evaluate, Tensor, Tensor]:
-    """A whole run as one generator; ``seen`` is told each step and the state it ends with."""
-    state: State = sampler.init(x)
-    for at in steps:
-        x, state = yield from sampler.step(x, at, state)
-        if seen is not None:
-            seen(at, x)
-    return x
-
-
 def _check_alike(runs: Sequence[Run]) -> None:
     kinds = {(tuple(r.x1.shape[1:]), r.x1.dtype, r.x1.device) for r in runs}
     if len(kinds) > 1:
@@ -299,39 +286,43 @@ class _Caller:
         x = torch.cat([r.x for r in requests])
         sigma = torch.cat([x.new_full((n,), r.sigma) for n, r in zip(rows, requests, strict=True)])
         condition = [a.task.condition for a, n in zip(asked, rows, strict=True) for _ in range(n)]
-        parts: list[Tensor] = []
+        out = torch.full_like(x, torch.nan)  # the velocities are copied into it: a flow may return one tensor every time
         failed: dict[int, Exception] = {}
         lo = 0
         while lo < len(x):
-            for lo_, v in self._velocities(x[lo : lo + self.max_batch], sigma[lo:], condition[lo:]):
+            for v in self._velocities(x[lo : lo + self.max_batch], sigma[lo:], condition[lo:]):
                 if isinstance(v, Exception):
-                    failed[lo + lo_] = v
-                parts.append(torch.full_like(x[:1], torch.nan) if isinstance(v, Exception) else v)
-            lo = sum(map(len, parts))
+                    failed[lo] = v
+                    lo += 1
+                else:
+                    out[lo : lo + len(v)] = v
+                    lo += len(v)
         ends = [0, *accumulate(rows)]
         reasons = [next((failed[i] for i in range(*span) if i in failed), None) for span in pairwise(ends)]
-        return [why or v for why, v in zip(reasons, torch.cat(parts).split(rows), strict=True)]
+        return [why or v for why, v in zip(reasons, out.split(rows), strict=True)]
 
-    def _velocities(self, x: Tensor, sigma: Tensor, condition: Sequence[Any]) -> list[tuple[int, Tensor | Exception]]:
-        """The velocities of a batch in one piece, or in halves of halves where it fails."""
+    def _velocities(self, x: Tensor, sigma: Tensor, condition: Sequence[Any]) -> Iterator[Tensor | Exception]:
+        """The velocities of a batch in one piece, or in halves of halves where it fails; one row that fails gives its error."""
         n = len(x)
         try:
-            v = self.flow.velocity(x.to(self.dtype), sigma[:n], condition[:n])
-            if v.shape != x.shape:
-                raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}")
+            v = self.flow.velocity(x.to(self.dtype, copy=True), sigma[:n].clone(), condition[:n])
+            check_velocity(v, x)
         except Halt:
             raise
         except Exception as error:
             if not self.isolates:
                 raise
-            if n == 1:
-                return [(0, error)]
-            half = n // 2
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                self.max_batch = half
-            left = self._velocities(x[:half], sigma, condition)
-            right = self._velocities(x[half:], sigma[half:], condition[half:])
-            return left + [(half + i, v) for i, v in right]
-        if self.on_call is not None:
-            self.on_call(n)
-        return [(0, v.to(x.dtype))]
+            failure = error
+        else:
+            if self.on_call is not None:
+                self.on_call(n)
+            yield v
+            return
+        if n == 1:
+            yield failure
+            return
+        half = n // 2
+        if isinstance(failure, torch.cuda.OutOfMemoryError):
+            self.max_batch = half
+        yield from self._velocities(x[:half], sigma, condition)
+        yield from self._velocities(x[half:], sigma[half:], condition[half:])

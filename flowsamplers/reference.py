@@ -18,9 +18,10 @@ from scipy.integrate import DOP853
 from scipy.interpolate import KroghInterpolator
 from torch import Tensor
 
+from flowsamplers.engine import StepEnd, Work, whole
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Flow, Task, Work, advance, whole
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, steps_of
+from flowsamplers.lockstep import Flow, Task, advance
+from flowsamplers.sampler import Evaluate, Running, Sampler, State, Step, StepGenerator, steps_of
 from flowsamplers.samplers.runge_kutta import ButcherTableau, RungeKutta
 
 BEST = 1e-12
@@ -266,19 +267,17 @@ class _Record:
     def of(self, work: Work, grid: SigmaGrid, start: Tensor) -> Work:
         """The same run, looked at."""
         self.sigmas, self.states, self.velocities = grid.sigmas, [start], []
-        request = next(work)
-        while True:
-            v = yield request
+        run = Running(work)
+        while run.request is not None:
+            v = yield run.request
             if len(self.velocities) < len(self.states):  # the first since the node
                 self.velocities.append(v)
-            try:
-                request = work.send(v)
-            except StopIteration as done:
-                return done.value
+            run.tell(v)
+        return run.result
 
-    def node(self, at: Step, x: Tensor) -> None:
+    def node(self, end: StepEnd) -> None:
         """The end of a step."""
-        self.states.append(x)
+        self.states.append(end.x)
 
     def path(self) -> Path:
         """What was seen."""

@@ -1,7 +1,7 @@
 """The one idea: a sampler is written once, as a generator for one step.
 
 ``step`` yields `Evaluate` requests, is sent the velocities, and returns the new ``x`` and its state. It knows nothing
-of who evaluates the model, when, or in which batch: that is a driver's business (`drive`).
+of who evaluates the model, when, or in which batch: that is a driver's business (`engine`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -37,6 +37,33 @@ State: TypeAlias = Any
 
 StepGenerator: TypeAlias = Generator[Evaluate, Tensor, tuple[Tensor, State]]
 """Yields requests, is sent velocities, returns ``(x, state)``."""
+
+
+_R = TypeVar("_R", bound=tuple[Any, ...])
+_T = TypeVar("_T")
+
+
+class Running(Generic[_R, _T]):
+    """A generator on its way: what it asks for, and at the end what it returned.
+
+    Attributes:
+        request: what it asks for; None when it has ended.
+        result: what it returned, when it has ended.
+    """
+
+    request: _R | None
+    result: _T
+
+    def __init__(self, work: Generator[_R, Tensor, _T]) -> None:
+        self._work = work
+        self.tell(None)
+
+    def tell(self, velocity: Tensor | None) -> None:
+        """Send the velocity that was asked for, and go on to the next request or the end."""
+        try:
+            self.request = next(self._work) if velocity is None else self._work.send(velocity)
+        except StopIteration as done:
+            self.request, self.result = None, done.value
 
 
 @dataclass(frozen=True)

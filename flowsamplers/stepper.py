@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import NOTHING, asked_for, dry_run, silence
+from flowsamplers.engine import NOTHING, asked_for, dry_run, silence
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Noise
 from flowsamplers.sampler import Evaluate, Sampler, State, StepGenerator, steps_of

@@ -65,8 +65,9 @@ LEVELS = [
     {"noise"},
     {"brownian"},
     {"sampler"},
-    {"schedules", "samplers", "drive"},
-    {"lockstep", "stepper"},
+    {"schedules", "samplers"},
+    {"engine"},
+    {"lockstep", "stepper", "tracing"},
     {"flows", "reference", "orders", "fit"},
     {"benchmark", "catalogue", "citations"},
     {"study", "testing"},
@@ -106,7 +107,7 @@ def test_arrows_point_one_way(room: str, path: Path) -> None:
         assert not (eager and parts[0] in {"click", "tqdm"} and room != "cli"), f"{path}: {module}"
         if parts[0] == "flowsamplers" and len(parts) > 1 and parts[1] != room:
             other = next(i for i, names in enumerate(LEVELS) if parts[1] in names)
-            allowed = other < level or (other == level and parts[1] in {"samplers", "schedules", "drive", "flows"})
+            allowed = other < level or (other == level and parts[1] in {"samplers", "schedules", "flows"})
             assert allowed, f"{path.name} imports {module}"
 
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
+from flowsamplers.engine import whole
 from flowsamplers.flows import load_flow
-from flowsamplers.lockstep import Task, advance, whole
+from flowsamplers.lockstep import Task, advance
 from flowsamplers.reference import relative_error
 from flowsamplers.sampler import steps_of
 from flowsamplers.study import Study

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler
+from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler
 
 METHOD = "method"
 """The ``last=`` policy that keeps the method itself on the last step."""
@@ -108,13 +108,11 @@ class Multistep(LastStep):
 
 def answered(work: StepGenerator, v: Tensor) -> StepGenerator:
     """Another method's step whose first request, the velocity at its start, is answered already."""
-    next(work)
-    try:
-        request = work.send(v)
-        while True:
-            request = work.send((yield request))
-    except StopIteration as done:
-        return done.value
+    run = Running(work)
+    run.tell(v)
+    while run.request is not None:
+        run.tell((yield run.request))
+    return run.result
 
 
 def memoryless(option: str, sampler: SamplerLike) -> SamplerLike:

@@ -18,14 +18,17 @@ Every step is a normal distribution, given its start: `GaussianStep.log_prob` is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from flowsamplers._errors import unknown
+from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register, steps_of
 from flowsamplers.samplers.damping import AnyRule, Damping
 
 
@@ -68,6 +71,79 @@ class GaussianStep(Sampler):
             return x.new_zeros(len(x))
         z = ((end - mean) / std).flatten(1)
         return -0.5 * z.square().sum(1) - z.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
+
+    def log_probs(self, grid: SigmaGrid, states: Sequence[Tensor], velocities: Sequence[Tensor]) -> Tensor:
+        """`log_prob` of every step of a run.
+
+        Args:
+            grid: its schedule, N steps.
+            states: N + 1 states ``(rows, ...)``; they are data, no gradients flow through them.
+            velocities: N velocities at all but the last state; gradients flow through them.
+
+        Returns:
+            ``(rows, N)``.
+        """
+        steps = zip(steps_of(grid), states, velocities, states[1:], strict=False)
+        return torch.stack([self.log_prob(x.detach(), v, at, end.detach()) for at, x, v, end in steps], dim=1)
+
+
+def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Tensor:
+    r"""Log-density of every state of a recorded run, given the one before, under a velocity field: $\log p_\theta(x_{i+1} \mid x_i)$.
+
+    The states are data, and the velocity field is differentiated: the policy gradient of reinforcement learning. Under the velocity
+    field of the run these are the numbers of ``run.log_prob``. The densities are of all numbers of a row; Flow-GRPO uses their means.
+
+    Args:
+        velocity: see `flowsamplers.sample`; gradients flow through it.
+        run: a `flowsamplers.Trace` by a method whose steps are normal distributions: ``lcm``, ``euler_sde``, ``euler_ancestral``,
+            ``flow_sde`` and others.
+
+    Returns:
+        ``(rows, steps)``; a step without noise counts 0.
+
+    Raises:
+        ValueError: a run by another method.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> run = fs.trace(lambda x, sigma: x, torch.ones(1, 2), fs.SigmaGrid([1.0, 0.5, 0.0]), "flow_grpo", seed=0)
+        >>> torch.equal(log_prob(lambda x, sigma: x, run), run.log_prob)
+        True
+
+    Reference:
+        Flow-GRPO, arXiv:2505.05470, section 4.
+    """
+    if not isinstance(run.sampler, GaussianStep):
+        raise ValueError(
+            f"run by {type(run.sampler).__name__}: a density needs steps that are normal distributions, as of flow_sde"
+        )
+    at = zip(run.states, run.grid.sigmas[:-1], strict=False)
+    found = [velocity(x.detach().to(run.x0.dtype), x.new_full((len(x),), sigma)).to(x.dtype) for x, sigma in at]
+    return run.sampler.log_probs(run.grid, run.states, found)
+
+
+class Recorded(Protocol):
+    """What `log_prob` reads of a recorded run."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """The method."""
+        ...
+
+    @property
+    def grid(self) -> SigmaGrid:
+        """The schedule."""
+        ...
+
+    @property
+    def states(self) -> Sequence[Tensor]:
+        """``x`` at every node."""
+        ...
+
+    @property
+    def x0(self) -> Tensor:
+        """The result."""
+        ...
 
 
 class FirstOrder(GaussianStep):

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import carry_dtype, dry_run
-from flowsamplers.lockstep import Task, Work, advance, whole
+from flowsamplers.engine import Work, carry_dtype, dry_run, whole
+from flowsamplers.lockstep import Task, advance
 from flowsamplers.sampler import steps_of, to_config
 from flowsamplers.study.measure import NOTHING, Errors, along, forward_passes, local_errors, psnr, ssim
 from flowsamplers.study.plan import Planned, Study

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import carry_dtype
-from flowsamplers.lockstep import Halt, Task, advance, whole
+from flowsamplers.engine import carry_dtype, whole
+from flowsamplers.lockstep import Halt, Task, advance
 from flowsamplers.noise import normal
 from flowsamplers.sampler import steps_of
 from flowsamplers.study.plan import Planned, Study

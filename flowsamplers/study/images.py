@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flowsamplers.drive import dry_run, largest_steps, nfe
+from flowsamplers.engine import dry_run, largest_steps, nfe
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import flux2

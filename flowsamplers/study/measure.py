@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from flowsamplers.lockstep import Work
+from flowsamplers.engine import OnStep, StepEnd, Work
 from flowsamplers.reference import Path, relative_error
-from flowsamplers.sampler import Sampler, Step
+from flowsamplers.sampler import Evaluate, Running, Sampler, Step
 
 BEST_PSNR = 120.0
 """Decibels; pictures nearer than this are the same."""
@@ -97,13 +97,13 @@ def ssim(image: Tensor, truth: Tensor) -> float:
     return (((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean().item()
 
 
-def along(path: Path, errors: list[float]) -> Callable[[Step, Tensor], None]:
+def along(path: Path, errors: list[float]) -> OnStep:
     """An observer of a run that writes down the relative error at the end of each step."""
 
-    def seen(at: Step, x: Tensor) -> None:
-        errors.append(relative_error(x, path(at.s1)).item())
+    def on_step(end: StepEnd) -> None:
+        errors.append(relative_error(end.x, path(end.sigma)).item())
 
-    return seen
+    return on_step
 
 
 def local_errors(sampler: Sampler, path: Path, steps: Iterable[Step], dtype: torch.dtype) -> Work:
@@ -118,13 +118,10 @@ def local_errors(sampler: Sampler, path: Path, steps: Iterable[Step], dtype: tor
 
 def dithered(work: Work, size: float, time: float, generator: torch.Generator) -> Work:
     """A run whose every evaluation is asked for at a point that is off by a rounding, of x by ``size``, of sigma by ``time``."""
-    request = next(work)
-    while True:
-        x = request.x
+    run = Running(work)
+    while run.request is not None:
+        x = run.request.x
         off = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) - 0.5
         late = torch.rand((), generator=generator, dtype=torch.float64).item() - 0.5
-        v = yield request._replace(x=x * (1 + size * off), sigma=request.sigma * (1 + time * late))
-        try:
-            request = work.send(v)
-        except StopIteration as done:
-            return done.value
+        run.tell((yield Evaluate(x * (1 + size * off), run.request.sigma * (1 + time * late))))
+    return run.result

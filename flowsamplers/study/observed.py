@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import sample
+from flowsamplers.engine import sample
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowsamplers.drive import largest_steps, nfe
+from flowsamplers.engine import largest_steps, nfe
 from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, to_config

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import carry_dtype
+from flowsamplers.engine import carry_dtype, whole
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Task, advance, whole
+from flowsamplers.lockstep import Task, advance
 from flowsamplers.reference import Path as Trajectory
 from flowsamplers.reference import relative_error, solve
 from flowsamplers.sampler import get_sampler, steps_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import Velocity, sample
+from flowsamplers.engine import Velocity, sample
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import Velocity, nfe, sample
+from flowsamplers.engine import Velocity, nfe, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import KeyedNoise, Seeds
 from flowsamplers.sampler import Sampler, SamplerLike, get_sampler

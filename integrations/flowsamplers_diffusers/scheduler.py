@@ -23,7 +23,7 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.drive import Evaluation, dry_run, largest_steps, nfe
+from flowsamplers.engine import Evaluation, dry_run, largest_steps, nfe
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
 from flowsamplers.sampler import Sampler, get_sampler, to_config

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import Velocity
+from flowsamplers.engine import Velocity
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Seeds
 from flowsamplers.schedules import flux2

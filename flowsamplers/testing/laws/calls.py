@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from flowsamplers.drive import dry_run, sample
+from flowsamplers.engine import dry_run, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.schedules import linear
 from flowsamplers.testing.fields import smooth, start_at

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import Evaluation, dry_run, sample
+from flowsamplers.engine import Evaluation, dry_run, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise

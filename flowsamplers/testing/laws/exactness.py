@@ -7,7 +7,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import trace
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.testing.fields import start_at
 from flowsamplers.testing.laws.common import (
@@ -20,6 +19,7 @@ from flowsamplers.testing.laws.common import (
     quiet,
 )
 from flowsamplers.testing.subject import subject_of
+from flowsamplers.tracing import trace
 
 
 def applied_dt_sum_to_end_minus_start(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import dry_run, sample
+from flowsamplers.engine import dry_run, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import KeyedNoise
 from flowsamplers.schedules import linear

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from flowsamplers.drive import sample
+from flowsamplers.engine import sample
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock, KeyedNoise

@@ -1,0 +1,124 @@
+"""A run with its record: every model call, and the state at every node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from flowsamplers.engine import Asked, OnStep, StepEnd, Velocity, carry_dtype, run_directly
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import Noise, Seeds
+from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
+
+
+@dataclass(frozen=True)
+class TracedEvaluation:
+    """One model call of a traced run.
+
+    Attributes:
+        step: index of the step.
+        stage: index of the evaluation within the step.
+        sigma: where the model was asked.
+        x_norm: root mean square of what the model was given.
+        v_norm: root mean square of the velocity.
+    """
+
+    step: int
+    stage: int
+    sigma: float
+    x_norm: float
+    v_norm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A run with its record.
+
+    Attributes:
+        x0: the result.
+        evaluations: one entry for each model call, in order.
+        states: ``x`` at every node of the grid, N + 1 tensors in the carry dtype.
+        velocities: the first velocity of every step, N tensors in the carry dtype.
+        grid: the schedule.
+        sampler: the method.
+    """
+
+    x0: Tensor
+    evaluations: tuple[TracedEvaluation, ...]
+    states: tuple[Tensor, ...] = field(repr=False)
+    velocities: tuple[Tensor, ...] = field(repr=False)
+    grid: SigmaGrid
+    sampler: Sampler
+
+    @property
+    def nfe(self) -> int:
+        """How often the model was asked."""
+        return len(self.evaluations)
+
+    @cached_property
+    def log_prob(self) -> Tensor | None:
+        """Log-density of every state, given the one before, ``(rows, steps)``; None if the steps are not normal distributions."""
+        density = getattr(self.sampler, "log_probs", None)
+        return None if density is None else density(self.grid, self.states, self.velocities)
+
+
+def trace(
+    velocity: Velocity,
+    x1: Tensor,
+    grid: SigmaGrid,
+    sampler: SamplerLike = "euler",
+    *,
+    seed: Seeds | Noise | None = None,
+    carry: torch.dtype | None = None,
+    on_evaluation: Callable[[TracedEvaluation], None] | None = None,
+    on_step: OnStep | None = None,
+) -> Trace:
+    """Like `sample`, with a record of every model call and of the state at every node.
+
+    Args:
+        velocity: see `sample`.
+        x1: see `sample`.
+        grid: see `sample`.
+        sampler: see `sample`.
+        seed: see `sample`.
+        carry: see `sample`.
+        on_evaluation: called after every model call, for progress.
+        on_step: see `sample`; the record has the states as edited.
+
+    Returns:
+        The `Trace`; the norms wait for the device.
+
+    Examples:
+        >>> run = trace(lambda x, sigma: x, torch.ones(1, 2), SigmaGrid([1.0, 0.5, 0.0]), "heun")
+        >>> run.nfe, [e.sigma for e in run.evaluations]
+        (4, [1.0, 0.5, 0.5, 0.0])
+    """
+    method = get_sampler(sampler)
+    record: list[TracedEvaluation] = []
+    velocities: list[Tensor] = []
+    states = [x1.to(carry_dtype(x1, carry), copy=True)]
+
+    def seen(asked: Asked, v: Tensor) -> None:
+        record.append(TracedEvaluation(*asked.at, _rms(asked.x), _rms(v)))
+        if asked.at.stage == 0:
+            velocities.append(v)
+        if on_evaluation is not None:
+            on_evaluation(record[-1])
+
+    def keep(end: StepEnd) -> Tensor | None:
+        states.append(end.x)
+        edited = None if on_step is None else on_step(end)
+        if edited is not None:
+            states[-1] = edited
+        return edited
+
+    x = run_directly(velocity, x1, grid, method, seed, carry, on_step=keep, seen=seen)
+    return Trace(x.to(x1.dtype), tuple(record), tuple(states), tuple(velocities), grid, method)
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.detach().double().square().mean().sqrt())
