@@ -13,6 +13,7 @@ import torch
 
 from flowsamplers import Evaluate, Sampler, SigmaGrid
 from flowsamplers.schedules import linear, shift
+from flowsamplers.testing.subject import Subject
 
 SAMPLERS: dict[str, tuple[str, Callable[[], Sampler]]] = {}
 """Name of the mistake -> what it is a mutant of, and how to make it."""
@@ -320,6 +321,31 @@ def _(self, x, at, state):
     k1 = yield Evaluate(x, at.s0)
     k2 = yield Evaluate(x + at.h * k1, at.s1)
     return x + at.h / 2 * k1.add_(k2), state
+
+
+def _remembers_the_buffer(velocity, x1, grid, *, seed=None, grad=False):
+    """A loop of one's own for ab2: right, as long as the model makes a new tensor every time."""
+    x, before = x1.clone(), None
+    for i, h in enumerate(grid.dt):
+        v = velocity(x.clone(), x.new_full((len(x),), grid.sigmas[i]))
+        r = 0.0 if before is None else h / grid.dt[i - 1]
+        x, before = x + h * ((1 + r / 2) * v - (0.0 if before is None else r / 2 * before)), v
+    return x
+
+
+def _hands_out_its_state(velocity, x1, grid, *, seed=None, grad=False):
+    """A loop of one's own for Euler's method: right, as long as the model does not compute in place."""
+    x = x1
+    for i, h in enumerate(grid.dt):
+        x = x + h * velocity(x, x.new_full((len(x),), grid.sigmas[i]))
+    return x
+
+
+SAMPLERS["a loop that remembers the model's output buffer"] = (
+    "ab2",
+    lambda: Subject("own ab2", _remembers_the_buffer, order=2, multistep=True),
+)
+SAMPLERS["a loop that hands out its own state"] = "euler", lambda: Subject("own euler", _hands_out_its_state)
 
 
 @sampler("result in float32", "euler")

@@ -41,6 +41,7 @@ from flowsamplers.testing.laws.hygiene import (
     gradients_flow,
     inputs_and_modes_are_untouched,
     nothing_waits_for_the_device,
+    tensors_belong_to_who_made_them,
     the_sampler_is_an_immutable_value,
 )
 from flowsamplers.testing.laws.orders import (
@@ -89,6 +90,7 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     marginals_are_kept_as_declared,
     variances_have_the_declared_weak_order,
     inputs_and_modes_are_untouched,
+    tensors_belong_to_who_made_them,
     grad_mode_is_not_held_over_a_request,
     dtype_and_device_are_kept,
     nothing_waits_for_the_device,
@@ -143,6 +145,7 @@ __all__ = [
     "shapes_do_not_matter",
     "stored_dt_sum_to_end_minus_start",
     "straight_paths_are_exact",
+    "tensors_belong_to_who_made_them",
     "the_sampler_is_an_immutable_value",
     "there_and_back_meet_to_the_order",
     "translations_commute",

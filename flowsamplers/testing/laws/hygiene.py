@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import dry_run, sample
+from flowsamplers.engine import Velocity, dry_run, sample, whole
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import KeyedNoise
+from flowsamplers.sampler import Running, Sampler, get_sampler, steps_of
 from flowsamplers.schedules import linear
 from flowsamplers.stepper import Stepper
 from flowsamplers.testing.fields import smooth, start_at
@@ -49,7 +50,10 @@ def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> N
 
     with _unusual_random_states():
         states = _random_states()
-        subject.run(velocity, x1, grid, seed=SEED)
+        if subject.sampler is None:
+            subject.run(velocity, x1, grid, seed=SEED)
+        else:
+            _answer(get_sampler(subject.sampler), velocity, x1, grid)
         assert _random_states() == states, f"{subject.name} used or seeded a global generator of torch, numpy or Python"
     assert torch.equal(x1, before), f"{subject.name} edited its start"
     assert all(torch.equal(now, then) for now, then in handed), (
@@ -57,6 +61,44 @@ def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> N
     )
     assert torch.get_default_dtype() == dtype, f"{subject.name} changed the default dtype"
     assert torch.is_grad_enabled() == grad, f"{subject.name} changed the grad mode"
+
+
+def _answer(sampler: Sampler, velocity: Velocity, x1: Tensor, grid: SigmaGrid) -> None:
+    """Run the generator itself: the engine gives a model copies, which would hide an edit."""
+    with torch.no_grad():
+        run = Running(whole(sampler, x1, steps_of(grid, KeyedNoise(SEED))))
+        while run.request is not None:
+            run.tell(velocity(run.request.x, torch.full((len(x1),), run.request.sigma, dtype=x1.dtype)))
+
+
+def tensors_belong_to_who_made_them(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """A model that returns the same tensor every time, or edits its input, gets the result of one that does neither.
+
+    CUDA graphs and TensorRT return one output buffer; a network may compute in place. A loop that remembers velocities must remember
+    copies, and a loop that hands out its state must hand out a copy.
+
+    Reference:
+        ``torch.cuda.CUDAGraph``: outputs of a replay are overwritten by the next one.
+    """
+    subject = subject_of(case)
+    x1 = start_at()
+    expected = subject.run(smooth, x1.clone(), grid, seed=SEED)
+    buffer = torch.empty_like(x1)
+
+    def reused(x: Tensor, sigma: Tensor) -> Tensor:
+        return buffer.copy_(smooth(x, sigma))
+
+    def in_place(x: Tensor, sigma: Tensor) -> Tensor:
+        v = smooth(x, sigma)
+        x.zero_()
+        return v
+
+    for velocity, what in ((reused, "returns one tensor every time"), (in_place, "edits its input")):
+        given = x1.clone()
+        assert torch.equal(subject.run(velocity, given, grid, seed=SEED), expected), (
+            f"{subject.name}: wrong if the model {what}"
+        )
+        assert torch.equal(given, x1), f"{subject.name}: the caller's start changed because the model {what}"
 
 
 def grad_mode_is_not_held_over_a_request(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
