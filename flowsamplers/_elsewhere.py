@@ -126,9 +126,7 @@ DIFFUSERS: Mapping[str, Here] = {
     "FlowMatchHeunDiscreteScheduler": Here("flow_match_heun"),
     "FlowMatchLCMScheduler": Here("lcm"),
     "LTXEulerAncestralRFScheduler": Here("euler_ancestral"),
-    "UniPCMultistepScheduler": Here(
-        "unipc", "solver_order=3: unipc_3:startup=ramp, diffusers lowers its last step but one; solver_type is base"
-    ),
+    "UniPCMultistepScheduler": Here("unipc", "solver_order=3: unipc_3; solver_type is base"),
     "DPMSolverMultistepScheduler": Here(
         "dpmpp_2m", 'solver_type="heun": res_2m:variable=lambda; solver_order=3: dpmpp_3m; "sde-": dpmpp_2m_sde'
     ),

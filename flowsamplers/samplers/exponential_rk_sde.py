@@ -65,6 +65,8 @@ class SEEDS(LastStep):
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
+        if not self.noisy:
+            return (yield from self.without_noise.advance(x, at, state))
         v = yield Evaluate(x, at.s0)
         start, h = half_log_snr(at.s0), half_log_snr(at.s1) - half_log_snr(at.s0)
         if not math.isfinite(h):
@@ -176,7 +178,7 @@ class SEEDS3(SEEDS):
 @register(
     "dpmpp_2s_ancestral",
     presets={
-        "dpmpp_2s_a": {"base": "dpmpp_2s"},
+        "dpmpp_2s_a": {},
         "dpm_2_ancestral": {"base": "dpm_2"},
         "kdpm2_ancestral": {"base": "dpm_2"},
     },
@@ -194,7 +196,8 @@ class AncestralStep(Sampler):
     $$
 
     The fraction before $\Phi$ puts the mean where it belongs; a form without it, made for $\alpha = 1$, is wrong here. For small steps
-    $k \to e^{-\eta h}$. From ``sigma = 1`` DPM-Solver++(2S) makes Euler's step, a limit; ComfyUI asks at 0.9999 instead.
+    $k \to e^{-\eta h}$. From ``sigma = 1`` DPM-Solver++(2S) makes a midpoint step; ComfyUI asks at 0.9999 instead.
+    Its step to 0 is Euler's, as in k-diffusion.
 
     Args:
         base: the ODE method, without memory.
@@ -203,10 +206,10 @@ class AncestralStep(Sampler):
     Examples:
         >>> import flowsamplers as fs
         >>> fs.nfe("dpmpp_2s_ancestral", fs.schedules.linear(8))
-        14
+        15
     """
 
-    base: SamplerLike = "dpmpp_2s"
+    base: SamplerLike = DPMSolverPP2S("euler")  # noqa: RUF009  (a frozen value)
     eta: float = 1.0
 
     order: ClassVar[int] = 2

@@ -26,6 +26,7 @@ from flowsamplers.sampler import Sampler, SamplerLike, Step, register
 from flowsamplers.samplers.damping import Damping, Rule, drawn, renewed
 from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
 from flowsamplers.samplers.interpolation import Variable, moments
+from flowsamplers.samplers.multistep import Adams
 from flowsamplers.samplers.policies import RAMP
 
 Correction: TypeAlias = Literal["midpoint", "heun"]
@@ -62,6 +63,10 @@ class StochasticAdams(ExponentialAdams):
     def damping(self) -> Damping:
         """Of the noise."""
         return Damping(self.eta)
+
+    def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
+        """See `Adams`; with noise a run from ``sigma = 1`` stays the limit of runs from below."""
+        return self if self.noisy else super().on(s0, s1, past)
 
     def moments(self, s0: float, s1: float, count: int) -> tuple[float, ...]:
         """See `Adams`."""

@@ -161,6 +161,28 @@ def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> lis
     return thetas[:finite]
 
 
+def regular(variable: str, s0: float, s1: float, past: Sequence[float], *, new: bool = False) -> str:
+    r"""The variable to interpolate in on a step from s0 to s1: the method's own, or $-\log\sigma$ where that one has lost every node.
+
+    Where ``sigma = 1`` is at infinity, the limit of a polynomial through it forgets the prediction made there. A polynomial with other
+    nodes keeps its order without that one. One without has order 1 for two steps; in $-\log\sigma$, where the same formulas hold and
+    ``sigma = 1`` lies at 0, it has its order from the second step on.
+
+    Args:
+        variable: a name in `VARIABLES`.
+        s0: sigma at the start of the step.
+        s1: sigma at its end.
+        past: sigmas of the earlier predictions.
+        new: whether there is a prediction at s1, too.
+
+    >>> regular("lambda", 0.75, 0.5, (1.0,)), regular("lambda", 0.5, 0.25, (0.75, 1.0))
+    ('neg_log_sigma', 'lambda')
+    """
+    g = VARIABLES[variable]
+    lost = not math.isfinite(g(s0)) or not (new or not past or positions(variable, s0, s1, past))
+    return "neg_log_sigma" if lost and max((s0, *past)) >= 1 else variable
+
+
 def through(thetas: Sequence[float], values: Sequence[float]) -> list[float]:
     r"""Weights w with $\sum_j w_j (P_j - P_0) = \sum_{k \ge 1} M_k d_k$ for the polynomial $P_0 + \sum_k d_k \theta^k$ through all $P_j$.
 

@@ -35,6 +35,10 @@ class Adams(Multistep):
         r"""$M_k = \int K \theta^k du$ for k from 0 to ``count - 1``; empty for Euler's step."""
         return moments(self.prediction, self.interpolates_in, s0, s1, count)
 
+    def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
+        """The method for a step from s0 to s1 with these earlier nodes: itself, unless its variable has to be another there."""
+        return self
+
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """What the method takes for $M_k$, k from 1 to the number of earlier predictions, which lie at ``thetas``."""
         return self.moments(s0, s1, len(thetas) + 1)[1:]
@@ -64,6 +68,7 @@ class Adams(Multistep):
 
 @lru_cache(maxsize=8192)
 def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> list[float]:
+    method = method.on(s0, s1, past)
     if not method.moments(s0, s1, 1):
         return []
     thetas = positions(method.interpolates_in, s0, s1, past)

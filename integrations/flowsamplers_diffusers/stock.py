@@ -71,6 +71,21 @@ STOCK: dict[str, Stock] = {
 }
 """The schedulers of diffusers that can run a flow on a given grid, by the name under which people know them."""
 
+SAME_NAME: dict[str, dict[str, Any]] = {
+    "FlowMatchEuler": {"name": "euler"},
+    "FlowMatchHeun": {"name": "heun"},
+    "UniPC-2": {"name": "unipc"},
+    "UniPC-3": {"name": "unipc_3"},
+    "DPM++ 2M": {"name": "dpmpp_2m"},
+    "DPM++ 2M Heun": {"name": "res_2m", "options": {"variable": "lambda"}},
+    "DPM++ 3M": {"name": "dpmpp_3m"},
+    "DPM++ 2S": {"name": "dpmpp_2s"},
+    "DPM++ 3S": {"name": "dpmpp_3s"},
+    "DEIS-2": {"name": "deis_log_rho"},
+    "DEIS-3": {"name": "deis_log_rho", "options": {"max_order": 3}},
+}
+"""The sampler here that is the same method, for each of `STOCK` that solves the ODE."""
+
 
 def run(
     name: str,
