@@ -10,10 +10,11 @@ from flowsamplers import flows, reference, schedules, study
 from flowsamplers.benchmark import recommend
 from flowsamplers.brownian import BrownianNoise
 from flowsamplers.engine import StepEnd, Stop, Velocity, dry_run, largest_steps, nfe, sample
-from flowsamplers.fit import fit_ns_solver
+from flowsamplers.fit import fit, fit_ns_solver
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
+from flowsamplers.profile import Profile, profile
 from flowsamplers.sampler import (
     Evaluate,
     Sampler,
@@ -27,6 +28,7 @@ from flowsamplers.sampler import (
 )
 from flowsamplers.samplers.stochastic import convert_eta, log_prob
 from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
+from flowsamplers.solver import Solver, Validation, load_solver
 from flowsamplers.stepper import Stepper
 from flowsamplers.tracing import Trace, trace
 
@@ -39,20 +41,24 @@ __all__ = [
     "GeneratorNoise",
     "KeyedNoise",
     "Noise",
+    "Profile",
     "Run",
     "Sampler",
     "SamplerInfo",
     "ScheduleInfo",
     "SigmaGrid",
+    "Solver",
     "Step",
     "StepEnd",
     "Stepper",
     "Stop",
     "Trace",
+    "Validation",
     "Velocity",
     "__version__",
     "convert_eta",
     "dry_run",
+    "fit",
     "fit_ns_solver",
     "flows",
     "get_sampler",
@@ -60,8 +66,10 @@ __all__ = [
     "largest_steps",
     "list_samplers",
     "list_schedules",
+    "load_solver",
     "log_prob",
     "nfe",
+    "profile",
     "recommend",
     "reference",
     "register",

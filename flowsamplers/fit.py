@@ -1,19 +1,428 @@
-r"""Fit a non-stationary solver to a flow and a schedule: a least-squares problem for each step."""
+r"""Fit nodes and weights of a solver to a flow, from its `Profile` and then from the solver's own runs.
+
+The nodes and first weights come from the profile alone, see `scheme`. Gauss-Newton steps on the error of the end then change both.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import Velocity
+from flowsamplers.engine import Velocity, carry_dtype, largest_steps
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.sampler import SamplerLike
+from flowsamplers.lockstep import Flow
+from flowsamplers.profile import (
+    FOLDS,
+    HELD,
+    NODES,
+    Array,
+    Asked,
+    Moments,
+    Profile,
+    chunks,
+    ends,
+    measured,
+    path_nodes,
+    row_weights,
+)
+from flowsamplers.sampler import SamplerLike, get_sampler
 from flowsamplers.samplers.learned import NSSolver
 from flowsamplers.samplers.policies import METHOD
+from flowsamplers.schedules import flux2, linear, shift
+from flowsamplers.scheme import (
+    Scheme,
+    amplification,
+    best_weights,
+    first_other,
+    run_scheme,
+    scheme_of,
+    search,
+    squared_error,
+    with_prior,
+)
+from flowsamplers.solver import Solver
 from flowsamplers.tracing import trace
+from flowsamplers.validation import JUDGE, validated
 
 CUTOFF = 1e-4
 """Directions whose singular value is below this part of the largest are left to the smallest weights."""
+LARGEST = 160
+"""Most parameters that are polished; of solvers with more the older weights stay."""
+LIGHT = 1e-3
+"""The damping of families with few parameters."""
+DAMPINGS = 10.0 ** np.arange(-9, 3)
+SLACK = 1.01
+"""The strongest damping whose error on held-back rows is within a percent of the least is taken."""
+TRIED = 2
+"""Of several starts so many are polished."""
+ROUNDS = 6
+"""Gauss-Newton steps."""
+
+
+def fit(
+    velocity: Velocity | Flow,
+    x1: Tensor,
+    nfe: int = 8,
+    *,
+    profile: Profile | None = None,
+    method: SamplerLike | None = None,
+    start: float = 1.0,
+    condition: Sequence[Any] | None = None,
+    rounds: int = ROUNDS,
+    validate: bool = True,
+    tokens: int = 4096,
+    max_batch: int = 64,
+    on_call: Callable[[int], None] | None = None,
+) -> Solver:
+    r"""A schedule and a sampler made for one flow and a number of model calls.
+
+    First the profile alone: the nodes that minimize the squared errors of all steps along the flow's own paths, with the best weights
+    for them. Then the solver's own runs: Gauss-Newton steps on nodes and weights together, on the error of the end. How far they go is
+    decided by cross-validation over the rows. Every fourth row is held back from all of this, and judges.
+
+    Args:
+        velocity: ``velocity(x, sigma)``, or a `Flow`.
+        x1: starts, ``(rows, ...)``, drawn as those that you will sample from. Some dozens for images; some hundreds for a few numbers.
+        nfe: model calls.
+        profile: measured before, on these very rows or on others; by default it is measured here.
+        method: fit only the nodes, for this sampler of the catalogue; by default nodes and weights of a solver of its own.
+        start: sigma of ``x1``, for image-to-image.
+        condition: of each row, such as its prompt; for a `Flow` only.
+        rounds: Gauss-Newton steps; 0 uses the profile alone. Each runs the solver once for each of its parameters, on all rows that fit.
+        validate: measure the solver and what stands beside it on the rows that were held back.
+        tokens: of an image, for FLUX.2's schedule, on which others are measured beside the solver.
+        max_batch: rows in one model call.
+        on_call: told the number of rows after every model call.
+
+    Returns:
+        The `Solver`: ``grid``, ``sampler``, ``fitted_to``, ``validation``, ``save(path)``.
+
+    Raises:
+        ValueError: fewer than 1 call, more than the profile has nodes, a method with noise, memory of positions or step control, or
+            one that does not fit into the calls.
+        FloatingPointError: a velocity that is not finite.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> flow = fs.flows.MixtureFlow.random(1)
+        >>> solver = fit(flow.velocity, flow.noise(list(range(64))), nfe=6)
+        >>> x1 = flow.noise(list(range(1000, 1032)))  # other noise than it was fitted to
+        >>> def error(grid, sampler):
+        ...     return (fs.sample(flow.velocity, x1, grid, sampler) - flow.solution(x1)).norm()
+        >>> bool(error(solver.grid, solver.sampler) < error(fs.schedules.linear(6), "unipc") / 2)
+        True
+
+    Reference:
+        Nodes and weights from one set of second moments are this project's. Relatives: BNS (arXiv:2403.01329), GITS (arXiv:2405.11326),
+        S4S (arXiv:2502.17423).
+    """
+    rows = Rows.of(velocity, x1, profile, start, condition, max_batch, on_call)
+    return rows.fit(nfe, method=method, rounds=rounds, validate=validate, tokens=tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Starts, their ends and their profile: what all fits to one flow share."""
+
+    asked: Asked
+    x1: Tensor
+    x0: Tensor
+    profile: Profile
+    max_batch: int
+
+    @classmethod
+    def of(
+        cls,
+        velocity: Velocity | Flow,
+        x1: Tensor,
+        profile: Profile | None = None,
+        start: float = 1.0,
+        condition: Sequence[Any] | None = None,
+        max_batch: int = 64,
+        on_call: Callable[[int], None] | None = None,
+        **how: Any,
+    ) -> Rows:
+        """Measure what is missing; see `fit`, and `profile` for ``file``, ``about`` and ``nodes``."""
+        carry_dtype(x1)
+        asked = Asked(velocity, x1.dtype, condition, on_call)
+        if not len(x1):
+            raise ValueError("x1 has no rows: a fit needs at least 1")
+        if condition is not None and (callable(velocity) or len(condition) != len(x1)):
+            raise ValueError(
+                f"condition: {len(condition)} entries for {len(x1)} rows; give one for each, and a Flow that reads them"
+            )
+        if profile is not None:
+            if profile.numbers != math.prod(x1.shape[1:]):
+                raise ValueError(f"profile of rows of {profile.numbers} numbers: x1 has rows of {math.prod(x1.shape[1:])}")
+            return cls(asked, x1, ends(asked, x1, profile.sigmas, max_batch), profile, max_batch)
+        sigmas, found, known = path_nodes(how.pop("nodes", NODES), start), list[Tensor](), 0
+        for profile, end in measured(asked, x1, sigmas, max_batch, **how):  # noqa: PLR1704  (the last is meant)
+            if end is None:
+                known = profile.rows
+            else:
+                found.append(end)
+        assert profile is not None
+        if known:
+            first = replace(asked, condition=condition and condition[:known])
+            found.insert(0, ends(first, x1[:known], sigmas, max_batch))
+        return cls(asked, x1, torch.cat(found), profile, max_batch)
+
+    @property
+    def judged(self) -> int | None:
+        """The fold that is held back; None where there are too few rows."""
+        return JUDGE if len(self.x1) >= FOLDS else None
+
+    def only(self, *, judging: bool) -> Rows:
+        """The rows that judge, or those that fit."""
+        chosen = [i for i in range(len(self.x1)) if (i % FOLDS == self.judged) == judging]
+        given = self.asked.condition
+        asked = replace(self.asked, condition=None if given is None else [given[i] for i in chosen])
+        return replace(self, asked=asked, x1=self.x1[chosen], x0=self.x0[chosen])
+
+    def fit(
+        self, nfe: int, *, method: SamplerLike | None = None, rounds: int = ROUNDS, validate: bool = True, tokens: int = 4096
+    ) -> Solver:
+        """See `fit`."""
+        if nfe != int(nfe) or nfe < 1:
+            raise ValueError(f"nfe={nfe}: a solver makes at least 1 model call")
+        nodes = len(self.profile.sigmas) - 1
+        if nfe > nodes:
+            raise ValueError(
+                f"nfe={nfe}: the profile has {nodes} nodes, and a solver at most as many calls; measure one with more"
+            )
+        moments, fitting = self.profile.without(self.judged), self.only(judging=False)
+        family = Learned(int(nfe), moments) if method is None else OfMethod(int(nfe), moments, method)
+        polish = rounds if len(fitting.x1) >= 2 * (FOLDS - 1) else 0
+
+        def ranked(thetas: list[Array]) -> list[Array]:
+            return sorted(thetas, key=lambda theta: fitting.error(family.scheme(theta))) if len(thetas) > 1 else thetas
+
+        found = ranked([_polished(family, theta, fitting, polish) for theta in ranked(family.starts())[:TRIED]])[0]
+        grid, sampler = family.solver(found)
+        scheme = family.scheme(found)
+        about = {
+            **self.profile.about,
+            "nfe": len(scheme.sigmas),
+            "start": self.profile.start,
+            "shape": list(self.x1.shape[1:]),
+            "dtype": str(self.x1.dtype).removeprefix("torch."),
+            "rows": len(fitting.x1),
+            "rows_of_profile": self.profile.rows,
+            "path_error": self.profile.error,
+            "amplification": amplification(scheme),
+        }
+        solver = Solver(grid, sampler, about)
+        if validate and self.judged is not None and self.profile.start == 1:
+            judges = self.only(judging=True)
+            solver = replace(solver, validation=validated(solver, judges.asked, judges.x1, judges.x0, tokens, self.max_batch))
+        return solver
+
+    def error(self, scheme: Scheme) -> float:
+        """Mean squared error of the end, relative, each row by its weight."""
+        weights = row_weights(self.x1, self.x0)
+        total = 0.0
+        for rows in chunks(len(self.x1), self.max_batch):
+            gap = run_scheme(self.asked, self.x1, rows, scheme)[0] - self.x0[rows]
+            total += (gap.flatten(1).square().sum(1) * weights[rows]).sum().item()
+        size = (self.x0.flatten(1).square().sum(1) * weights).sum().item()
+        return total / size if math.isfinite(total) else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Solvers with nodes and weights of their own: the parameters are logarithms of the step lengths, and the weights."""
+
+    steps: int
+    moments: Moments
+    anchored = True
+    """Polishing is held to where it begins: there are about as many parameters as rows can tell."""
+
+    def starts(self) -> list[Array]:
+        """The best nodes of the profile, with the best weights for them."""
+        moments, last = with_prior(self.moments), len(self.moments.sigmas) - 1
+        at = search(moments, lambda at: best_weights(moments.pick([*at, last]))[1], self.steps)
+        picked = moments.pick([*at, last])
+        return [np.concatenate([np.log(-np.diff(picked.sigmas)), *(b[:-1] for b in best_weights(picked)[0])])]
+
+    @property
+    def unit(self) -> Array:
+        """The natural size of a change of each parameter."""
+        return np.concatenate([np.ones(self.steps), np.full(self.steps * (self.steps - 1) // 2, 0.1)])
+
+    @property
+    def free(self) -> list[int]:
+        """Indices of the parameters that are polished: the steps but one, whose sum is known, and the weights of the last velocities."""
+        n = self.steps
+        memory = next((m for m in range(n, 0, -1) if n + sum(min(k, m) for k in range(n)) <= LARGEST), 0)
+        weights = [j >= k - memory for k in range(n) for j in range(k)]
+        return [i for i, chosen in enumerate([True] * (n - 1) + [False] + weights) if chosen]
+
+    def scheme(self, theta: Array) -> Scheme:
+        """The scheme of some parameters; the newest weight of each row makes the sum right."""
+        sigmas = _nodes(theta[: self.steps], self.moments.sigmas[0])
+        rows, at = list[Array](), self.steps
+        for k, end in enumerate((*sigmas[1:], 0.0)):
+            others = theta[at : at + k]
+            rows.append(np.append(others, end - sigmas[0] - others.sum()))
+            at += k
+        return Scheme(sigmas, tuple(rows))
+
+    def solver(self, theta: Array) -> tuple[SigmaGrid, NSSolver]:
+        """The same as a schedule and a sampler."""
+        scheme = self.scheme(theta)
+        grid = SigmaGrid([*scheme.sigmas, scheme.end])
+        before, table = np.zeros(0), list[tuple[float, ...]]()
+        for b, h in zip(scheme.weights, grid.dt, strict=True):
+            newest_first = ((b - np.append(before, 0.0)) / h)[::-1].tolist()
+            table.append((1 - math.fsum(newest_first[1:]), *newest_first[1:]))
+            before = b
+        return grid, NSSolver(table=tuple(table))
+
+
+@dataclass(frozen=True, eq=False)
+class OfMethod:
+    """A sampler of the catalogue with nodes of its own."""
+
+    calls: int
+    moments: Moments
+    method: SamplerLike
+    anchored = False
+
+    @property
+    def steps(self) -> int:
+        """As many as fit into the calls."""
+        steps = largest_steps(self.method, self.calls, linear)
+        if not steps:
+            raise ValueError(f"nfe={self.calls}: not one step of method={self.method!r} fits")
+        return steps
+
+    def starts(self) -> list[Array]:
+        """The best nodes of the profile, and schedules that are known."""
+        moments, n = self.moments, self.steps
+        last = len(moments.sigmas) - 1
+
+        def cost(at: Sequence[int]) -> float:
+            scheme = scheme_of(self.method, SigmaGrid(moments.sigmas[[*at, last]]))
+            return squared_error(moments.at((*scheme.sigmas, 0.0)), scheme)
+
+        grids = [SigmaGrid(moments.sigmas[[*search(moments, cost, n), last]])] if n < last else []
+        grids += [linear(n), flux2(n, tokens=4096), shift(n, shift=0.5)]
+        return [np.log(-np.diff(grid.sigmas)) for grid in grids]
+
+    @property
+    def unit(self) -> Array:
+        """See `Learned.unit`."""
+        return np.ones(self.steps)
+
+    @property
+    def free(self) -> list[int]:
+        """See `Learned.free`."""
+        return list(range(self.steps - 1))
+
+    def scheme(self, theta: Array) -> Scheme:
+        """See `Learned.scheme`."""
+        return scheme_of(self.method, self.solver(theta)[0])
+
+    def solver(self, theta: Array) -> tuple[SigmaGrid, Any]:
+        """See `Learned.solver`."""
+        return SigmaGrid([*_nodes(theta, self.moments.sigmas[0]), 0.0]), get_sampler(self.method)
+
+
+def _nodes(log_steps: Array, start: float) -> tuple[float, ...]:
+    parts = np.exp(log_steps - log_steps.max())
+    return (float(start), *(float(start * (1 - c)) for c in np.cumsum(parts)[:-1] / parts.sum()))
+
+
+def _polished(family: Learned | OfMethod, theta: Array, rows: Rows, rounds: int) -> Array:
+    """Gauss-Newton steps on the squared error of the end, damped towards where they began as cross-validation asks."""
+    begun, unit, free = theta, family.unit, family.free
+    for _ in range(rounds if free else 0):
+        try:
+            a, g, left = _linearized(family, theta, rows, free)
+        except FloatingPointError:  # a solver that ran away tells nothing
+            return theta
+        if not a.any():
+            return theta
+        off = ((theta - begun) / unit)[free] if family.anchored else np.zeros(len(free))
+        damping = _damping(a, g, left, off) if family.anchored else LIGHT
+        size = damping * np.trace(a.sum(0)) / len(free)
+        move = -np.linalg.solve(a.sum(0) + size * np.eye(len(free)), g.sum(0) + size * off)
+
+        anchor = size if family.anchored else 0.0
+
+        def cost(theta: Array) -> float:
+            away = ((theta - begun) / unit)[free]
+            try:
+                return rows.error(family.scheme(theta)) + anchor * float(away @ away)  # noqa: B023  (called in this round)
+            except (FloatingPointError, ValueError):
+                return math.inf
+
+        now = float(left.sum()) + anchor * float(off @ off)
+        tried = (_moved(theta, step * move * unit[free], free) for step in (1.0, 0.3, 0.1, 0.03))
+        better = next((t for t in tried if cost(t) < now * (1 - 1e-9)), None)
+        if better is None:
+            return theta
+        theta = better
+    return theta
+
+
+def _moved(theta: Array, by: Array, free: Sequence[int]) -> Array:
+    moved = theta.copy()
+    moved[list(free)] += by
+    return moved
+
+
+def _linearized(family: Learned | OfMethod, theta: Array, rows: Rows, free: Sequence[int]) -> tuple[Array, Array, Array]:
+    """Of each fold of rows: J.J, J.r and r.r for the residual r of the end, J by differences. Rows stream."""
+    delta = max(1e-4, min(0.03, torch.finfo(rows.x1.dtype).eps ** (1 / 3)))
+    base, p = family.scheme(theta), len(free)
+    others = [family.scheme(_moved(theta, np.array([delta * family.unit[i]]), [i])) for i in free]
+    folds = FOLDS - 1
+    a, g, left = np.zeros((folds, p, p)), np.zeros((folds, p)), np.zeros(folds)
+    weights = row_weights(rows.x1, rows.x0)
+    total = (rows.x0.flatten(1).square().sum(1) * weights).sum().item()
+    size = min(rows.max_batch, max(1, HELD // ((p + 2) * max(1, math.prod(rows.x1.shape[1:])))))
+    for some in chunks(len(rows.x1), size):
+        end, known = run_scheme(rows.asked, rows.x1, some, base)
+        root = (weights[some] / total).sqrt()[:, None]
+        r = ((end - rows.x0[some]).flatten(1) * root).cpu().numpy()
+        columns = [
+            (
+                (run_scheme(rows.asked, rows.x1, some, o, known[: first_other(base, o)])[0] - end).flatten(1) * (root / delta)
+            ).cpu()
+            for o in others
+        ]
+        j = torch.stack(columns, 2).numpy()
+        for fold in range(folds):
+            mine = [i for i in range(len(r)) if (some.start + i) % folds == fold]
+            flat, its = j[mine].reshape(-1, p), r[mine].reshape(-1)
+            a[fold] += flat.T @ flat
+            g[fold] += flat.T @ its
+            left[fold] += its @ its
+    return a, g, left
+
+
+def _damping(a: Array, g: Array, left: Array, off: Array) -> float:
+    """The damping with the least error on the folds that are held back in turn, by the linear model of each round."""
+    folds, p = g.shape
+    size, eye = np.trace(a.sum(0)) / p, np.eye(p)
+
+    def error(damping: float) -> float:
+        total = 0.0
+        for fold in range(folds):
+            lam = damping * size * (folds - 1) / folds
+            move = -np.linalg.solve(a.sum(0) - a[fold] + lam * eye, g.sum(0) - g[fold] + lam * off)
+            total += max(0.0, float(left[fold] + 2 * g[fold] @ move + move @ a[fold] @ move))
+        return total
+
+    errors = [error(d) for d in DAMPINGS]
+    return float(max(d for d, e in zip(DAMPINGS, errors, strict=True) if e <= SLACK * min(errors)))
 
 
 def fit_ns_solver(

@@ -1,0 +1,476 @@
+r"""The profile of a flow: the second moments of its own paths, from which any solver can be designed without a model call.
+
+Each row n has an exact path $x^n(s)$ from its start to data, with velocities $v^n(s)$. For the error of a solver whose points are the
+start plus weighted velocities, three matrices over the nodes of the path are all that matters:
+
+$$
+G_{ab} = \langle v(s_a), v(s_b) \rangle, \quad
+P_{ab} = \langle x(s_a) - x(s_0), v(s_b) \rangle, \quad
+Q_{ab} = \langle x(s_a) - x(s_0), x(s_b) - x(s_0) \rangle
+$$
+
+They are sums over rows: they stream, merge and fit into a small file whatever the size of an image is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from flowsamplers._files import write_atomically
+from flowsamplers.engine import Velocity, carry_dtype
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Flow
+
+Array = NDArray[np.float64]
+
+FOLDS = 4
+"""Row n belongs to fold n mod 4. Moments are kept for each fold, so that rows can be held back without another model call."""
+NODES = 64
+"""Default number of intervals of a path; a fitted solver has at most as many calls."""
+HELD = 2**26
+"""Numbers in float64 that are held at once beside the rows themselves, half a gigabyte: batches of large rows are smaller."""
+SCHEMA = 1
+"""Version of the file. A file with a higher number was written by a newer version of this library."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A velocity callable or a `Flow`, asked for chunks of rows at one sigma.
+
+    Attributes:
+        source: ``velocity(x, sigma)``, or an object with ``velocity(x, sigma, condition)``.
+        dtype: of the x that the model is given.
+        condition: of each row, for a flow.
+        on_call: told the number of rows after every model call.
+    """
+
+    source: Velocity | Flow
+    dtype: torch.dtype
+    condition: Sequence[Any] | None = None
+    on_call: Callable[[int], None] | None = None
+
+    def __call__(self, x: Tensor, sigma: float, rows: slice) -> Tensor:
+        """The velocity in float64 at ``x`` ``(rows, ...)``, which are these rows of all.
+
+        Raises:
+            ValueError: a velocity of another shape.
+            FloatingPointError: a velocity that is not finite.
+        """
+        at = torch.full((len(x),), sigma, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device)
+        with torch.no_grad():
+            if callable(self.source):
+                v = self.source(x.to(self.dtype), at)
+            else:
+                given = None if self.condition is None else self.condition[rows]
+                v = self.source.velocity(x.to(self.dtype), at, given)
+        if v.shape != x.shape:
+            raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}")
+        if not bool(torch.isfinite(v).all()):
+            raise FloatingPointError(f"velocity is not finite at sigma {sigma}")
+        if self.on_call is not None:
+            self.on_call(len(x))
+        return v.double()
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Second moments of a flow along its own paths.
+
+    Attributes:
+        sigmas: M + 1 nodes, falling from the start to 0.
+        velocities: G, ``(folds, M, M)``, sums over the rows of a fold of the mean over a row's numbers.
+        crossed: P, ``(folds, M + 1, M)``.
+        moved: Q, ``(folds, M + 1, M + 1)``.
+        sizes: ``(folds,)``, the same sums of the squared end points.
+        counts: ``(folds,)``, rows.
+        numbers: how many numbers a row has.
+        error: relative error of the paths' ends: the largest distance of a row between two resolutions.
+        evaluations: what it cost.
+        seen: digest of the rows, in their order.
+        about: what it was measured on.
+    """
+
+    sigmas: tuple[float, ...]
+    velocities: Array = field(repr=False)
+    crossed: Array = field(repr=False)
+    moved: Array = field(repr=False)
+    sizes: Array = field(repr=False)
+    counts: tuple[int, ...]
+    numbers: int
+    error: float
+    evaluations: int
+    seen: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def rows(self) -> int:
+        """Rows that it was measured on."""
+        return sum(self.counts)
+
+    @property
+    def start(self) -> float:
+        """Sigma where the paths begin."""
+        return self.sigmas[0]
+
+    def merge(self, other: Profile) -> Profile:
+        """The profile of both sets of rows, as another worker or an earlier session measured them.
+
+        Raises:
+            ValueError: other nodes, other sizes of rows, or another model.
+        """
+        if self.sigmas != other.sigmas or self.numbers != other.numbers:
+            raise ValueError("profiles merge if they have the same nodes and the same size of rows")
+        if self.about != other.about:
+            changed = [k for k in {**self.about, **other.about} if self.about.get(k) != other.about.get(k)]
+            raise ValueError(f"profiles of different models or settings do not merge: {', '.join(changed)} differ")
+        # The second set's row 0 follows the first set's last row, so that its folds are turned by as many.
+        by = self.rows % FOLDS
+        a, b, c, z = (np.roll(m, by, axis=0) for m in (other.velocities, other.crossed, other.moved, other.sizes))
+        counts = tuple(int(n) for n in np.array(self.counts) + np.roll(other.counts, by))
+        return Profile(
+            self.sigmas,
+            self.velocities + a,
+            self.crossed + b,
+            self.moved + c,
+            self.sizes + z,
+            counts,
+            self.numbers,
+            max(self.error, other.error),
+            self.evaluations + other.evaluations,
+            hashlib.sha256((self.seen + other.seen).encode()).hexdigest(),
+            self.about,
+        )
+
+    def without(self, fold: int | None) -> Moments:
+        """The moments of all rows, or of those that are not in a fold, divided by the mean size of an end point."""
+        kept = [i for i in range(FOLDS) if i != fold]
+        size = self.sizes[kept].sum()
+        if not size > 0:
+            raise ValueError("the paths end at zero: an error relative to the end has no meaning")
+        g, p, q = (m[kept].sum(0) / size for m in (self.velocities, self.crossed, self.moved))
+        return Moments(np.array(self.sigmas), g, p, q, self.numbers * sum(self.counts[i] for i in kept))
+
+    @cached_property
+    def bend(self) -> Array:
+        """Root mean square of dv/ds relative to the end, on each interval between two velocities: where the paths bend."""
+        g = self.without(None).velocities
+        change = np.diag(g)[1:] - 2 * np.diag(g, 1) + np.diag(g)[:-1]
+        return np.sqrt(np.maximum(change, 0)) / -np.diff(self.sigmas[:-1])
+
+    def save(self, path: str | Path) -> None:
+        """Write it as safetensors.
+
+        Raises:
+            ImportError: no safetensors.
+            OSError: the file cannot be written.
+        """
+        from safetensors.numpy import save  # noqa: PLC0415  (an extra)
+
+        named = ("velocities", "crossed", "moved", "sizes")
+        tensors = {"sigmas": np.array(self.sigmas), **{k: getattr(self, k) for k in named}}
+        told = {k: getattr(self, k) for k in ("counts", "numbers", "error", "evaluations", "seen", "about")}
+        about = {"kind": "profile", "schema": SCHEMA, **told}
+        write_atomically(Path(path), save(tensors, {"flowsamplers": json.dumps(about)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Profile:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: damaged, foreign or newer.
+            OSError: it cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open  # noqa: PLC0415  (an extra)
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such profile")
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                about = json.loads(opened.metadata()["flowsamplers"])
+                t = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            if about["kind"] != "profile":
+                raise ValueError(f"it is a {about['kind']}")
+            if about["schema"] > SCHEMA:
+                raise ValueError(f"its schema {about['schema']} is newer than {SCHEMA}; update flowsamplers")
+            m = len(t["sigmas"]) - 1
+            shapes = [(FOLDS, m, m), (FOLDS, m + 1, m), (FOLDS, m + 1, m + 1), (FOLDS,)]
+            arrays: list[Array] = [t[k] for k in ("velocities", "crossed", "moved", "sizes")]
+            if [a.shape for a in arrays] != shapes or not all(np.isfinite(a).all() for a in arrays):
+                raise ValueError("its matrices have wrong shapes or numbers that are not finite")
+            told = {k: about[k] for k in ("numbers", "error", "evaluations", "seen", "about")}
+            return cls(SigmaGrid(t["sigmas"]).sigmas, *arrays, counts=tuple(about["counts"]), **told)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a profile of a flow ({error})") from error
+
+    def plot(self, path: str | Path, grids: Mapping[str, SigmaGrid]) -> None:
+        """Draw where the paths bend, above the nodes of schedules.
+
+        Args:
+            path: image file; matplotlib knows the format by its name.
+            grids: schedules by the name that they are to have in the figure.
+
+        Raises:
+            ImportError: no matplotlib.
+        """
+        from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
+
+        drawing: Any = Figure(figsize=(7, 3.6), layout="constrained")
+        bend, nodes = drawing.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        bend.semilogy((np.array(self.sigmas[:-2]) + np.array(self.sigmas[1:-1])) / 2, self.bend)
+        bend.set_ylabel("|dv/dsigma|")
+        for i, (name, grid) in enumerate(grids.items()):
+            nodes.plot(grid.sigmas, [i] * len(grid.sigmas), "|", markersize=14, label=name)
+        nodes.set_yticks(range(len(grids)), list(grids))
+        nodes.set_ylim(len(grids) - 0.5, -0.5)
+        nodes.set_xlim(1.02 * self.start, -0.02)
+        nodes.set_xlabel("sigma")
+        drawing.savefig(path)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean moments of some rows, relative to the mean squared size of their ends."""
+
+    sigmas: Array
+    velocities: Array
+    crossed: Array
+    moved: Array
+    numbers: int
+
+    def at(self, sigmas: Sequence[float]) -> Moments:
+        """At other nodes, the last of which is the end: splines through the nodes that were measured."""
+        known = {s: i for i, s in enumerate(self.sigmas.tolist())}
+        if all(s in known for s in sigmas):
+            return self.pick([known[s] for s in sigmas])
+        wanted = np.asarray(sigmas)
+        rising = self.sigmas[::-1]
+        eye = np.eye(len(rising))
+        places = CubicSpline(rising, eye[::-1])(wanted)
+        speeds = CubicSpline(rising[1:], eye[1:, 1:][::-1])(wanted[:-1])
+        return Moments(
+            wanted,
+            speeds @ self.velocities @ speeds.T,
+            places @ self.crossed @ speeds.T,
+            places @ self.moved @ places.T,
+            self.numbers,
+        )
+
+    def pick(self, indices: Sequence[int]) -> Moments:
+        """At some of the nodes that were measured."""
+        i, j = np.array(indices), np.array(indices[:-1])
+        g, p, q = self.velocities[np.ix_(j, j)], self.crossed[np.ix_(i, j)], self.moved[np.ix_(i, i)]
+        return Moments(self.sigmas[i], g, p, q, self.numbers)
+
+
+def profile(
+    velocity: Velocity | Flow,
+    x1: Tensor,
+    *,
+    nodes: int = NODES,
+    start: float = 1.0,
+    condition: Sequence[Any] | None = None,
+    max_batch: int = 64,
+    file: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    on_call: Callable[[int], None] | None = None,
+) -> Profile:
+    r"""Measure the second moments of a flow along its own paths, see the module.
+
+    Each row costs `calls_of_a_path` evaluations, about six for each node: the classical Runge-Kutta method of order 4 between the
+    nodes, and once more with half as many, which tells the error. Memory does not grow with the number of rows.
+
+    Args:
+        velocity: ``velocity(x, sigma)``, or a `Flow`.
+        x1: starts, ``(rows, ...)``; pure noise for ``start=1``.
+        nodes: M, intervals of a path; they are shorter near both ends.
+        start: sigma of ``x1``, for image-to-image.
+        condition: of each row, such as its prompt; for a `Flow` only.
+        max_batch: rows in one model call.
+        file: where the profile is saved after every batch. If the file is there with the first of these rows, only the others are
+            measured.
+        about: what is measured, for the record: model, guidance, size, dtype.
+        on_call: told the number of rows after every model call.
+
+    Raises:
+        ValueError: fewer than 4 or an odd number of nodes, a start outside (0, 1], no rows, a file of other rows.
+        FloatingPointError: a velocity that is not finite.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> flow = fs.flows.MixtureFlow.random(1)
+        >>> measured = profile(flow.velocity, flow.noise(list(range(16))), nodes=32)
+        >>> measured.rows, measured.velocities.shape, measured.error < 1e-3
+        (16, (4, 32, 32), True)
+
+    Reference:
+        The moments are this project's; the literature's relatives are GITS (arXiv:2405.11326) and BNS (arXiv:2403.01329).
+    """
+    sigmas = path_nodes(nodes, start)
+    carry_dtype(x1)
+    if not len(x1):
+        raise ValueError("x1 has no rows: a profile needs at least 1")
+    if condition is not None and (callable(velocity) or len(condition) != len(x1)):
+        raise ValueError(
+            f"condition: {len(condition)} entries for {len(x1)} rows; give one for each, and a Flow that reads them"
+        )
+    asked = Asked(velocity, x1.dtype, condition, on_call)
+    *_, (found, _) = measured(asked, x1, sigmas, max_batch, file, dict(about or {}))
+    return found
+
+
+def measured(
+    asked: Asked,
+    x1: Tensor,
+    sigmas: tuple[float, ...],
+    max_batch: int,
+    file: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Profile, Tensor | None]]:
+    """The profile as it grows by batches of rows, with the ends of the newest rows; None for rows that were in the file."""
+    size = min(max_batch, max(1, HELD // (2 * len(sigmas) * max(1, math.prod(x1.shape[1:])))))
+    found, done = _begun(file, sigmas, x1, size, dict(about or {}))
+    if found is not None:
+        yield found, None
+    for rows in chunks(len(x1), size, done):
+        part, end = _part(asked, x1, rows, sigmas, dict(about or {}))
+        found = part if found is None else found.merge(part)
+        if file is not None:
+            found.save(file)
+        yield found, end
+
+
+def path_nodes(nodes: int, start: float = 1.0) -> tuple[float, ...]:
+    """The nodes of a path, close to each other near both ends.
+
+    >>> [round(s, 3) for s in path_nodes(4)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if nodes < 4 or nodes % 2:
+        raise ValueError(f"nodes={nodes}: give an even number of at least 4 intervals")
+    if not 0 < start <= 1:
+        raise ValueError(f"start={start}: the sigma at which runs begin lies above 0 and is at most 1")
+    inner = (1 + np.cos(np.pi * np.arange(1, nodes) / nodes)) / 2 * start
+    return (start, *(float(s) for s in inner), 0.0)
+
+
+def calls_of_a_path(nodes: int, *, checked: bool = True) -> int:
+    """Evaluations of each row of a path, and of the same at half the resolution.
+
+    >>> calls_of_a_path(64), calls_of_a_path(64, checked=False)
+    (382, 255)
+    """
+    return 4 * nodes - 1 + (4 * (nodes // 2) - 1 if checked else 0)
+
+
+def chunks(rows: int, size: int, done: int = 0) -> Iterator[slice]:
+    """The rows in batches."""
+    if size < 1:
+        raise ValueError(f"max_batch={size}: a model call needs at least 1 row")
+    for lo in range(done, rows, size):
+        yield slice(lo, min(lo + size, rows))
+
+
+def path(asked: Asked, x1: Tensor, rows: slice, sigmas: Sequence[float]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The state at every node of some rows, with the velocity at all nodes but the last.
+
+    The last interval is Ralston's of order 3, which does not ask at sigma 0: a trained model has not learned what to say there.
+    """
+    x = x1[rows].double()
+    for a, b in pairwise(sigmas):
+        h = b - a
+        k1 = asked(x, a, rows)
+        yield x, k1
+        k2 = asked(x + h / 2 * k1, a + h / 2, rows)
+        if b == sigmas[-1]:
+            k3 = asked(x + 3 * h / 4 * k2, a + 3 * h / 4, rows)
+            x = x + h / 9 * (2 * k1 + 3 * k2 + 4 * k3)
+        else:
+            k3 = asked(x + h / 2 * k2, a + h / 2, rows)
+            k4 = asked(x + h * k3, b, rows)
+            x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    yield x, None
+
+
+def ends(asked: Asked, x1: Tensor, sigmas: Sequence[float], max_batch: int) -> Tensor:
+    """Where the paths end, in float64."""
+    return torch.cat([[x for x, _ in path(asked, x1, rows, sigmas)][-1] for rows in chunks(len(x1), max_batch)])
+
+
+def row_weights(x1: Tensor, x0: Tensor) -> Tensor:
+    """The weight of each row, so that none dominates: one over its squared size, of start and end together."""
+    size = x1.double().flatten(1).square().sum(1) + x0.double().flatten(1).square().sum(1)
+    return 1 / size.clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], about: Mapping[str, Any]) -> tuple[Profile, Tensor]:
+    """The profile of a few rows and their ends; the row that it counts as number 0 is the first of them."""
+    states, speeds = list[Tensor](), list[Tensor]()
+    for x, v in path(asked, x1, rows, sigmas):
+        states.append(x)
+        if v is not None:
+            speeds.append(v)
+    end = states[-1]
+    rough = [x for x, _ in path(asked, x1, rows, sigmas[::2])][-1]
+    error = ((rough - end).flatten(1).norm(dim=1) / end.flatten(1).norm(dim=1).clamp(min=1e-300)).max().item()
+    root = row_weights(x1[rows], end).sqrt()
+    v, moved = ([t.flatten(1) * root[:, None] for t in ts] for ts in (speeds, [x - states[0] for x in states]))
+    n = len(end)
+    g, p, q, size = [], [], [], []
+    for fold in range(FOLDS):
+        mine = slice(fold, n, FOLDS)
+        a = torch.stack([t[mine].flatten() for t in v])
+        b = torch.stack([t[mine].flatten() for t in moved])
+        g.append(a @ a.T)
+        p.append(b @ a.T)
+        q.append(b @ b.T)
+        size.append((end.flatten(1)[mine] * root[mine][:, None]).square().sum())
+    sums = (cast(Array, torch.stack(t).cpu().numpy()) for t in (g, p, q, size))
+    counts = tuple(len(range(fold, n, FOLDS)) for fold in range(FOLDS))
+    cost = n * calls_of_a_path(len(sigmas) - 1)
+    part = Profile(
+        sigmas,
+        *sums,
+        counts=counts,
+        numbers=math.prod(x1.shape[1:]),
+        error=error,
+        evaluations=cost,
+        seen=digest(x1[rows]),
+        about=about,
+    )
+    return part, end
+
+
+def digest(x: Tensor) -> str:
+    """Names a tensor by its content."""
+    data = x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode() + data).hexdigest()
+
+
+def _begun(
+    file: str | Path | None, sigmas: tuple[float, ...], x1: Tensor, max_batch: int, about: Mapping[str, Any]
+) -> tuple[Profile | None, int]:
+    """What a file holds of these rows already, and how many of them."""
+    if file is None or not Path(file).exists():
+        return None, 0
+    found = Profile.load(file)
+    seen = ""
+    for i, rows in enumerate(chunks(min(found.rows, len(x1)), max_batch)):
+        part = digest(x1[rows])
+        seen = part if i == 0 else hashlib.sha256((seen + part).encode()).hexdigest()
+    if found.sigmas != sigmas or found.seen != seen or found.about != json.loads(json.dumps(about)):
+        raise ValueError(f"{file}: a profile of other rows, nodes, batches or another model; choose another file")
+    return found, found.rows

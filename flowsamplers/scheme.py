@@ -1,0 +1,186 @@
+r"""Schemes: what a solver is to a profile.
+
+A *scheme* is the sigmas where the model is asked, and the weights with which each point is made of the start and the velocities before
+it, $x_{k+1} = x(s_0) + \sum_{j \le k} B_{kj} v_j$. Every sampler that is linear in its velocities is one, and its errors along the
+paths of a flow follow from the moments of the `Profile`, without a model call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowsamplers.engine import whole
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.profile import Array, Asked, Moments
+from flowsamplers.sampler import SamplerLike, get_sampler, steps_of
+from flowsamplers.schedules import flux2, linear, shift
+
+RIDGE = 1e-10
+"""Of the mean squared velocity, added to the squared size of each: what rounding leaves of differences in float64."""
+PRIOR_NUMBERS = 16
+"""Smooth flows stand beside the rows as so many numbers do: they matter for a few small rows, and not for images."""
+PRIOR_STDS = (0.05, 0.2, 0.4, 0.7, 1.0, 1.5)
+"""Standard deviations of the Gaussian data whose flows these are."""
+
+
+class Scheme(NamedTuple):
+    """Where a solver asks, and how it makes each point: the last row of weights makes the end."""
+
+    sigmas: tuple[float, ...]
+    weights: tuple[Array, ...]
+    end: float = 0.0
+
+
+def amplification(scheme: Scheme) -> float:
+    r"""The largest $\sum_j |B_{kj}| / |s_{k+1} - s_0|$ of all points: how much larger an error of the velocities can come out.
+
+    >>> amplification(scheme_of("ab2", linear(4)))
+    1.5
+    """
+    ends_ = (*scheme.sigmas[1:], scheme.end)
+    found = [float(np.abs(b).sum()) / abs(s - scheme.sigmas[0]) for b, s in zip(scheme.weights, ends_, strict=True)]
+    return round(max(found), 4)
+
+
+def scheme_of(sampler: SamplerLike, grid: SigmaGrid) -> Scheme:
+    """A sampler on a grid as a scheme: it is driven with unit vectors in the place of its start and velocities.
+
+    Raises:
+        ValueError: a sampler that is stochastic, adaptive, or not linear in its velocities.
+
+    Examples:
+        >>> [w.tolist() for w in scheme_of("ab2", linear(2)).weights]
+        [[-0.5], [0.25, -1.25]]
+    """
+    method = get_sampler(sampler)
+    if method.stochastic or method.adaptive:
+        kind = "stochastic" if method.stochastic else "adaptive"
+        raise ValueError(f"method={type(method).__name__} is {kind}: nodes are fitted for a sampler with fixed weights")
+    calls = 8 * grid.steps + 8
+    work = whole(method, torch.eye(1, calls + 1, dtype=torch.float64), steps_of(grid))
+    sigmas, points = list[float](), list[Tensor]()
+    try:
+        request = next(work)
+        while True:
+            sigmas.append(request.sigma)
+            points.append(request.x[0])
+            request = work.send(torch.eye(1, calls + 1, dtype=torch.float64).roll(len(sigmas), 1))
+    except StopIteration as done:
+        points.append(done.value[0])
+    if not all(abs(p[0].item() - 1) < 1e-9 for p in points):
+        raise ValueError(f"method={type(method).__name__}: its points are not the start plus weighted velocities")
+    weights = tuple(p[1 : k + 2].numpy() for k, p in enumerate(points[1:]))
+    return Scheme(tuple(sigmas), weights, grid.end)
+
+
+def best_weights(moments: Moments) -> tuple[tuple[Array, ...], float]:
+    r"""The best weights for nodes, and the sum of the squared errors of all steps.
+
+    Each step minimizes $Q - 2 B \cdot P + B \cdot (G + E) B$ with $\sum B$ the step from the start. The solver's own points are off
+    the path by the errors of the steps before, and so are its velocities: $E$ has their squares on its diagonal. This keeps weights
+    from growing where the path alone would allow it.
+
+    Args:
+        moments: at the nodes of the solver.
+    """
+    s, g = moments.sigmas, moments.velocities
+    off = np.full(len(g), RIDGE * np.trace(g) / len(g))
+    found, total, worst = list[Array](), 0.0, 0.0
+    for n in range(1, len(s)):
+        off[n - 1] += worst
+        a, p = g[:n, :n] + np.diag(off[:n]), moments.crossed[n, :n]
+        # Differences from the newest velocity take up the constraint.
+        b = _constrained(a, p, s[n] - s[0])
+        found.append(b)
+        left = max(0.0, float(moments.moved[n, n] - 2 * b @ p + b @ a @ b))
+        total, worst = total + left, max(worst, left)
+    return tuple(found), total
+
+
+def squared_error(moments: Moments, scheme: Scheme) -> float:
+    """The sum of the squared errors of all points of a scheme along the path, with what earlier ones add, see `best_weights`."""
+    total = worst = 0.0
+    off = np.zeros(len(scheme.sigmas))
+    for n, b in enumerate(scheme.weights, 1):
+        off[n - 1] = worst
+        a = moments.velocities[:n, :n] + np.diag(off[:n])
+        left = max(0.0, float(moments.moved[n, n] - 2 * b @ moments.crossed[n, :n] + b @ a @ b))
+        total, worst = total + left, max(worst, left)
+    return total
+
+
+def _constrained(a: Array, p: Array, total: float) -> Array:
+    """The minimum of B a B - 2 B p with sum B = total."""
+    both = np.linalg.solve(a, np.stack([p, np.ones_like(p)], 1))
+    return both[:, 0] + both[:, 1] * (total - both[:, 0].sum()) / both[:, 1].sum()
+
+
+def with_prior(moments: Moments) -> Moments:
+    """Moments of few numbers with those of smooth flows, so that weights do not follow chance."""
+    share = PRIOR_NUMBERS / (PRIOR_NUMBERS + moments.numbers)
+    s = moments.sigmas
+    rho = np.stack([np.sqrt(((1 - s) * c) ** 2 + s**2) for c in PRIOR_STDS])
+    slope = np.stack([(s - (1 - s) * c**2) / r for c, r in zip(PRIOR_STDS, rho, strict=True)])[:, :-1]
+    moved = rho - rho[:, :1]
+    n = len(PRIOR_STDS)
+    return replace(
+        moments,
+        velocities=(1 - share) * moments.velocities + share / n * slope.T @ slope,
+        crossed=(1 - share) * moments.crossed + share / n * moved.T @ slope,
+        moved=(1 - share) * moments.moved + share / n * moved.T @ moved,
+    )
+
+
+def search(moments: Moments, cost: Callable[[Sequence[int]], float], steps: int) -> list[int]:
+    """Indices of the best nodes among those of the profile: coordinate descent with halved strides, from several schedules."""
+    starts = [linear(steps), shift(steps, shift=0.5), shift(steps, shift=3), flux2(steps, tokens=4096)]
+    found = [_descended(moments.sigmas, cost, grid) for grid in starts]
+    return min(found)[1]
+
+
+def _descended(sigmas: Array, cost: Callable[[Sequence[int]], float], grid: SigmaGrid) -> tuple[float, list[int]]:
+    last = len(sigmas) - 1
+    at = [int(np.argmin(abs(sigmas - sigmas[0] * s))) for s in grid.sigmas[:-1]]
+    for i in range(1, len(at)):
+        at[i] = max(at[i], at[i - 1] + 1)
+    for i in range(len(at) - 1, 0, -1):
+        at[i] = min(at[i], (at[i + 1] if i + 1 < len(at) else last) - 1)
+    least, stride = cost(at), max(1, len(sigmas) // 8)
+    while stride:
+        moved = False
+        for i in range(1, len(at)):
+            for by in (-stride, stride):
+                if not at[i - 1] < at[i] + by < (at[i + 1] if i + 1 < len(at) else last):
+                    continue
+                tried = [*at[:i], at[i] + by, *at[i + 1 :]]
+                its = cost(tried)
+                if its < least * (1 - 1e-6):
+                    at, least, moved = tried, its, True
+        stride = stride if moved else stride // 2
+    return least, at
+
+
+def run_scheme(
+    asked: Asked, x1: Tensor, rows: slice, scheme: Scheme, known: Sequence[Tensor] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """The end of a scheme's run and its velocities, the first of which may be known."""
+    start = x1[rows].double()
+    x, found = start, list(known)
+    for k, (sigma, b) in enumerate(zip(scheme.sigmas, scheme.weights, strict=True)):
+        if k >= len(found):
+            found.append(asked(x, sigma, rows))
+        if k + 1 >= len(found):
+            x = start + sum((w * v for w, v in zip(b.tolist(), found, strict=False)), torch.zeros_like(start))
+    return x, found
+
+
+def first_other(base: Scheme, other: Scheme) -> int:
+    """How many velocities two schemes have in common."""
+    pairs = zip(base.sigmas, other.sigmas, ((), *base.weights), ((), *other.weights), strict=False)
+    return next((k for k, (s, t, b, c) in enumerate(pairs) if s != t or not np.array_equal(b, c)), len(base.sigmas))

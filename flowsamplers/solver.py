@@ -1,0 +1,183 @@
+"""A solver made for one flow, as a value and as a file: a schedule, a sampler, what it was fitted to, and how good it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowsamplers._files import write_atomically
+from flowsamplers.engine import nfe
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.sampler import Sampler, get_sampler, to_config
+
+SCHEMA = 1
+"""Version of the file. A file with a higher number was written by a newer version of this library."""
+MOST = 1e4
+"""Weights whose sizes add to more than this many times their step are refused: rounding alone would fill the image."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one schedule with one sampler has on the rows that judge.
+
+    Attributes:
+        name: in words.
+        nfe: model calls.
+        error: relative Euclidean error of the end over all rows.
+        uncertainty: standard error of it, by leaving out one row after the other; NaN for a single row.
+    """
+
+    name: str
+    nfe: int
+    error: float
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A solver on rows that it was not fitted to, beside what else could be run.
+
+    Attributes:
+        rows: how many rows judged.
+        solver: its score.
+        others: the scores of the others.
+    """
+
+    rows: int
+    solver: Score
+    others: tuple[Score, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the scores say, in a sentence."""
+        same = [s for s in self.others if s.nfe <= self.solver.nfe]
+        found = f"{self.solver.nfe} calls have an error of {self.solver.error:.2g} on {self.rows} rows that were not fitted to"
+        if not same:
+            return found + "."
+        best = min(same, key=lambda s: s.error)
+        ratio = self.solver.error / best.error if best.error else math.inf
+        more = [s for s in self.others if s.nfe > self.solver.nfe]
+        beside = "".join(f"; {s.name} has {s.error:.2g} with {s.nfe} calls" for s in more)
+        judged = "Use it" if ratio < 1 else f"Do not use it: {best.name} is better"
+        return f"{found}, {ratio:.2g} times that of {best.name}{beside}. {judged}."
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        rows = sorted((self.solver, *self.others), key=lambda s: s.error)
+        return [
+            f"{'on rows that were not fitted to':<46} {'calls':>5} {'error':>9} {'+-':>8}",
+            *(f"{s.name:<46} {s.nfe:>5} {s.error:>9.2e} {s.uncertainty:>8.0e}" for s in rows),
+        ]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A schedule and a sampler that were fitted to a flow.
+
+    Attributes:
+        grid: the schedule.
+        sampler: the method for it.
+        fitted_to: model, guidance, shape, dtype, rows: whatever else it is used for, it was not made for.
+        validation: how good it is on rows that were not fitted to; None if there were too few rows.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> flow = fs.flows.GaussianFlow([0.0, 1.0], std=0.5)
+        >>> solver = fs.fit(flow.velocity, flow.noise(list(range(8))), nfe=4)
+        >>> fs.sample(flow.velocity, flow.noise([9]), solver.grid, solver.sampler).shape
+        torch.Size([1, 2])
+    """
+
+    grid: SigmaGrid
+    sampler: Sampler
+    fitted_to: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    validation: Validation | None = None
+
+    @property
+    def nfe(self) -> int:
+        """Model calls of a run."""
+        return nfe(self.sampler, self.grid)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_atomically(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        judged = self.validation and {**asdict(self.validation), "verdict": self.validation.verdict}
+        return {
+            "kind": "solver",
+            "schema": SCHEMA,
+            "sigmas": list(self.grid.sigmas),
+            "sampler": to_config(self.sampler),
+            "fitted_to": dict(self.fitted_to),
+            "validation": _without_nan(judged),
+        }
+
+
+def load_solver(path: str | Path) -> Solver:
+    """Read the file of a solver.
+
+    Args:
+        path: written by `Solver.save` or ``flowsamplers fit``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is damaged, of another kind or newer than this library; numbers that are not finite; weights that do
+            not add up to their steps.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such solver file")
+    try:
+        found = json.loads(Path(path).read_text(), parse_constant=_refused)
+        return _read(found)
+    except (UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a solver file that can be used ({reason})") from error
+
+
+def _read(found: Any) -> Solver:
+    if not isinstance(found, Mapping) or found.get("kind") != "solver":
+        raise ValueError("it does not say that it is a solver")
+    schema = found["schema"]
+    if not isinstance(schema, int) or schema < 1:
+        raise ValueError(f"schema {schema!r}")
+    if schema > SCHEMA:
+        raise ValueError(f"schema {schema} is newer than {SCHEMA}; update flowsamplers")
+    grid, sampler = SigmaGrid(found["sigmas"]), get_sampler(found["sampler"])
+    if grid.end != 0:
+        raise ValueError(f"its schedule ends at {grid.end}, not at 0")
+    nfe(sampler, grid)  # a table of another number of steps is refused
+    rows: Sequence[Any] = getattr(sampler, "table", ())
+    for i, row in enumerate(rows):
+        if not math.fsum(abs(w) for w in row if isinstance(w, float)) < MOST:
+            raise ValueError(f"step {i} has weights of more than {MOST:g} times the step")
+    judged = found.get("validation")
+    validation = judged and Validation(judged["rows"], _score(judged["solver"]), tuple(map(_score, judged["others"])))
+    return Solver(grid, sampler, dict(found.get("fitted_to", {})), validation)
+
+
+def _score(found: Mapping[str, Any]) -> Score:
+    unknown = math.nan if found["uncertainty"] is None else float(found["uncertainty"])
+    return Score(str(found["name"]), int(found["nfe"]), math.nan if found["error"] is None else float(found["error"]), unknown)
+
+
+def _refused(text: str) -> Any:
+    raise ValueError(f"it holds {text}")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, Mapping):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,261 @@
+"""A solver made for a flow: what its profile must be, what the fit must reach, and what a file may hold."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+import flowsamplers as fs
+from flowsamplers.flows import DataFlow, GaussianFlow, MixtureFlow
+from flowsamplers.profile import Profile, calls_of_a_path
+from flowsamplers.scheme import best_weights, scheme_of, squared_error
+
+
+def error(flow, grid, sampler, exact=None, rows: int = 128) -> float:
+    """On noise that nothing was fitted to."""
+    x = flow.noise(list(range(10_000, 10_000 + rows)))
+    exact = flow.solution(x) if exact is None else exact
+    return ((fs.sample(flow.velocity, x, grid, sampler) - exact).norm() / exact.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def flow() -> MixtureFlow:
+    return MixtureFlow.random(1)
+
+
+@pytest.fixture(scope="module")
+def measured(flow) -> Profile:
+    return fs.profile(flow.velocity, flow.noise(list(range(64))))
+
+
+def test_the_moments_of_a_gaussian_flow_are_those_of_its_closed_form() -> None:
+    flow, x1 = GaussianFlow([0.0], std=0.5), torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+    found = fs.profile(flow.velocity, x1, nodes=64).without(None)
+    s = torch.tensor(found.sigmas)
+    rho = ((1 - s) ** 2 / 4 + s**2).sqrt()
+    slope = ((s - (1 - s) / 4) / rho)[:-1]
+    size = rho[-1] ** 2  # every row has the same weight times its squared size
+    torch.testing.assert_close(torch.tensor(found.velocities), torch.outer(slope, slope) / size, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(found.crossed), torch.outer(rho - 1, slope) / size, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(found.moved), torch.outer(rho - 1, rho - 1) / size, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cost_of_a_profile_is_told_and_none_of_its_calls_is_at_sigma_0(flow) -> None:
+    sigmas = list[float]()
+
+    def velocity(x, sigma):
+        sigmas.extend(sigma.tolist())
+        return flow.velocity(x, sigma)
+
+    found = fs.profile(velocity, flow.noise([0, 1, 2]), nodes=16)
+    assert len(sigmas) == found.evaluations == 3 * calls_of_a_path(16)
+    assert min(sigmas) > 0
+
+
+def test_profiles_merge_and_batches_change_nothing_but_rounding(flow) -> None:
+    x1 = flow.noise(list(range(10)))
+    whole = fs.profile(flow.velocity, x1, nodes=16)
+    parts = fs.profile(flow.velocity, x1[:3], nodes=16).merge(fs.profile(flow.velocity, x1[3:], nodes=16, max_batch=2))
+    assert (whole.rows, whole.counts) == (parts.rows, parts.counts)
+    for name in ("velocities", "crossed", "moved", "sizes"):
+        torch.testing.assert_close(
+            torch.tensor(getattr(whole, name)), torch.tensor(getattr(parts, name)), rtol=1e-10, atol=1e-12
+        )
+
+
+def test_an_interrupted_profile_goes_on_where_it_was(flow, tmp_path) -> None:
+    x1, file, calls = flow.noise(list(range(8))), tmp_path / "p.safetensors", 0
+
+    def velocity(x, sigma):
+        nonlocal calls
+        calls += len(x)
+        if calls > 5 * calls_of_a_path(8):
+            raise KeyboardInterrupt
+        return flow.velocity(x, sigma)
+
+    with pytest.raises(KeyboardInterrupt):
+        fs.profile(velocity, x1, nodes=8, max_batch=2, file=file)
+    assert Profile.load(file).rows == 4
+    calls = 0
+    found = fs.profile(velocity, x1, nodes=8, max_batch=2, file=file)
+    assert (found.rows, calls) == (8, 4 * calls_of_a_path(8))
+    again = Profile.load(file)
+    assert again.seen == found.seen
+    assert (again.velocities == found.velocities).all()
+    with pytest.raises(ValueError, match="a profile of other rows"):
+        fs.profile(velocity, x1 + 1, nodes=8, max_batch=2, file=file)
+
+
+def test_a_damaged_profile_is_refused(tmp_path) -> None:
+    file = tmp_path / "p.safetensors"
+    file.write_bytes(b"{}")
+    with pytest.raises(ValueError, match="not a profile"):
+        Profile.load(file)
+
+
+@pytest.mark.parametrize("name", ["euler", "ab2", "unipc", "fireflow", "heun", "dpmpp_2m", "ab3"])
+def test_a_scheme_is_its_sampler(name: str, flow) -> None:
+    grid, x1 = fs.schedules.flux2(5, tokens=4096), flow.noise([0, 1])
+    scheme = scheme_of(name, grid)
+    points = [x1]
+    velocities = []
+    for sigma, weights in zip(scheme.sigmas, scheme.weights, strict=True):
+        velocities.append(flow.velocity(points[-1], x1.new_full((2,), sigma)))
+        points.append(x1 + sum(w * v for w, v in zip(weights.tolist(), velocities, strict=True)))
+    torch.testing.assert_close(points[-1], fs.sample(flow.velocity, x1, grid, name), rtol=1e-9, atol=1e-9)
+
+
+def test_no_weights_are_better_along_the_path_than_the_best(measured) -> None:
+    grid = fs.schedules.linear(6)
+    moments = measured.without(None).at(grid.sigmas)
+    _, least = best_weights(moments)
+    for name in ("euler", "ab2", "unipc"):
+        assert least < squared_error(moments, scheme_of(name, grid))
+
+
+@pytest.mark.parametrize("calls", [4, 8])
+def test_it_has_less_than_half_the_error_of_the_best_of_as_many_calls(calls: int, flow, measured) -> None:
+    solver = fs.fit(flow.velocity, flow.noise(list(range(64))), calls, profile=measured)
+    assert solver.nfe == calls
+    grids = fs.schedules.linear(calls), fs.schedules.flux2(calls, tokens=4096)
+    others = [error(flow, g, n) for g in grids for n in ("unipc", "dpmpp_2m", "ab2")]
+    assert error(flow, solver.grid, solver.sampler) < min(others) / 2
+    assert solver.validation is not None
+    assert solver.validation.rows == 16
+    assert "rows that were not fitted to" in solver.validation.verdict
+
+
+def test_the_profile_alone_takes_no_call_but_for_the_ends(flow, measured) -> None:
+    calls = 0
+
+    def velocity(x, sigma):
+        nonlocal calls
+        calls += len(x)
+        return flow.velocity(x, sigma)
+
+    x1 = flow.noise(list(range(4)))
+    fs.fit(velocity, x1, 6, profile=measured, rounds=0, validate=False)
+    assert calls == 4 * calls_of_a_path(64, checked=False)
+
+
+@pytest.mark.parametrize("method", ["ab2", "unipc", "fireflow"])
+def test_nodes_for_a_method_are_better_than_both_schedules(method: str, flow, measured) -> None:
+    solver = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, method=method)
+    assert solver.nfe == 8
+    assert solver.sampler == fs.get_sampler(method)
+    steps = solver.grid.steps
+    known = [error(flow, g, method) for g in (fs.schedules.linear(steps), fs.schedules.flux2(steps, tokens=4096))]
+    assert error(flow, solver.grid, solver.sampler) < 0.8 * min(known)
+
+
+@pytest.mark.parametrize(
+    ("flow", "rows"),
+    [
+        (GaussianFlow([0.0, 1.0], std=[0.01, 2.0]), 1),
+        (GaussianFlow([0.0, 1.0], std=[0.01, 2.0]), 3),
+        (DataFlow([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0]]), 5),
+        (MixtureFlow.random(2, dim=2), 8),
+    ],
+    ids=["stiff, 1 row", "stiff, 3 rows", "points, 5 rows", "plane, 8 rows"],
+)
+@pytest.mark.parametrize("calls", [1, 2, 5])
+def test_few_rows_make_no_worse_a_solver_than_euler(flow, rows: int, calls: int) -> None:
+    solver = fs.fit(flow.velocity, flow.noise(list(range(rows))), calls)
+    assert (solver.validation is None) == (rows < 4)
+    grids = fs.schedules.linear(calls), fs.schedules.flux2(calls, tokens=4096)
+    x = flow.noise(list(range(10_000, 10_064)))
+    exact = fs.sample(flow.velocity, x, fs.SigmaGrid([*(1 - i / 1024 for i in range(1024)), 0.0]), "midpoint")
+    euler = min(error(flow, grid, "euler", exact, rows=64) for grid in grids)
+    assert error(flow, solver.grid, solver.sampler, exact, rows=64) <= 1.01 * euler
+
+
+def test_as_many_calls_as_nodes_and_not_one_more(flow, measured) -> None:
+    x1 = flow.noise(list(range(8)))
+    assert fs.fit(flow.velocity, x1, 64, profile=measured, rounds=0, validate=False).nfe == 64
+    with pytest.raises(ValueError, match="nfe=65: the profile has 64 nodes"):
+        fs.fit(flow.velocity, x1, 65, profile=measured)
+
+
+def test_a_start_in_the_middle_is_a_solver_from_there(flow) -> None:
+    start = 0.6
+    half = fs.SigmaGrid([1 - 0.4 * i / 64 for i in range(65)])
+    x = fs.sample(flow.velocity, flow.noise(list(range(32))), half, "rk4")
+    solver = fs.fit(flow.velocity, x, 4, start=start, validate=False)
+    assert (solver.grid.start, solver.fitted_to["start"]) == (start, start)
+    new = fs.sample(flow.velocity, flow.noise(list(range(900, 932))), half, "rk4")
+    exact = fs.sample(flow.velocity, new, fs.SigmaGrid([start * (1 - i / 64) for i in range(65)]), "rk4")
+    errors = [
+        (fs.sample(flow.velocity, new, g, s) - exact).norm()
+        for g, s in ((solver.grid, solver.sampler), (fs.SigmaGrid([0.6, 0.45, 0.3, 0.15, 0.0]), "ab2"))
+    ]
+    assert errors[0] < errors[1] / 2
+
+
+def test_float32_is_enough(flow) -> None:
+    solver = fs.fit(flow.velocity, flow.noise(list(range(64))).float(), 6)
+    assert error(flow, solver.grid, solver.sampler) < 0.5 * error(flow, fs.schedules.linear(6), "unipc")
+
+
+def test_a_file_is_the_solver(flow, measured, tmp_path) -> None:
+    solver = fs.fit(flow.velocity, flow.noise(list(range(16))), 5, profile=measured)
+    file = tmp_path / "five.json"
+    solver.save(file)
+    again = fs.load_solver(file)
+    assert (again.grid, again.sampler, again.fitted_to) == (solver.grid, solver.sampler, solver.fitted_to)
+    assert again.validation == solver.validation
+
+
+def _altered(**changes):
+    def change(found):
+        return {**found, **changes}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_altered(kind="profile"), "does not say that it is a solver"),
+        (_altered(schema=99), "schema 99 is newer than 1; update flowsamplers"),
+        (_altered(sigmas=[1.0, 0.5, 0.6, 0.0]), "must fall strictly"),
+        (_altered(sigmas=[1.0, 0.5, 0.0]), "rows for 2 steps"),
+        (_altered(sigmas=[1.0, math.nan, 0.5, 0.0]), "it holds NaN"),
+        (_altered(sampler={"name": "ns_solver", "options": {"table": [[1.0], [0.5, 0.4], [1.0]]}}), "add to 0.9"),
+        (_altered(sampler={"name": "no_such", "options": {}}), "no_such"),
+        (lambda found: {k: v for k, v in found.items() if k != "sigmas"}, "'sigmas' is missing"),
+        (lambda found: [found], "does not say that it is a solver"),
+    ],
+)
+def test_a_bad_file_is_refused_in_a_sentence(change, message: str, flow, measured, tmp_path) -> None:
+    solver = fs.fit(flow.velocity, flow.noise([0]), 3, profile=measured, validate=False)
+    file = tmp_path / "bad.json"
+    file.write_text(json.dumps(change(solver.to_dict())))
+    with pytest.raises(ValueError, match="not a solver file that can be used") as caught:
+        fs.load_solver(file)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "\x00\x01", '{"kind": "solver"}'])
+def test_a_damaged_file_is_refused_in_a_sentence(content: str, tmp_path) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="not a solver file that can be used"):
+        fs.load_solver(file)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nfe": 0}, "nfe=0"),
+        ({"method": "er_sde"}, "is stochastic"),
+        ({"method": "dopri5"}, "is adaptive"),
+        ({"method": "rk4", "nfe": 3}, "not one step"),
+        ({"start": 1.5}, "start=1.5"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(options, message: str, flow) -> None:
+    with pytest.raises(ValueError, match=message):
+        fs.fit(flow.velocity, flow.noise([0, 1]), **{"nfe": 4, **options})
