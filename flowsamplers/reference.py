@@ -1,16 +1,21 @@
 """A trusted solution and its own error.
 
-An error can be measured only against something better than what is measured. The reference is made with a method that no
-sampler here has (Dormand and Prince's, of order eight), on grids of its own, at growing resolution, with the state in float64;
-then a method of another family (Gragg's extrapolation, of order ten) is asked whether it comes to the same.
+An error can be measured only against something better than what is measured. The reference uses a method that no sampler here
+uses (Dormand and Prince's, of order eight), on its own grids, at growing resolution, with the state in float64. A method of
+another family (Gragg's extrapolation, of order ten) checks the result.
+
+In bfloat16 and float16 the rounding of the network limits the accuracy, and the weights of these two methods amplify it. There
+the reference is the mean of independent runs of a method whose weights are all positive (Cash and Karp's, of order five), so that
+the roundings average out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, ClassVar
+from functools import cached_property, partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +32,20 @@ from flowsamplers.samplers.runge_kutta import ButcherTableau, RungeKutta
 BEST = 1e-12
 """No error smaller than this is claimed: rounding over a whole run, and what independent solvers agree to, in float64."""
 
-
 ROUNDINGS = 32
 """How many eps of the model's dtype a solution may be off: covered 1,199 of 1,200 fresh rows of random mixtures in float32."""
+
+COARSE = 1e-4
+"""An error above this is never accepted because of the dtype; it must have been measured."""
+
+PROBED = 15
+"""Steps of the run along which pairs of roundings of one evaluation are compared, and of the first averaged runs at most."""
+
+PROBE = 5
+"""Evaluations of each of these steps."""
+
+SHARES = (3, 4, 5)
+"""Relative numbers of steps of the runs whose mean is the reference where rounding limits the accuracy."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +90,13 @@ class Reference:
 
     Attributes:
         x0: the solution, like the start, ``(rows, ...)``, in float64.
-        error: estimated relative error of each row, ``(rows,)``: the largest of the distance between the two finest resolutions,
-            the distance to the other method's solution, and the rounding of the model's dtype.
+        error: estimated relative error of each row, ``(rows,)``. It is the largest distance of independent runs, and at least the
+            rounding of the model's dtype. In bfloat16 and float16 it also covers the distance to the solution of the same
+            network without rounding.
         steps: steps of the finest run.
         evaluations: evaluations of each row that it all took.
         path: of the row that was to be followed.
-        method: what was used, in words.
+        method: the methods that were used, in words.
     """
 
     x0: Tensor
@@ -87,7 +104,21 @@ class Reference:
     steps: int
     evaluations: int
     path: Path | None = field(default=None, repr=False)
-    method: str = "Dormand-Prince 8, cosine grid, two resolutions; Gragg extrapolation 10 as a cross-check"
+    method: str = ""
+
+
+class Along(NamedTuple):
+    """A solution at given noise levels.
+
+    Attributes:
+        states: ``(nodes, rows, ...)``, in float64.
+        velocities: the model's velocity at these states, ``(nodes, rows, ...)``, in float64.
+        error: estimated relative error of the states of each row, the largest over the nodes, ``(rows,)``.
+    """
+
+    states: Tensor
+    velocities: Tensor
+    error: Tensor
 
 
 class DormandPrince8(RungeKutta):
@@ -102,6 +133,31 @@ class DormandPrince8(RungeKutta):
         a=tuple(tuple(float(x) for x in row[:i]) for i, row in enumerate(DOP853.A)),
         b=tuple(float(x) for x in DOP853.B),
         order=8,
+    )
+
+
+STAGES = DormandPrince8.tableau.stages
+
+
+class CashKarp5(RungeKutta):
+    """The fifth-order method of Cash and Karp: 6 evaluations a step, and no negative weight that would amplify rounding.
+
+    Reference:
+        Cash and Karp, ACM Transactions on Mathematical Software 16 (1990), 201.
+    """
+
+    order: ClassVar[int] = 5
+    tableau: ClassVar[ButcherTableau] = ButcherTableau(
+        a=(
+            (),
+            (1 / 5,),
+            (3 / 40, 9 / 40),
+            (3 / 10, -9 / 10, 6 / 5),
+            (-11 / 54, 5 / 2, -70 / 27, 35 / 27),
+            (1631 / 55296, 175 / 512, 575 / 13824, 44275 / 110592, 253 / 4096),
+        ),
+        b=(37 / 378, 0.0, 250 / 621, 125 / 594, 0.0, 512 / 1771),
+        order=5,
     )
 
 
@@ -155,15 +211,21 @@ def solve(
     r"""Solve a flow from ``sigma = 1`` to 0, as well as its dtype allows.
 
     The number of steps doubles from 4 until two resolutions differ by at most ``tol`` in every row, until doubling no longer
-    brings them nearer (the rounding of the model is reached), or until the next run would exceed the budget. Then Gragg's
-    extrapolation, with half the steps, is a second opinion. The grid,
-    $\sigma = \tfrac12 (1 + \cos \pi u)$, is dense at both ends, where flows stiffen.
+    brings them nearer because rounding is reached, or until the next run would exceed the budget. Then Gragg's extrapolation,
+    with half the steps, is a second opinion. The grid, $\sigma = \tfrac12 (1 + \cos \pi u)$, is dense at both ends, where flows
+    stiffen.
+
+    Where rounding is reached above `COARSE`, as in bfloat16 and float16, the solution is the mean of three runs of a quiet
+    method. Each run has its own number of steps, and each evaluation is asked for at a point that is off by a random
+    rounding. The error is the sum of two measured numbers: the largest distance of a run to the mean, and the sum over a run of
+    half the distance between two roundings of the same evaluation, as if they never averaged out, times the flow's growth. The
+    second covers the rounding that all runs share. The steps double until the first number is below half the second.
 
     Args:
         flow: a velocity field.
         x1: starts at ``sigma = 1``, ``(rows, ...)``; its dtype is what the model sees.
         condition: one entry for each row, or None.
-        tol: relative distance that is good enough; by default the rounding floor, 32 eps of the dtype and not below `BEST`.
+        tol: relative distance that is good enough; by default 32 eps of the dtype, not below `BEST` and not above `COARSE`.
         max_evaluations: budget of evaluations for each row.
         max_batch: rows in one model call.
         on_call: told the number of rows after every model call.
@@ -183,44 +245,134 @@ def solve(
         >>> bool(((ref.x0 - flow.solution(flow.noise([0, 1]))).norm(dim=1) / ref.x0.norm(dim=1) <= ref.error).all())
         True
     """
-    stages, cross, steps = DormandPrince8.tableau.stages, GraggExtrapolation.evaluations, 4
-    least = 3 * steps * stages + steps * cross
-    if max_evaluations < least:
-        raise ValueError(f"max_evaluations={max_evaluations}: two resolutions need at least {least}, with their cross-check")
-    if condition is not None and len(condition) != len(x1):
-        raise ValueError(f"condition: {len(condition)} entries for {len(x1)} rows; give one for each")
     if follow is not None and not 0 <= follow < len(x1):
         raise ValueError(f"follow={follow}: there are {len(x1)} rows")
-    record = None if follow is None else _Record(follow)
-    run = partial(_solution, flow, x1, condition, max_batch=max_batch, on_call=on_call)
-    coarse, gap = run(steps, DormandPrince8()), None
-    spent = steps * stages
-    floor = _floor(x1, coarse)
+    runs = _Runs(flow, x1, condition, (0.0,), max_batch, on_call, follow)
+    found = _solved(runs, tol, max_evaluations)
+    return Reference(found.states[0], found.error, found.steps, runs.spent, found.path, found.method)
+
+
+def path(
+    flow: Flow,
+    x1: Tensor,
+    nodes: Sequence[float],
+    *,
+    condition: Sequence[Any] | None = None,
+    tol: float | None = None,
+    max_evaluations: int = 3200,
+    max_batch: int = 64,
+    on_call: Callable[[int], None] | None = None,
+) -> Along:
+    """Solve a flow from ``sigma = 1`` to 0 and give its states and velocities at any noise levels.
+
+    It is solved as in `solve`; between the steps a polynomial of the four nearest states and velocities is used, see `Path`.
+    The cost hardly depends on the number of nodes: one more evaluation for each.
+
+    Args:
+        flow: a velocity field.
+        x1: starts at ``sigma = 1``, ``(rows, ...)``; its dtype is what the model sees.
+        nodes: noise levels in [0, 1].
+        condition: one entry for each row, or None.
+        tol: relative distance that is good enough at every node; by default as in `solve`.
+        max_evaluations: budget of evaluations for each row, those at the nodes not counted.
+        max_batch: rows in one model call.
+        on_call: told the number of rows after every model call.
+
+    Returns:
+        States, velocities and the error of the states, see `Along`.
+
+    Raises:
+        ValueError: no nodes or nodes outside [0, 1]; else as in `solve`.
+        FloatingPointError: the solution is not finite.
+
+    Examples:
+        >>> from flowsamplers.flows import GaussianFlow
+        >>> flow = GaussianFlow([1.0, -1.0], std=0.5)
+        >>> x1 = flow.noise([0])
+        >>> states, velocities, error = path(flow, x1, [1.0, 0.3, 0.0])
+        >>> states.shape, bool(torch.dist(states[1], flow.solution(x1, 1.0, 0.3)) < 1e-9)
+        (torch.Size([3, 1, 2]), True)
+    """
+    if not nodes or not all(0 <= s <= 1 for s in nodes):
+        raise ValueError(f"nodes={list(nodes)}: give at least one noise level, each in [0, 1]")
+    runs = _Runs(flow, x1, condition, tuple(map(float, nodes)), max_batch, on_call)
+    found = _solved(runs, tol, max_evaluations)
+    velocities = torch.stack([runs.velocity(x, s) for s, x in zip(runs.nodes, found.states, strict=True)])
+    return Along(found.states, velocities, found.error)
+
+
+class _Solution(NamedTuple):
+    """States at the nodes, ``(nodes, rows, ...)``, their error, and how they were found."""
+
+    states: Tensor
+    error: Tensor
+    steps: int
+    path: Path | None
+    method: str
+
+
+def _solved(runs: _Runs, tol: float | None, max_evaluations: int) -> _Solution:
+    """See `solve`; distances are the largest over the nodes."""
+    steps, cross = 4, GraggExtrapolation.evaluations
+    least = 3 * steps * STAGES + steps * cross
+    if max_evaluations < least:
+        raise ValueError(f"max_evaluations={max_evaluations}: two resolutions need at least {least}, with their cross-check")
+    coarse = runs.run(steps, DormandPrince8())
+    floor = runs.floor(coarse)
     wanted = floor if tol is None else torch.full_like(floor, tol)
+    gap = torch.full_like(floor, torch.inf)
+    stuck = torch.zeros_like(floor)  # how often running doubling brought a row no nearer
     while True:
         steps *= 2
-        fine = run(steps, DormandPrince8(), record=record)
-        spent += steps * stages
-        before, gap = gap, relative_error(coarse, fine)
-        settled = before is not None and bool(((gap > before / 2) | (gap <= 10 * floor)).all())
-        broken = not bool(torch.isfinite(fine).all())
-        next_spent = spent + 2 * steps * stages + steps * cross
-        if broken or bool((gap <= wanted).all()) or settled or next_spent > max_evaluations:
+        fine = runs.run(steps, DormandPrince8())
+        if not bool(torch.isfinite(fine).all()):
+            raise FloatingPointError(f"the reference solution is not finite after {steps} steps; the field cannot be trusted")
+        before, gap = gap, _distance(coarse, fine)
+        stuck = torch.where(gap > before / 2, stuck + 1, 0.0)
+        left = max_evaluations - runs.spent - 2 * steps * STAGES - steps * cross
+        if left < 0 or bool((gap <= wanted).all()) or _rounding_reached(runs, fine, gap, stuck, floor, left):
             break
         coarse = fine
-    if broken:
-        raise FloatingPointError(f"the reference solution is not finite after {steps} steps; the field cannot be trusted")
-    other = run(steps // 2, GraggExtrapolation())
-    spent += steps // 2 * cross
-    error = gap if before is None else torch.where(gap > before / 2, torch.maximum(gap, before), gap)
-    error = torch.maximum(torch.maximum(error, relative_error(other, fine)), floor)
-    return Reference(fine, error, steps, spent, None if record is None else record.path())
+    error = torch.maximum(torch.where(stuck > 0, torch.maximum(gap, before), gap), floor)
+    found = _Solution(fine, error, steps, runs.followed, "Dormand-Prince 8, cosine grid, two resolutions")
+    averaged = _averaged(runs, max_evaluations, floor) if bool(((stuck > 0) & (error > COARSE)).any()) else None
+    if averaged is None:
+        error = torch.maximum(error, _distance(runs.run(steps // 2, GraggExtrapolation()), fine))
+        return found._replace(error=error, method=f"{found.method}; Gragg extrapolation 10 as a cross-check")
+    if averaged.error.median() < error.median():  # of all rows or none: a single small gap of a noisy run is luck
+        return averaged
+    return found._replace(error=torch.maximum(error, _distance(averaged.states, fine)))
 
 
-def _floor(x1: Tensor, x0: Tensor) -> Tensor:
-    """What rounding alone may do to each row: of the model's dtype, and relative to where the run began if that was larger."""
-    growth = (x1.double().flatten(1).norm(dim=1) / x0.double().flatten(1).norm(dim=1)).clamp(min=1.0)
-    return max(ROUNDINGS * torch.finfo(x1.dtype).eps, BEST) * torch.nan_to_num(growth, nan=1.0, posinf=1.0)
+def _rounding_reached(runs: _Runs, fine: Tensor, gap: Tensor, stuck: Tensor, floor: Tensor, left: int) -> bool:
+    """Whether rounding, not too few steps, is why two resolutions come no nearer; measured by a dithered run if ``left`` allows."""
+    near = gap <= 10 * floor
+    if not bool(((stuck > 0) | near).all()):
+        return False
+    if bool(((stuck > 2) | near).all()):
+        return True
+    steps = runs.steps
+    if steps * STAGES > left:
+        return False
+    noise = _distance(runs.run(steps, DormandPrince8(), dither=True), fine)
+    return bool(((gap <= 4 * noise) | near).all())
+
+
+def _averaged(runs: _Runs, max_evaluations: int, floor: Tensor) -> _Solution | None:
+    """The mean of runs of a quiet method, with more steps until their spread no longer matters; None if the budget has no room."""
+    counts, rounding, found = [PROBED * share // 5 for share in SHARES], None, None
+    method = f"mean of {len(SHARES)} dithered runs of Cash-Karp 5, cosine grids"
+    while runs.spent + sum(counts) * CashKarp5.tableau.stages + PROBE * PROBED <= max_evaluations:
+        rounding = runs.roundings() if rounding is None else rounding
+        outs = [runs.run(n, CashKarp5(), dither=True) for n in counts]
+        mean = torch.stack([n / sum(counts) * out for n, out in zip(counts, outs, strict=True)]).sum(0)
+        spread = torch.stack([_distance(out, mean) for out in outs]).amax(0)
+        error = torch.maximum(spread + rounding, floor)
+        found = _Solution(mean, error, max(counts), runs.followed, method)
+        if bool((spread <= rounding / 2).all()):
+            break
+        counts = [2 * n for n in counts]
+    return found
 
 
 def relative_error(x: Tensor, truth: Tensor) -> Tensor:
@@ -229,44 +381,150 @@ def relative_error(x: Tensor, truth: Tensor) -> Tensor:
     return difference / truth.double().flatten(1).norm(dim=1)
 
 
-def _solution(
-    flow: Flow,
-    x1: Tensor,
-    condition: Sequence[Any] | None,
-    steps: int,
-    method: Sampler,
-    max_batch: int,
-    on_call: Callable[[int], None] | None,
-    record: _Record | None = None,
-) -> Tensor:
+def _distance(x: Tensor, truth: Tensor) -> Tensor:
+    """The relative error of each row, the largest over the nodes."""
+    return torch.stack([relative_error(a, b) for a, b in zip(x, truth, strict=True)]).amax(0)
+
+
+@dataclass(eq=False)
+class _Runs:
+    """Runs from the same starts, seen at the same nodes.
+
+    Attributes:
+        steps: of the last run.
+        spent: evaluations of each row so far.
+        followed: path of the row ``follow`` in the last run.
+    """
+
+    flow: Flow
+    x1: Tensor
+    condition: Sequence[Any] | None
+    nodes: tuple[float, ...]
+    max_batch: int
+    on_call: Callable[[int], None] | None
+    follow: int | None = None
+    steps: int = 0
+    spent: int = 0
+    followed: Path | None = None
+    dithers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.condition is not None and len(self.condition) != len(self.x1):
+            raise ValueError(f"condition: {len(self.condition)} entries for {len(self.x1)} rows; give one for each")
+
+    @property
+    def conditions(self) -> Sequence[Any]:
+        """One for each row."""
+        return [None] * len(self.x1) if self.condition is None else self.condition
+
+    @cached_property
+    def cast(self) -> _Cast:
+        """The flow, asked in float64."""
+        return _Cast(self.flow, self.x1.dtype)
+
+    def run(self, steps: int, method: RungeKutta | GraggExtrapolation, *, dither: bool = False) -> Tensor:
+        """The states of one run at the nodes, ``(nodes, rows, ...)``."""
+        grid = _cosine(steps)
+        each = method.tableau.stages if isinstance(method, RungeKutta) else method.evaluations
+        size = torch.finfo(self.x1.dtype).eps if dither else 0.0
+        self.dithers += dither
+
+        def work(i: int) -> Work:
+            start = self.x1[i : i + 1].double()
+            generator = torch.Generator().manual_seed(1000 * self.dithers + i)
+            if self.nodes == (0.0,) and i != self.follow:
+                run = whole(method, start, steps_of(grid))
+                return (yield from dithered(run, size, 0.0, generator) if dither else run)
+            record = _Record(grid.sigmas, [start], [])
+            run = record.of(whole(method, start, steps_of(grid), record.node))
+            yield from dithered(run, size, 0.0, generator) if dither else run
+            passed = record.path()
+            if i == self.follow:
+                self.followed = passed
+            return torch.cat([passed(s) for s in self.nodes])
+
+        states = torch.stack(self._advance(work), dim=1)
+        self.steps, self.spent = steps, self.spent + steps * each
+        return states
+
+    def roundings(self) -> Tensor:
+        """What half the distance between two roundings of every evaluation comes to, if nothing averages out.
+
+        How much the flow enlarges what happens on the way is measured by a second run: its distance at the end, over the square
+        root of the sum of the squares of the distances that were added.
+        """
+        size = torch.finfo(self.x1.dtype).eps
+
+        def work(i: int) -> Work:
+            generator = torch.Generator().manual_seed(i)
+            x = y = self.x1[i : i + 1].double()
+            added: list[float] = []
+            for at in steps_of(_cosine(PROBED)):
+                middle = at.s0 + at.h / 2
+                k = yield Evaluate(_rounded(x, size, generator), at.s0)
+                a = yield Evaluate(_rounded(x + at.h / 2 * k, size, generator), middle)
+                b = yield Evaluate(_rounded(x + at.h / 2 * k, size, generator), middle)
+                k = yield Evaluate(_rounded(y, size, generator), at.s0)
+                c = yield Evaluate(_rounded(y + at.h / 2 * k, size, generator), middle)
+                x, y = x + at.h * a, y + at.h * c
+                added.append(abs(at.h) * (a - b).norm().item())
+            growth = max((x - y).norm().item() / math.hypot(*added), 1.0) if any(added) else 1.0
+            return growth * sum(added) / 2 / x.norm()
+
+        found = torch.stack(self._advance(work))
+        self.spent += PROBE * PROBED
+        return found
+
+    def velocity(self, x: Tensor, sigma: float) -> Tensor:
+        """The velocity of all rows at one noise level."""
+
+        def work(i: int) -> Work:
+            return (yield Evaluate(x[i : i + 1], sigma))
+
+        return torch.cat(self._advance(work))
+
+    def floor(self, states: Tensor) -> Tensor:
+        """What rounding alone may do to each row: of the model's dtype, and relative to where the run began if that was larger."""
+        sizes = torch.stack([x.flatten(1).norm(dim=1) for x in states]).amin(0)
+        growth = (self.x1.double().flatten(1).norm(dim=1) / sizes).clamp(min=1.0)
+        unit = max(min(ROUNDINGS * torch.finfo(self.x1.dtype).eps, COARSE), BEST)
+        return unit * torch.nan_to_num(growth, nan=1.0, posinf=1.0)
+
+    def _advance(self, work: Callable[[int], Work]) -> list[Tensor]:
+        outs: dict[int, Tensor] = {}
+        tasks = [Task(partial(work, i), c) for i, c in enumerate(self.conditions)]
+        advance(self.cast, tasks, outs.__setitem__, dtype=torch.float64, max_batch=self.max_batch, on_call=self.on_call)
+        return [outs[i] for i in range(len(tasks))]
+
+
+def _cosine(steps: int) -> SigmaGrid:
     sigmas = (1 + np.cos(np.pi * np.arange(steps + 1) / steps)) / 2
-    grid = SigmaGrid([1.0, *sigmas[1:-1], 0.0])
-    outs: dict[int, Tensor] = {}
+    return SigmaGrid([1.0, *sigmas[1:-1], 0.0])
 
-    def work(i: int) -> Work:
-        start = x1[i : i + 1].double()
-        if record is None or i != record.row:
-            return whole(method, start, steps_of(grid))
-        return record.of(whole(method, start, steps_of(grid), record.node), grid, start)
 
-    conditions = [None] * len(x1) if condition is None else condition
-    tasks = [Task(partial(work, i), c) for i, c in enumerate(conditions)]
-    advance(_Cast(flow, x1.dtype), tasks, outs.__setitem__, dtype=torch.float64, max_batch=max_batch, on_call=on_call)
-    return torch.cat([outs[i] for i in range(len(x1))])
+def dithered(work: Work, size: float, time: float, generator: torch.Generator) -> Work:
+    """A run whose every evaluation is asked for at a point that is off by a rounding, of x by ``size``, of sigma by ``time``."""
+    run = Running(work)
+    while run.request is not None:
+        late = torch.rand((), generator=generator, dtype=torch.float64).item() - 0.5 if time else 0.0
+        run.tell((yield Evaluate(_rounded(run.request.x, size, generator), run.request.sigma * (1 + time * late))))
+    return run.result
+
+
+def _rounded(x: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    return x * (1 + size * (torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) - 0.5))
 
 
 @dataclass(eq=False)
 class _Record:
-    """Writes down the nodes that one row passes."""
+    """Writes down the nodes that a run passes."""
 
-    row: int
-    sigmas: tuple[float, ...] = ()
-    states: list[Tensor] = field(default_factory=list[Tensor])
-    velocities: list[Tensor] = field(default_factory=list[Tensor])
+    sigmas: tuple[float, ...]
+    states: list[Tensor]
+    velocities: list[Tensor]
 
-    def of(self, work: Work, grid: SigmaGrid, start: Tensor) -> Work:
+    def of(self, work: Work) -> Work:
         """The same run, looked at."""
-        self.sigmas, self.states, self.velocities = grid.sigmas, [start], []
         run = Running(work)
         while run.request is not None:
             v = yield run.request

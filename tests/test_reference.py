@@ -12,7 +12,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.flows import GaussianFlow, MixtureFlow
-from flowsamplers.reference import BEST, DormandPrince8, relative_error, solve
+from flowsamplers.reference import BEST, DormandPrince8, path, relative_error, solve
 
 
 def random_gaussian(seed: int) -> GaussianFlow:
@@ -98,3 +98,79 @@ def test_a_looser_tolerance_is_cheaper_and_kept() -> None:
     assert loose.evaluations < tight.evaluations
     assert (loose.error <= 1e-4).all()
     assert (tight.error <= 1e-9).all()
+
+
+class Network:
+    """A network whose every operation rounds to one dtype, with the same weights in all dtypes."""
+
+    def __init__(self, seed: int, dtype: torch.dtype, dim: int = 16, width: int = 64) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = [(width, dim + 2), (width, width), (dim, width)]
+        self.exact = [torch.randn(*s, generator=generator) / s[1] ** 0.5 for s in shapes]
+        self.exact = [w.to(torch.float16).to(torch.bfloat16) for w in self.exact]  # exact in both
+        self.weights = [w.to(dtype) for w in self.exact]
+        self.dtype = dtype
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        s = sigma.to(self.dtype)[:, None]
+        h = torch.cat([x.to(self.dtype), torch.sin(3 * s), torch.cos(3 * s)], dim=1)
+        for w in self.weights[:-1]:
+            h = torch.tanh(1.5 * (h @ w.T))
+        return x.to(self.dtype) - 2 * (h @ self.weights[-1].T)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_error_covers_the_truth_of_the_same_network_in_float32(dtype: torch.dtype) -> None:
+    covered = total = 0
+    claimed: list[float] = []
+    for seed in range(8):
+        x1 = torch.randn(6, 16, generator=torch.Generator().manual_seed(seed)).to(dtype)
+        truth = solve(Network(seed, torch.float32), x1.float())
+        assert (truth.error < 1e-4).all()
+        ref = solve(Network(seed, dtype), x1)
+        true = relative_error(ref.x0, truth.x0)
+        covered += int((true <= ref.error).sum())
+        total += len(true)
+        claimed += ref.error.tolist()
+    assert covered >= 0.99 * total
+    assert np.median(claimed) < 4 * torch.finfo(dtype).eps, "an error that covers everything says nothing"
+
+
+def test_rounding_inside_the_network_is_averaged_out_and_not_amplified() -> None:
+    """What limits a run of order eight at 8 steps is a hundred times the spread that is left."""
+    x1 = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    network = Network(0, torch.bfloat16)
+    ref = solve(network, x1, follow=2)
+    assert "Cash-Karp" in ref.method
+    assert ref.path is not None
+    assert relative_error(ref.path(0.0), ref.x0[2:3]) <= ref.error[2]
+    best = fs.sample(network.velocity, x1, fs.schedules.linear(64), "midpoint")
+    assert (relative_error(best, ref.x0) < 0.03).all()
+
+
+def test_a_flow_that_four_steps_do_not_resolve_is_solved_on() -> None:
+    """A thin layer: the first differences do not fall, and that is no rounding."""
+
+    class Layer:
+        def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+            return x * (1 + 40 / torch.cosh(100 * (sigma[:, None] - 0.37)) ** 2)
+
+    ref = solve(Layer(), torch.ones(1, 2, dtype=torch.float64), max_evaluations=20000)
+    exact = -1 - 40 / 100 * (np.tanh(100 * 0.63) + np.tanh(100 * 0.37))
+    assert relative_error(ref.x0, torch.full((1, 2), np.exp(exact), dtype=torch.float64)) <= ref.error
+    assert ref.error < 1e-8
+
+
+def test_states_and_velocities_at_given_nodes_are_the_exact_ones_within_their_error() -> None:
+    flow = random_gaussian(3)
+    x1 = flow.noise([0, 1, 2])
+    nodes = [1.0, 0.9, 0.77, 0.5, 0.123, 0.01, 0.0]
+    states, velocities, error = path(flow, x1, nodes)
+    assert states.shape == velocities.shape == (len(nodes), 3, flow.dim)
+    for s, x, v in zip(nodes, states, velocities, strict=True):
+        assert (relative_error(x, flow.solution(x1, 1.0, s)) <= error).all()
+        torch.testing.assert_close(v, flow.velocity(x, x.new_full((3,), s)))
+    assert (error < 1e-8).all()
+    assert torch.equal(states[-1], solve(flow, x1).x0)
+    with pytest.raises(ValueError, match=r"nodes=\[1.5\]: give at least one noise level, each in \[0, 1\]"):
+        path(flow, x1, [1.5])

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d
 
 from flowsamplers.engine import OnStep, StepEnd, Work
 from flowsamplers.reference import Path, relative_error
-from flowsamplers.sampler import Evaluate, Running, Sampler, Step
+from flowsamplers.sampler import Sampler, Step
 
 BEST_PSNR = 120.0
 """Decibels; pictures nearer than this are the same."""
@@ -114,14 +114,3 @@ def local_errors(sampler: Sampler, path: Path, steps: Iterable[Step], dtype: tor
         x, state = yield from sampler.step(path(at.s0).to(dtype), at, state)
         errors.append(relative_error(x, path(at.s1)).item())
     return errors
-
-
-def dithered(work: Work, size: float, time: float, generator: torch.Generator) -> Work:
-    """A run whose every evaluation is asked for at a point that is off by a rounding, of x by ``size``, of sigma by ``time``."""
-    run = Running(work)
-    while run.request is not None:
-        x = run.request.x
-        off = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) - 0.5
-        late = torch.rand((), generator=generator, dtype=torch.float64).item() - 0.5
-        run.tell((yield Evaluate(x * (1 + size * off), run.request.sigma * (1 + time * late))))
-    return run.result

@@ -17,9 +17,8 @@ from flowsamplers.engine import carry_dtype, whole
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Task, advance
 from flowsamplers.reference import Path as Trajectory
-from flowsamplers.reference import relative_error, solve
+from flowsamplers.reference import dithered, relative_error, solve
 from flowsamplers.sampler import get_sampler, steps_of
-from flowsamplers.study.measure import dithered
 from flowsamplers.study.store import write_atomically
 
 DITHER_STEPS = 16
