@@ -1,0 +1,442 @@
+"""Train ``klein-emoji``, the coloured FLUX.2 Klein that ships with flowsamplers, and its distilled twin.
+
+Each stage writes checkpoints into the work folder every two minutes and goes on from them when it is run again:
+
+    python tools/train_klein_emoji.py vae --work ../klein-emoji
+    python tools/train_klein_emoji.py teacher --work ../klein-emoji
+    python tools/train_klein_emoji.py student --work ../klein-emoji
+    python tools/train_klein_emoji.py assemble --work ../klein-emoji --out integrations/flowsamplers_diffusers
+
+The pictures are fetched through npm's client from the packages ``emoji-datasource-twitter`` and ``emoji-datasource-google``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from train_klein_digits import KL_WEIGHT, MAX_FREQUENCY, Latents, encode, fast_columns, make_scheduler
+from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+SIZE = 64
+"""Height and width of an image in pixels."""
+SIDE = SIZE // 8
+"""Tokens along one side of an image."""
+TEXT_LENGTH = 12
+"""Tokens of a prompt, padding included."""
+BATCH = 64
+GUIDANCE = 3.0
+"""The teacher's scale of guidance, which the student learns."""
+STUDENT_CALLS = 4
+SETS = ("twitter", "google")
+VERSION = "16.0.0"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|> {{ m['content'] | lower }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+FLIPPED = ("Animals & Nature", "Food & Drink")
+"""Categories whose pictures mean the same when they are mirrored."""
+PROMPTS = {
+    "Smileys & Emotion": """grinning=grinning face; smile=smiling face; joy=face with tears of joy; rolling_on_the_floor_laughing=rolling on the floor laughing;
+        upside_down_face=upside-down face; wink=winking face; blush=blushing face; innocent=face with halo; heart_eyes=face with heart eyes;
+        star-struck=face with star eyes; kissing_heart=face blowing a kiss; stuck_out_tongue=face with tongue; money_mouth_face=money face;
+        hugging_face=hugging face; thinking_face=thinking face; neutral_face=neutral face; smirk=smirking face; sleeping=sleeping face;
+        mask=face with mask; nauseated_face=nauseated face; hot_face=hot face; cold_face=cold face; exploding_head=exploding head;
+        face_with_cowboy_hat=cowboy face; partying_face=party face; sunglasses=face with sunglasses; nerd_face=nerd face;
+        open_mouth=surprised face; cry=crying face; sob=loudly crying face; scream=screaming face; rage=angry face;
+        smiling_imp=devil face; skull=skull; hankey=pile of poo; clown_face=clown face; ghost=ghost; alien=alien; robot_face=robot;
+        heart=red heart; orange_heart=orange heart; yellow_heart=yellow heart; green_heart=green heart; blue_heart=blue heart;
+        purple_heart=purple heart; brown_heart=brown heart; black_heart=black heart; white_heart=white heart; pink_heart=pink heart;
+        broken_heart=broken heart; cupid=heart with arrow; two_hearts=two hearts""",
+    "Animals & Nature": """dog=dog face; wolf=wolf face; fox_face=fox face; cat=cat face; lion_face=lion face; tiger=tiger face;
+        horse=horse face; unicorn_face=unicorn face; cow=cow face; pig=pig face; elephant=elephant; mouse=mouse face;
+        rabbit=rabbit face; bear=bear face; koala=koala face; panda_face=panda face; monkey_face=monkey face; chicken=chicken;
+        baby_chick=baby chick; penguin=penguin; owl=owl; duck=duck; flamingo=flamingo; frog=frog face; turtle=turtle; snake=snake;
+        dragon_face=dragon face; whale=whale; dolphin=dolphin; fish=fish; tropical_fish=tropical fish; blowfish=blowfish; shark=shark;
+        octopus=octopus; crab=crab; snail=snail; butterfly=butterfly; bee=honeybee; ladybug=ladybug; spider=spider; feet=paw prints;
+        cherry_blossom=cherry blossom; rose=rose; hibiscus=hibiscus; sunflower=sunflower; tulip=tulip; seedling=seedling;
+        evergreen_tree=evergreen tree; deciduous_tree=tree; palm_tree=palm tree; cactus=cactus; four_leaf_clover=four leaf clover;
+        maple_leaf=maple leaf; mushroom=mushroom""",
+    "Food & Drink": """grapes=grapes; watermelon=watermelon; tangerine=tangerine; lemon=lemon; banana=banana; pineapple=pineapple;
+        apple=red apple; green_apple=green apple; pear=pear; peach=peach; cherries=cherries; strawberry=strawberry;
+        blueberries=blueberries; kiwifruit=kiwi; tomato=tomato; avocado=avocado; eggplant=eggplant; carrot=carrot; corn=corn;
+        hot_pepper=hot pepper; broccoli=broccoli; onion=onion; bread=bread; croissant=croissant; pretzel=pretzel; pancakes=pancakes;
+        cheese_wedge=cheese; hamburger=hamburger; fries=french fries; pizza=pizza; hotdog=hot dog; taco=taco; popcorn=popcorn;
+        sushi=sushi; icecream=ice cream; doughnut=doughnut; cookie=cookie; birthday=birthday cake; cupcake=cupcake; lollipop=lollipop;
+        coffee=coffee; wine_glass=wine glass; cocktail=cocktail; beer=beer mug""",
+    "Travel & Places": """crescent_moon=crescent moon; full_moon=full moon; sunny=sun; star=star; cloud=cloud; partly_sunny=sun behind cloud;
+        rain_cloud=rain cloud; rainbow=rainbow; umbrella=umbrella; zap=lightning; snowflake=snowflake; snowman=snowman; fire=fire;
+        droplet=water drop; ocean=water wave; earth_africa=planet earth; ringed_planet=ringed planet; bus=bus; taxi=taxi; car=car;
+        fire_engine=fire engine; airplane=airplane; rocket=rocket; boat=sailboat; house=house; volcano=volcano;
+        vertical_traffic_light=traffic light; octagonal_sign=stop sign""",
+    "Activities": """soccer=soccer ball; basketball=basketball; baseball=baseball; tennis=tennis ball; volleyball=volleyball;
+        football=football; 8ball=eight ball; trophy=trophy; balloon=balloon; gift=gift; tada=party popper;
+        jack_o_lantern=jack-o-lantern; christmas_tree=christmas tree; dart=target; game_die=die; video_game=video game;
+        spades=spades; clubs=clubs; diamonds=diamonds""",
+    "Objects": """bell=bell; key=key; lock=lock; bulb=light bulb; books=books; pencil2=pencil; scissors=scissors; hammer=hammer; bomb=bomb;
+        crown=crown; gem=gem stone; tophat=top hat; alarm_clock=alarm clock; moneybag=money bag; magnet=magnet; envelope=envelope;
+        tv=television; guitar=guitar; drum_with_drumsticks=drum; candle=candle; shirt=t-shirt; lipstick=lipstick""",
+    "Symbols": """red_circle=red circle; large_orange_circle=orange circle; large_yellow_circle=yellow circle;
+        large_green_circle=green circle; large_blue_circle=blue circle; large_purple_circle=purple circle;
+        large_red_square=red square; large_green_square=green square; large_blue_square=blue square""",
+    "Flags": """flag-jp=flag of japan; flag-fr=flag of france; flag-it=flag of italy; flag-de=flag of germany; flag-ua=flag of ukraine;
+        flag-se=flag of sweden; flag-ch=flag of switzerland; flag-us=flag of the united states; flag-gb=flag of the united kingdom;
+        rainbow-flag=rainbow flag""",
+}
+"""Emoji to learn, by category: the short name in ``emoji.json`` and the prompt."""
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One prompt and where its pictures are."""
+
+    prompt: str
+    category: str
+    file: str
+
+
+def emoji(work: Path) -> list[Emoji]:
+    """The emoji to learn, in the order of :data:`PROMPTS`."""
+    known = {}
+    for entry in json.loads((folder(work, "twitter") / "emoji.json").read_text()):
+        known.update(dict.fromkeys(entry["short_names"], entry))
+    chosen = []
+    for category, listed in PROMPTS.items():
+        for item in listed.split(";"):
+            short, prompt = item.strip().split("=")
+            chosen.append(Emoji(prompt, category, known[short]["image"]))
+    return chosen
+
+
+def folder(work: Path, name: str) -> Path:
+    """The unpacked npm package of one set, fetched at first use."""
+    here = work / "data" / name / "package"
+    if not here.exists():
+        here.parent.mkdir(parents=True, exist_ok=True)
+        package = f"emoji-datasource-{name}"
+        subprocess.run(["npm", "pack", f"{package}@{VERSION}"], cwd=work / "data", check=True)
+        with tarfile.open(work / "data" / f"{package}-{VERSION}.tgz") as archive:
+            archive.extractall(here.parent, filter="data")
+    return here
+
+
+def picture(path: Path) -> Tensor:
+    """One picture on white, ``(3, 64, 64)`` in [-1, 1]."""
+    rgba = Image.open(path).convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return torch.from_numpy(np.asarray(flat).copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def all_pictures(work: Path) -> Tensor:
+    """Every emoji of both sets without skin tones, for the autoencoder."""
+    paths = []
+    for name in SETS:
+        entries = json.loads((folder(work, name) / "emoji.json").read_text())
+        paths += [folder(work, name) / "img" / name / "64" / e["image"] for e in entries if e[f"has_img_{name}"]]
+    return torch.stack([picture(p) for p in paths if p.exists()])
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pictures to learn, ``(n, 3, 64, 64)``, and the number of each one's prompt."""
+
+    images: Tensor
+    labels: Tensor
+    prompts: list[str]
+    categories: list[str]
+
+
+def load_data(work: Path) -> Data:
+    """Both sets, with mirrored copies where :data:`FLIPPED` allows them."""
+    chosen = emoji(work)
+    images, labels = [], []
+    for i, one in enumerate(chosen):
+        for name in SETS:
+            image = picture(folder(work, name) / "img" / name / "64" / one.file)
+            copies = [image, image.flip(-1)] if one.category in FLIPPED else [image, image]
+            images += copies
+            labels += [i] * 2
+    return Data(torch.stack(images), torch.tensor(labels), [e.prompt for e in chosen], [e.category for e in chosen])
+
+
+def make_tokenizer() -> Qwen2TokenizerFast:
+    """A byte-level Qwen2 tokenizer in which every word of the prompts is one token."""
+    prompts = [item.split("=")[1].strip() for listed in PROMPTS.values() for item in listed.split(";")]
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator([f" {p}" for p in prompts], trainer)
+    core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+    tokenizer = Qwen2TokenizerFast(
+        tokenizer_object=core, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=TEXT_LENGTH
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_text_encoder(vocab_size: int) -> Qwen3ForCausalLM:
+    """A narrow Qwen3 with frozen random weights: 28 layers, because the pipeline reads hidden states 9, 18 and 27."""
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=28,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.07,
+    )
+    model = Qwen3ForCausalLM(config).eval().requires_grad_(requires_grad=False)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
+    return model
+
+
+def make_vae() -> AutoencoderKLFlux2:
+    """The autoencoder: 64x64 pixels to 16x16 latents of 8 channels, that is 8x8 tokens of 32."""
+    return AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+    )
+
+
+def make_transformer(text_width: int) -> Flux2Transformer2DModel:
+    """The velocity network."""
+    return Flux2Transformer2DModel(
+        in_channels=32,
+        num_layers=1,
+        num_single_layers=5,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=text_width,
+        timestep_guidance_channels=64,
+        axes_dims_rope=(8, 8, 8, 8),
+        guidance_embeds=False,
+    )
+
+
+def make_pipeline(work: Path, seed: int = 0) -> Flux2KleinPipeline:
+    """The pipeline with what has been trained so far in the work folder."""
+    torch.manual_seed(seed)
+    vae, tokenizer = make_vae(), make_tokenizer()
+    encoder = make_text_encoder(len(tokenizer))
+    transformer = make_transformer(3 * encoder.config.hidden_size)
+    if (work / "vae.pt").exists():
+        load_average(vae, work / "vae.pt")
+    return Flux2KleinPipeline(
+        scheduler=make_scheduler(), vae=vae.eval(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer
+    )
+
+
+class Run:
+    """Steps of AdamW on one module with an average of its weights, saved as it goes and resumed from what is there.
+
+    The rate depends on the number of the step and of all steps alone: a run that was stopped goes on, and may be given more steps.
+    """
+
+    def __init__(self, model: torch.nn.Module, path: Path, steps: int, rate: float, seed: int) -> None:
+        self.model, self.path, self.steps, self.rate = model, path, steps, rate
+        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99), fused=True)
+        self.rng = torch.Generator().manual_seed(seed)
+        self.done, self.seconds, self.losses = 0, 0.0, []
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            for name in ("model", "average", "optimizer"):
+                getattr(self, name).load_state_dict(state[name])
+            self.rng.set_state(state["rng"])
+            self.done, self.seconds, self.losses = state["done"], state["seconds"], state["losses"]
+
+    def save(self) -> None:
+        """Replace the checkpoint as a whole, so that nobody reads half of one."""
+        names = ("model", "average", "optimizer")
+        state = {name: getattr(self, name).state_dict() for name in names}
+        state |= {"rng": self.rng.get_state(), "done": self.done, "seconds": self.seconds, "losses": self.losses}
+        torch.save(state, self.path.with_suffix(".part"))
+        self.path.with_suffix(".part").rename(self.path)
+
+    def __call__(self, loss, after=lambda: None, every: float = 120.0) -> None:  # noqa: ANN001
+        """Train up to the last step; ``loss()`` is the loss of one batch and ``after()`` follows every step."""
+        saved = began = time.monotonic()
+        before, total, count = self.seconds, 0.0, 0
+        while self.done < self.steps:
+            factor = min(1.0, (self.done + 1) / 200, (self.steps - self.done) / (0.3 * self.steps))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate * factor
+            value = loss()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            after()
+            self.done += 1
+            decay = min(0.999, (1 + self.done) / (10 + self.done))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+            total, count = total + value.item(), count + 1
+            self.seconds = before + time.monotonic() - began
+            if time.monotonic() - saved > every or self.done == self.steps:
+                self.losses.append((self.done, total / count))
+                print(f"{self.path.stem} {self.done}/{self.steps}: loss {total / count:.4f} after {self.seconds / 60:.1f} min", flush=True)
+                self.save()
+                saved, total, count = time.monotonic(), 0.0, 0
+
+
+def train_vae(work: Path, steps: int, seed: int) -> None:
+    """Fit the autoencoder: the first half on crops of 32x32 pixels, the second on whole pictures, whose statistics differ."""
+    torch.manual_seed(seed)
+    images, wanted = all_pictures(work), load_data(work).images
+    run = Run(make_vae(), work / "vae.pt", steps, 2e-3, seed)
+
+    def crops(source: Tensor, n: int) -> Tensor:
+        rows = torch.randint(len(source), (n,), generator=run.rng).tolist()
+        corners = torch.randint(SIZE - 32 + 1, (n, 2), generator=run.rng).tolist()
+        return torch.stack([source[r, :, y : y + 32, x : x + 32] for r, (y, x) in zip(rows, corners, strict=True)])
+
+    def loss() -> Tensor:
+        if run.done < run.steps // 2:
+            batch = torch.cat([crops(images, 8), crops(wanted, 24)])
+        else:
+            batch = torch.cat([source[torch.randint(len(source), (n,), generator=run.rng)] for source, n in ((images, 2), (wanted, 6))])
+        posterior = run.model.encode(batch).latent_dist
+        error = run.model.decode(posterior.sample(run.rng)).sample - batch
+        reconstruction = error.square().mean() + 0.05 * error.abs().mean()
+        return reconstruction + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+
+    run(loss)
+    print(f"PSNR {psnr(run.average, wanted):.2f} dB on the pictures to learn, {psnr(run.average, images[::7]):.2f} dB on all", flush=True)
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKLFlux2, images: Tensor) -> float:
+    """Peak signal-to-noise ratio of reconstructions from the posteriors' means, in decibels, pictures in [0, 1]."""
+    vae.eval()
+    errors = [(vae.decode(vae.encode(b).latent_dist.mode()).sample.clamp(-1, 1) - b).square().mean((1, 2, 3)) for b in images.split(64)]
+    return float(-10 * torch.log10(torch.cat(errors).mean() / 4))
+
+
+def phrases(prompt: str, category: str) -> list[str]:
+    """The texts that mean one emoji; the empty one is learned apart."""
+    short = [prompt.removesuffix(" face")] if category == "Animals & Nature" and prompt.endswith(" face") else []
+    return [prompt, f"a {prompt}", *short]
+
+
+class Texts:
+    """Embeddings of all prompts, and the text and image ids that a call of the transformer needs."""
+
+    def __init__(self, pipe: Flux2KleinPipeline, data: Data) -> None:
+        texts, first, self.count = [], [], []
+        for prompt, category in zip(data.prompts, data.categories, strict=True):
+            first.append(len(texts))
+            mine = phrases(prompt, category)
+            self.count.append(len(mine))
+            texts += mine
+        self.first, self.count, self.empty = torch.tensor(first), torch.tensor(self.count), len(texts)
+        with torch.no_grad():
+            self.embedding, self.ids = pipe.encode_prompt([*texts, ""], max_sequence_length=TEXT_LENGTH)
+        self.image_ids = pipe._prepare_latent_ids(torch.empty(1, 1, SIDE, SIDE))
+
+    def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """One phrasing of each prompt; the plain prompt is the most likely."""
+        other = (torch.rand(len(labels), generator=rng) * self.count[labels]).long()
+        plain = torch.rand(len(labels), generator=rng) < 0.5
+        return self.first[labels] + torch.where(plain, 0, other)
+
+    def velocity(self, model: Flux2Transformer2DModel, x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
+        """The model's output at ``x`` for some texts."""
+        return model(
+            hidden_states=x,
+            timestep=sigma,
+            guidance=None,
+            encoder_hidden_states=self.embedding[rows],
+            txt_ids=self.ids[rows],
+            img_ids=self.image_ids.expand(len(x), -1, -1),
+            return_dict=False,
+        )[0]
+
+
+def slow_times(model: Flux2Transformer2DModel):  # noqa: ANN201
+    """A function that holds the fast columns of the time embedding at zero."""
+    fast, weight = fast_columns(model), model.time_guidance_embed.timestep_embedder.linear_1.weight
+
+    def hold() -> None:
+        with torch.no_grad():
+            weight[:, fast] = 0
+
+    hold()
+    return hold
+
+
+def draw_sigma(n: int, rng: torch.Generator) -> Tensor:
+    """Noise levels: logit-normal towards noise, where FLUX.2's schedule has most nodes, and a fifth of them uniform."""
+    logit = torch.sigmoid(0.8 + torch.randn(n, generator=rng))
+    uniform = torch.rand(n, generator=rng)
+    return torch.where(torch.rand(n, generator=rng) < 0.2, uniform, logit)
+
+
+def load_average(module: torch.nn.Module, path: Path) -> None:
+    """Put the averaged weights of a checkpoint into a module."""
+    module.load_state_dict(torch.load(path, weights_only=True)["average"])
+
+
+def train_teacher(work: Path, steps: int, seed: int) -> None:
+    """Fit the velocity on samples of the autoencoder's posteriors, with a tenth of the prompts empty."""
+    data, pipe = load_data(work), make_pipeline(work)
+    latents, texts = encode(pipe.vae, data.images), Texts(pipe, data)
+    torch.manual_seed(seed)
+    run = Run(pipe.transformer, work / "teacher.pt", steps, 2e-3, seed)
+
+    def loss() -> Tensor:
+        rows = torch.randint(len(data.labels), (BATCH,), generator=run.rng)
+        x0 = latents.sample(rows, run.rng)
+        text = texts.draw(data.labels[rows], run.rng)
+        text = torch.where(torch.rand(BATCH, generator=run.rng) < 0.1, texts.empty, text)
+        sigma, noise = draw_sigma(BATCH, run.rng), torch.randn(x0.shape, generator=run.rng)
+        s = sigma[:, None, None]
+        return F.mse_loss(texts.velocity(run.model, (1 - s) * x0 + s * noise, sigma, text), noise - x0)
+
+    run(loss, slow_times(run.model))
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("vae", "teacher"))
+    parser.add_argument("--work", type=Path, required=True, help="folder of the data and the checkpoints")
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.stage == "vae":
+        train_vae(args.work, args.steps or 3600, args.seed)
+    elif args.stage == "teacher":
+        train_teacher(args.work, args.steps or 5000, args.seed)
+
+
+if __name__ == "__main__":
+    main()
