@@ -5,7 +5,7 @@ Each stage writes checkpoints into the work folder every two minutes and goes on
     python tools/train_klein_emoji.py vae --work ../klein-emoji
     python tools/train_klein_emoji.py teacher --work ../klein-emoji
     python tools/train_klein_emoji.py student --work ../klein-emoji
-    python tools/train_klein_emoji.py assemble --work ../klein-emoji --out integrations/flowsamplers_diffusers
+    python tools/train_klein_emoji.py look --work ../klein-emoji --of student
 
 The pictures are fetched through npm's client from the packages ``emoji-datasource-twitter`` and ``emoji-datasource-google``.
 """
@@ -25,12 +25,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
-from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from train_klein_digits import KL_WEIGHT, MAX_FREQUENCY, Latents, encode, fast_columns, make_scheduler
+from train_klein_digits import KL_WEIGHT, encode, fast_columns, make_scheduler
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+import flowsamplers as fs
 
 SIZE = 64
 """Height and width of an image in pixels."""
@@ -98,6 +99,16 @@ PROMPTS = {
         rainbow-flag=rainbow flag""",
 }
 """Emoji to learn, by category: the short name in ``emoji.json`` and the prompt."""
+COMMON = """grinning face; face with tears of joy; face with heart eyes; face with sunglasses; thinking face; crying face; angry face;
+    skull; ghost; alien; robot; pile of poo; red heart; yellow heart; green heart; blue heart; broken heart; dog face; cat face; fox face;
+    lion face; pig face; rabbit face; bear face; koala face; panda face; monkey face; penguin; owl; frog face; turtle; whale; tropical fish;
+    octopus; butterfly; honeybee; ladybug; rose; sunflower; tulip; evergreen tree; palm tree; cactus; mushroom; watermelon; lemon; banana;
+    pineapple; red apple; cherries; strawberry; avocado; carrot; hamburger; pizza; doughnut; ice cream; birthday cake; coffee;
+    crescent moon; sun; star; cloud; rainbow; umbrella; snowman; fire; water drop; bus; taxi; rocket; sailboat; house; soccer ball;
+    basketball; balloon; gift; jack-o-lantern; christmas tree; key; light bulb; crown; gem stone; red circle; blue circle; green square;
+    flag of japan; flag of france; flag of germany"""
+"""Prompts that are learned first: they make up three quarters of the training."""
+COMMON_PROMPTS = frozenset(p.strip() for p in COMMON.split(";"))
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ def picture(path: Path) -> Tensor:
     """One picture on white, ``(3, 64, 64)`` in [-1, 1]."""
     rgba = Image.open(path).convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return torch.from_numpy(np.asarray(flat).copy()).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.tensor(np.asarray(flat)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def all_pictures(work: Path) -> Tensor:
@@ -158,6 +169,13 @@ class Data:
     labels: Tensor
     prompts: list[str]
     categories: list[str]
+
+    @property
+    def weights(self) -> Tensor:
+        """How often each picture is drawn: the :data:`COMMON` prompts three quarters of the time."""
+        common = torch.tensor([p in COMMON_PROMPTS for p in self.prompts])[self.labels]
+        share = common.float().mean()
+        return torch.where(common, 0.75 / share.clamp(min=0.01), 0.25 / (1 - share).clamp(min=0.01))
 
 
 def load_data(work: Path) -> Data:
@@ -262,13 +280,13 @@ class Run:
         self.model, self.path, self.steps, self.rate = model, path, steps, rate
         self.average = copy.deepcopy(model).requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99), fused=True)
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng = torch.Generator(next(model.parameters()).device).manual_seed(seed)
         self.done, self.seconds, self.losses = 0, 0.0, []
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
             for name in ("model", "average", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
-            self.rng.set_state(state["rng"])
+            self.rng.set_state(state["rng"].cpu())
             self.done, self.seconds, self.losses = state["done"], state["seconds"], state["losses"]
 
     def save(self) -> None:
@@ -279,7 +297,7 @@ class Run:
         torch.save(state, self.path.with_suffix(".part"))
         self.path.with_suffix(".part").rename(self.path)
 
-    def __call__(self, loss, after=lambda: None, every: float = 120.0) -> None:  # noqa: ANN001
+    def __call__(self, loss, after=lambda: None, every: float = 120.0) -> None:
         """Train up to the last step; ``loss()`` is the loss of one batch and ``after()`` follows every step."""
         saved = began = time.monotonic()
         before, total, count = self.seconds, 0.0, 0
@@ -301,15 +319,19 @@ class Run:
             self.seconds = before + time.monotonic() - began
             if time.monotonic() - saved > every or self.done == self.steps:
                 self.losses.append((self.done, total / count))
-                print(f"{self.path.stem} {self.done}/{self.steps}: loss {total / count:.4f} after {self.seconds / 60:.1f} min", flush=True)
+                print(
+                    f"{self.path.stem} {self.done}/{self.steps}: loss {total / count:.4f} after {self.seconds / 60:.1f} min",
+                    flush=True,
+                )
                 self.save()
                 saved, total, count = time.monotonic(), 0.0, 0
 
 
-def train_vae(work: Path, steps: int, seed: int) -> None:
+def train_vae(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH, others: Tensor | None = None) -> None:
     """Fit the autoencoder: the first half on crops of 32x32 pixels, the second on whole pictures, whose statistics differ."""
     torch.manual_seed(seed)
-    images, wanted = all_pictures(work), load_data(work).images
+    wanted = data.images
+    images = wanted if others is None else others
     run = Run(make_vae(), work / "vae.pt", steps, 2e-3, seed)
 
     def crops(source: Tensor, n: int) -> Tensor:
@@ -318,24 +340,31 @@ def train_vae(work: Path, steps: int, seed: int) -> None:
         return torch.stack([source[r, :, y : y + 32, x : x + 32] for r, (y, x) in zip(rows, corners, strict=True)])
 
     def loss() -> Tensor:
+        few = [(images, batch // 8), (wanted, batch - batch // 8 - batch // 2)]
         if run.done < run.steps // 2:
-            batch = torch.cat([crops(images, 8), crops(wanted, 24)])
+            x = torch.cat([crops(source, n) for source, n in few])
         else:
-            batch = torch.cat([source[torch.randint(len(source), (n,), generator=run.rng)] for source, n in ((images, 2), (wanted, 6))])
-        posterior = run.model.encode(batch).latent_dist
-        error = run.model.decode(posterior.sample(run.rng)).sample - batch
+            x = torch.cat([source[torch.randint(len(source), (max(1, n // 4),), generator=run.rng)] for source, n in few])
+        posterior = run.model.encode(x).latent_dist
+        error = run.model.decode(posterior.sample(run.rng)).sample - x
         reconstruction = error.square().mean() + 0.05 * error.abs().mean()
         return reconstruction + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
     run(loss)
-    print(f"PSNR {psnr(run.average, wanted):.2f} dB on the pictures to learn, {psnr(run.average, images[::7]):.2f} dB on all", flush=True)
+    print(
+        f"PSNR {psnr(run.average, wanted):.2f} dB on the pictures to learn, {psnr(run.average, images[::7]):.2f} dB on all",
+        flush=True,
+    )
 
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKLFlux2, images: Tensor) -> float:
     """Peak signal-to-noise ratio of reconstructions from the posteriors' means, in decibels, pictures in [0, 1]."""
     vae.eval()
-    errors = [(vae.decode(vae.encode(b).latent_dist.mode()).sample.clamp(-1, 1) - b).square().mean((1, 2, 3)) for b in images.split(64)]
+    errors = [
+        (vae.decode(vae.encode(b).latent_dist.mode()).sample.clamp(-1, 1) - b).square().mean((1, 2, 3))
+        for b in images.split(64)
+    ]
     return float(-10 * torch.log10(torch.cat(errors).mean() / 4))
 
 
@@ -379,7 +408,7 @@ class Texts:
         )[0]
 
 
-def slow_times(model: Flux2Transformer2DModel):  # noqa: ANN201
+def slow_times(model: Flux2Transformer2DModel):
     """A function that holds the fast columns of the time embedding at zero."""
     fast, weight = fast_columns(model), model.time_guidance_embed.timestep_embedder.linear_1.weight
 
@@ -400,42 +429,157 @@ def draw_sigma(n: int, rng: torch.Generator) -> Tensor:
 
 def load_average(module: torch.nn.Module, path: Path) -> None:
     """Put the averaged weights of a checkpoint into a module."""
-    module.load_state_dict(torch.load(path, weights_only=True)["average"])
+    module.load_state_dict(torch.load(path, weights_only=True, map_location=next(module.parameters()).device)["average"])
 
 
-def train_teacher(work: Path, steps: int, seed: int) -> None:
+def train_teacher(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH) -> None:
     """Fit the velocity on samples of the autoencoder's posteriors, with a tenth of the prompts empty."""
-    data, pipe = load_data(work), make_pipeline(work)
+    pipe = make_pipeline(work)
     latents, texts = encode(pipe.vae, data.images), Texts(pipe, data)
     torch.manual_seed(seed)
     run = Run(pipe.transformer, work / "teacher.pt", steps, 2e-3, seed)
 
     def loss() -> Tensor:
-        rows = torch.randint(len(data.labels), (BATCH,), generator=run.rng)
+        rows = torch.multinomial(data.weights, batch, replacement=True, generator=run.rng)
         x0 = latents.sample(rows, run.rng)
         text = texts.draw(data.labels[rows], run.rng)
-        text = torch.where(torch.rand(BATCH, generator=run.rng) < 0.1, texts.empty, text)
-        sigma, noise = draw_sigma(BATCH, run.rng), torch.randn(x0.shape, generator=run.rng)
+        text = torch.where(torch.rand(batch, generator=run.rng) < 0.1, texts.empty, text)
+        sigma, noise = draw_sigma(batch, run.rng), torch.randn(x0.shape, generator=run.rng)
         s = sigma[:, None, None]
         return F.mse_loss(texts.velocity(run.model, (1 - s) * x0 + s * noise, sigma, text), noise - x0)
 
     run(loss, slow_times(run.model))
 
 
+def student_grid() -> fs.SigmaGrid:
+    """The schedule that the student learns: FLUX.2's at four steps and this model's number of tokens."""
+    return fs.schedules.flux2(STUDENT_CALLS, tokens=SIDE * SIDE)
+
+
+@torch.no_grad()
+def teacher_paths(texts: Texts, model: Flux2Transformer2DModel, labels: Tensor, rng: torch.Generator, parts: int = 4) -> Tensor:
+    """Points of the teacher's guided paths at the nodes of the student's schedule, ``(n, nodes, tokens, channels)``."""
+    coarse = student_grid()
+    fine = fs.schedules.flux2(
+        STUDENT_CALLS * parts, tokens=SIDE * SIDE, mu=fs.schedules.empirical_mu(tokens=SIDE * SIDE, steps=STUDENT_CALLS)
+    )
+    assert all(abs(a - b) < 1e-6 for a, b in zip(fine.sigmas[::parts], coarse.sigmas, strict=True))
+    both = torch.cat([texts.first[labels], torch.full_like(labels, texts.empty)])
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        with_prompt, without = texts.velocity(model, x.repeat(2, 1, 1), sigma.repeat(2), both).chunk(2)
+        return without + GUIDANCE * (with_prompt - without)
+
+    noise = torch.randn(len(labels), SIDE * SIDE, model.config.in_channels, generator=rng)
+    return torch.stack(fs.trace(velocity, noise, fine, "ab2").states[::parts], dim=1)
+
+
+def make_paths(work: Path, data: Data, texts: Texts, model: Flux2Transformer2DModel, count: int, seed: int) -> None:
+    """Solve so many of the teacher's paths, and keep them in ``paths.pt`` as they come."""
+    path = work / "paths.pt"
+    kept = (
+        torch.load(path, weights_only=True) if path.exists() else {"labels": torch.empty(0, dtype=torch.long), "states": None}
+    )
+    choice = torch.tensor([2.0 if p in COMMON_PROMPTS else 0.4 for p in data.prompts])
+    saved = time.monotonic()
+    while len(kept["labels"]) < count:
+        rng = torch.Generator(choice.device).manual_seed(seed + 1 + len(kept["labels"]))
+        labels = torch.multinomial(choice, min(32, count), replacement=True, generator=rng)
+        states = teacher_paths(texts, model, labels, rng).half()
+        kept["labels"] = torch.cat([kept["labels"], labels])
+        kept["states"] = states if kept["states"] is None else torch.cat([kept["states"], states])
+        if time.monotonic() - saved > 60 or len(kept["labels"]) >= count:
+            print(f"{len(kept['labels'])}/{count} paths", flush=True)
+            torch.save(kept, path)
+            saved = time.monotonic()
+
+
+def train_student(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH, paths: int = 4) -> None:
+    """Fit one step from node to node of the teacher's guided paths, beginning with the teacher's weights."""
+    pipe = make_pipeline(work)
+    encode(pipe.vae, data.images)
+    texts = Texts(pipe, data)
+    load_average(pipe.transformer, work / "teacher.pt")
+    make_paths(work, data, texts, pipe.transformer.eval(), paths, seed)
+    kept = torch.load(work / "paths.pt", weights_only=True)
+    run = Run(pipe.transformer, work / "student.pt", steps, 5e-4, seed)
+    sigmas = torch.tensor(student_grid().sigmas)
+
+    def loss() -> Tensor:
+        rows = torch.randint(len(kept["labels"]), (batch,), generator=run.rng)
+        k = torch.randint(STUDENT_CALLS, (batch,), generator=run.rng)
+        now, then = kept["states"][rows, k].float(), kept["states"][rows, k + 1].float()
+        h = (sigmas[k + 1] - sigmas[k])[:, None, None]
+        text = texts.draw(kept["labels"][rows], run.rng)
+        return F.mse_loss(texts.velocity(run.model, now, sigmas[k], text), (then - now) / h)
+
+    run(loss, slow_times(run.model))
+
+
+def assemble(work: Path, data: Data, name: str) -> Flux2KleinPipeline:
+    """The pipeline of the teacher or the student, with averaged weights that are bfloat16 numbers."""
+    pipe = make_pipeline(work)
+    load_average(pipe.transformer, work / f"{name}.pt")
+    encode(pipe.vae, data.images)
+    pipe.register_to_config(is_distilled=name == "student")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: Flux2KleinPipeline, prompts: list[str], steps: int, seed: int = 0) -> Tensor:
+    """Pictures ``(n, 3, 64, 64)`` in [0, 1], by the stock pipeline; picture i has noise ``seed + i``."""
+    return torch.cat(
+        [
+            pipe(
+                prompt=prompts[i : i + 32],
+                height=SIZE,
+                width=SIZE,
+                num_inference_steps=steps,
+                guidance_scale=GUIDANCE if not pipe.config.is_distilled else 1.0,
+                generator=[torch.Generator().manual_seed(seed + j) for j in range(i, min(i + 32, len(prompts)))],
+                max_sequence_length=TEXT_LENGTH,
+                output_type="pt",
+            ).images.float()
+            for i in range(0, len(prompts), 32)
+        ]
+    )
+
+
+def sheet(images: Tensor, columns: int, path: Path) -> None:
+    """Write pictures side by side."""
+    rows = -(-len(images) // columns)
+    page = torch.ones(3, rows * (SIZE + 4), columns * (SIZE + 4))
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (SIZE + 4), (i % columns) * (SIZE + 4)
+        page[:, y : y + SIZE, x : x + SIZE] = image
+    Image.fromarray((page.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+
+
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "teacher"))
+    parser.add_argument("stage", choices=("vae", "teacher", "student", "look"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the data and the checkpoints")
-    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=0, help="of the optimizer, those of earlier runs among them")
+    parser.add_argument("--paths", type=int, default=4096, help="of the teacher, for the student")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--of", choices=("teacher", "student"), default="teacher", help="whose pictures to look at")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    data = load_data(args.work)
     if args.stage == "vae":
-        train_vae(args.work, args.steps or 3600, args.seed)
+        train_vae(args.work, data, args.steps or 3600, args.seed, others=all_pictures(args.work))
     elif args.stage == "teacher":
-        train_teacher(args.work, args.steps or 5000, args.seed)
+        train_teacher(args.work, data, args.steps or 30_000, args.seed)
+    elif args.stage == "student":
+        train_student(args.work, data, args.steps or 6_000, args.seed, paths=args.paths)
+    else:
+        pipe = assemble(args.work, data, args.of)
+        prompts = [p.strip() for p in COMMON.split(";")]
+        sheet(draw(pipe, prompts, 20 if args.of == "teacher" else STUDENT_CALLS), 10, args.work / f"{args.of}.png")
 
 
 if __name__ == "__main__":

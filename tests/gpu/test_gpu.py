@@ -1,0 +1,69 @@
+"""What only a GPU can show; skipped where there is none. `tools/gpu_report.py` measures the same and writes it down."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+import flowsamplers as fs
+from fields import every_fixed_sampler
+from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
+from tooling import tool
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
+@cache
+def place() -> Any:
+    return tool("gpu_report").Place("cuda", tiny=True)
+
+
+@every_fixed_sampler
+@pytest.mark.parametrize("carry", ["model", "float32", "float64"])
+def test_a_step_never_waits_for_the_device(name, carry) -> None:
+    """With stock's noise, which is drawn on the device."""
+    report = tool("gpu_report")
+    scheduler = report.began(place().scheduler(name, carry=carry, seed=None), 4, place().device)
+    x = place().latents()
+    assert report.first_wait(place(), lambda: report.steps_through(scheduler, x, x)) is None
+
+
+@every_fixed_sampler
+def test_a_sampler_on_the_device_is_the_one_on_the_cpu(name) -> None:
+    rows = [r for r in tool("gpu_report").correctness(place()) if r.get("sampler") == name]
+    assert [r["right"] for r in rows] == [True]
+
+
+def test_noise_and_stock_are_reproduced_bit_for_bit() -> None:
+    rows = [r for r in tool("gpu_report").correctness(place()) if "sampler" not in r]
+    assert {r["what"]: r["right"] for r in rows} == dict.fromkeys((r["what"] for r in rows), True)
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_euler_is_stock_s_on_the_bundled_model(dtype) -> None:
+    pipe: Any = load_klein("klein-digits", device="cuda", dtype=dtype)
+    call = {"prompt": "a handwritten 3", "num_inference_steps": 4, "max_sequence_length": 32, "output_type": "latent"}
+    ends = []
+    for kind, options in (
+        (FlowMatchEulerDiscreteScheduler, {}),
+        (FlowSamplerScheduler, {"sampler": "euler", "carry": "model"}),
+    ):
+        pipe.scheduler = kind.from_config(pipe.scheduler.config, **options)
+        ends.append(pipe(**call, generator=torch.Generator().manual_seed(0)).images)
+    assert torch.equal(*ends)
+
+
+def test_a_run_leaves_nothing_on_the_device() -> None:
+    x, grid = torch.randn(1, 4096, 128, device="cuda"), fs.schedules.flux2(4, tokens=4096)
+    before = torch.cuda.memory_allocated()
+    for info in fs.list_samplers():
+        if not info.adaptive:
+            fs.sample(lambda x, sigma: x, x, grid, info.name, seed=0)
+    assert torch.cuda.memory_allocated() == before

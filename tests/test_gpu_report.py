@@ -1,0 +1,104 @@
+"""The measurement on a GPU is rehearsed on the CPU, section by section."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+pytest.importorskip("sklearn")
+
+import flowsamplers as fs
+from tooling import tool
+
+REPORT = tool("gpu_report")
+PLACE = REPORT.Place("cpu", tiny=True)
+SAMPLERS = [i for i in fs.list_samplers() if not i.adaptive]
+
+
+def rehearse(section: str, path: Path) -> list[dict[str, Any]]:
+    found = REPORT.measure(PLACE, path / "gpu.json", [section], scale=10)
+    assert json.loads((path / "gpu.json").read_text()) == found
+    assert found["sections"][section]["ended"] == "complete"
+    return found["sections"][section]["rows"]
+
+
+def test_every_sampler_carry_and_noise_is_watched_for_waits(tmp_path: Path) -> None:
+    rows = rehearse("waits", tmp_path)
+    seen = {(r["loop"], r["sampler"], r["carry"], r["noise"]) for r in rows}
+    for info in SAMPLERS:
+        for noise in ("keyed", "stock") if info.stochastic else (None,):
+            assert {("step", info.name, carry, noise) for carry in ("model", "float32", "float64")} <= seen
+        assert ("sample", info.name, "float32", "keyed" if info.stochastic else None) in seen
+    assert all(r["waits"] is None for r in rows)
+
+
+def test_a_wait_is_written_down_and_another_error_is_not_taken_for_one() -> None:
+    def wait() -> None:
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    def other() -> None:
+        raise RuntimeError("shapes do not fit")
+
+    assert REPORT.first_wait(PLACE, wait) == "called a synchronizing CUDA operation"
+    with pytest.raises(RuntimeError, match="shapes"):
+        REPORT.first_wait(PLACE, other)
+
+
+def test_the_comparisons_hold_on_the_cpu_itself(tmp_path: Path) -> None:
+    rows = rehearse("correctness", tmp_path)
+    assert {r.get("sampler") for r in rows} - {None} == {i.name for i in SAMPLERS}
+    assert all(r["right"] for r in rows)
+
+
+@pytest.mark.parametrize("section", ["call_times", "memory", "studies", "fitting", "compiled"])
+def test_a_section_is_rehearsed(section, tmp_path: Path) -> None:
+    rows = rehearse(section, tmp_path)
+    assert rows
+    assert all(r.get("right", True) for r in rows)
+    if section == "compiled":
+        assert {r["graphs"] for r in rows} == {1}
+
+
+@pytest.mark.slow
+def test_the_training_is_rehearsed(tmp_path: Path) -> None:
+    assert [r["stage"] for r in rehearse("training", tmp_path)] == ["vae", "teacher", "student"]
+
+
+def test_a_section_that_fails_or_lasts_too_long_keeps_its_rows_and_lets_the_next_one_run(tmp_path: Path, monkeypatch) -> None:
+    def fails(place):
+        yield {"n": 1}
+        raise ValueError("no such thing")
+
+    def lasts(place):
+        yield {"n": 2}
+        time.sleep(60)
+        yield {"n": 3}
+
+    def works(place):
+        yield {"n": torch.finfo(torch.float32).eps}
+
+    monkeypatch.setattr(REPORT, "SECTIONS", {"a": (fails, 5), "b": (lasts, 1), "c": (works, 5)})
+    REPORT.measure(PLACE, tmp_path / "gpu.json", ["a", "b", "c"])
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert [len(s["rows"]) for s in sections.values()] == [1, 1, 1]
+    assert [s["ended"].split(":")[0] for s in sections.values()] == ["ValueError", "OutOfTimeError", "complete"]
+
+
+def test_the_page_is_what_the_tool_makes_of_the_measurements() -> None:
+    assert REPORT.PAGE.read_text() == REPORT.page()
+
+
+def test_without_measurements_the_page_says_so_and_with_them_it_has_card_date_and_every_row(tmp_path: Path) -> None:
+    assert "Nothing yet" in REPORT.measured(None)
+    found = REPORT.measure(PLACE, tmp_path / "gpu.json", ["correctness"])
+    text = REPORT.measured(found)
+    for value in (found["place"]["device"], found["place"]["date"], torch.__version__):
+        assert value in text
+    assert len(re.findall(r"^\| against the CPU", text, re.MULTILINE)) == len(SAMPLERS)
