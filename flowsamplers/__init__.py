@@ -6,10 +6,10 @@
 [1.0, 0.9674, 0.9081, 0.7672, 0.0]
 """
 
-from flowsamplers import flows, reference, schedules, study
+from flowsamplers import flows, plot, reference, schedules, study
 from flowsamplers.benchmark import recommend
 from flowsamplers.brownian import BrownianNoise
-from flowsamplers.engine import StepEnd, Stop, Velocity, dry_run, largest_steps, nfe, sample
+from flowsamplers.engine import StepEnd, Stop, Velocity, dry_run, largest_steps, live_latents, nfe, sample
 from flowsamplers.fit import fit, fit_ns_solver
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
@@ -66,9 +66,11 @@ __all__ = [
     "largest_steps",
     "list_samplers",
     "list_schedules",
+    "live_latents",
     "load_solver",
     "log_prob",
     "nfe",
+    "plot",
     "profile",
     "recommend",
     "reference",

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from flowsamplers._errors import unknown
-from flowsamplers.engine import nfe as calls_of
+from flowsamplers.engine import largest_steps
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, get_sampler
 from flowsamplers.schedules import get_schedule, schedule_info
@@ -155,10 +155,7 @@ def _in_the_benchmark(name: str) -> str:
 
 def steps_for(sampler: Sampler, schedule: str, nfe: int) -> int:
     """The most steps of a benchmark's schedule that a sampler can take with at most this many model calls; 0 if none."""
-    steps = 0
-    while steps < nfe and calls_of(sampler, get_schedule(schedule, steps + 1, **SCHEDULES[schedule])) <= nfe:
-        steps += 1
-    return steps
+    return largest_steps(sampler, nfe, lambda steps: get_schedule(schedule, steps, **SCHEDULES[schedule]))
 
 
 def to_plain(config: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, Any], ...]]:

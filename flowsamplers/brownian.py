@@ -8,24 +8,22 @@ $$
 W(m) \mid W(a), W(b) \;\sim\; N\Big(W(a) + \tfrac{m - a}{b - a}\,(W(b) - W(a)),\; \tfrac{(m - a)(b - m)}{b - a}\Big).
 $$
 
-The first halvings split exponents, the later ones mantissas, so times of any magnitude are resolved alike. The normals come
-from a counter-based generator whose counter is the node of the tree: nothing depends on what was asked before.
+The first halvings split exponents, the later ones mantissas, so times of any magnitude are resolved alike. The normals of a
+node come from a generator seeded by the node: nothing depends on what was asked before. A time costs at most 63 halvings, and
+the memory of four tensors.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.noise import Clock, Seeds, row_seeds
+from flowsamplers.noise import Clock, Seeds, fold, normal, row_seeds
 
-Array: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 _LATEST = sys.float_info.max
 """The time that stands for infinity."""
 
@@ -52,12 +50,12 @@ class BrownianNoise:
 
     Reference:
         The bridge is Paul Levy's construction (1948); its use for solvers: Li et al., arXiv:2001.01328, and Kidger et al.,
-        arXiv:2105.13493. The generator is Philox 4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+        arXiv:2105.13493.
     """
 
     def __init__(self, seeds: Seeds) -> None:
         self.seeds = seeds
-        self._latest: tuple[object, Array] | None = None
+        self._latest: dict[tuple[int, float, int, torch.Size], Tensor] = {}
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`.
@@ -71,35 +69,46 @@ class BrownianNoise:
             return torch.empty_like(like)
         t0, t1 = (min(float(t), _LATEST) for t in clock[:2])
         path = clock[2] if len(clock) == 3 else draw
-        seeds, size = row_seeds(self.seeds, like.shape[0]), math.prod(like.shape[1:])
+        seeds, shape = row_seeds(self.seeds, like.shape[0]), like.shape[1:]
         if t0 == t1:
-            values = _normals(seeds, [step], draw, size, stream=1)[0]
+            rows = [normal(fold(seed, step, draw, 1), shape, torch.float64) for seed in seeds]
         else:
-            start = self._path(seeds, t0, path, size)
-            values = (self._path(seeds, t1, path, size) - start) / math.sqrt(abs(t1 - t0))
-        return torch.from_numpy(values).reshape(like.shape).to(like.device, like.dtype)
+            size = math.sqrt(abs(t1 - t0))
+            rows = [(self._path(s, t1, path, shape) - self._path(s, t0, path, shape)) / size for s in seeds]
+            self._latest = {key: w for key, w in self._latest.items() if key[1] == t1}
+        return torch.stack(rows).to(like.device, like.dtype) if rows else torch.empty_like(like)
 
-    def _path(self, seeds: Sequence[int], time: float, path: int, size: int) -> Array:
-        """W(time); the latest is kept, because a step starts where the one before it ended."""
-        key = (tuple(seeds), time, path, size)
-        latest = self._latest
-        if latest is not None and latest[0] == key:
-            return latest[1]
-        found = _path(seeds, time, path, size)
-        self._latest = key, found
-        return found
+    def _path(self, seed: int, time: float, path: int, shape: torch.Size) -> Tensor:
+        """W(time) of one row; the latest are kept, because a step starts where the one before it ended."""
+        key = (seed, time, path, shape)
+        if key not in self._latest:
+            self._latest[key] = _path(fold(seed, path), time, shape)
+        return self._latest[key]
 
 
-def _path(seeds: Sequence[int], time: float, draw: int, size: int) -> Array:
-    """W(time), ``(rows, size)``."""
-    nodes = _halvings(_bits(time))
-    last, *z = _normals(seeds, [_bits(_LATEST), *(middle for _, middle, _ in nodes)], draw, size)
-    at = {_bits(0.0): np.zeros_like(last), _bits(_LATEST): math.sqrt(_LATEST) * last}
-    for (low, middle, high), normal in zip(nodes, z, strict=True):
-        a, m, b = (_time(i) for i in (low, middle, high))
-        share = (m - a) / (b - a)
-        at[middle] = at[low] + share * (at[high] - at[low]) + math.sqrt(share * (b - m)) * normal
-    return at[_bits(time)]
+def _path(seed: int, time: float, shape: torch.Size) -> Tensor:
+    """W(time) in float64: down the tree, holding the two ends of the present interval and no more."""
+    generator = torch.Generator()
+    normals = torch.empty(shape, dtype=torch.float32)
+
+    def drawn(node: int) -> Tensor:
+        generator.manual_seed(fold(seed, node))
+        return normals.normal_(generator=generator)
+
+    low = torch.zeros(shape, dtype=torch.float64)
+    high = math.sqrt(_LATEST) * drawn(_bits(_LATEST)).double()
+    if time == _LATEST:
+        return high
+    middle = torch.empty_like(low)
+    for a, m, b in _halvings(_bits(time)):
+        ta, tm, tb = _time(a), _time(m), _time(b)
+        share = (tm - ta) / (tb - ta)
+        torch.lerp(low, high, share, out=middle).add_(drawn(m), alpha=math.sqrt(share * (tb - tm)))
+        if m <= _bits(time):
+            low, middle = middle, low
+        else:
+            high, middle = middle, high
+    return low
 
 
 def _halvings(target: int) -> list[tuple[int, int, int]]:
@@ -120,42 +129,3 @@ def _bits(time: float) -> int:
 
 def _time(bits: int) -> float:
     return float(np.int64(bits).view(np.float64))
-
-
-def _normals(seeds: Sequence[int], nodes: Sequence[int], draw: int, size: int, *, stream: int = 0) -> Array:
-    """Unit normals ``(nodes, rows, size)``, each a function of its seed, node, draw, stream and place alone."""
-    key = np.array([s % 2**64 for s in seeds], np.uint64)[None, :, None]
-    node = np.array(nodes, np.uint64)[:, None, None]
-    pair = np.arange((size + 1) // 2, dtype=np.uint64)
-    a, b, c, d = philox(_halves(key), (*_halves(node), pair, np.uint64(2 * draw + stream)))
-    radius = np.sqrt(-2 * np.log1p(-_unit(a, b)))  # Box and Muller: two uniforms make two normals
-    angle = 2 * np.pi * _unit(c, d)
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(len(nodes), len(seeds), -1)[..., :size]
-
-
-Words: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.uint64]]
-"""32-bit words, each in a 64-bit integer, so that a product of two is exact."""
-_LOW = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
-_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-
-
-def philox(key: Sequence[Words], counter: Sequence[Words | np.uint64]) -> tuple[Words, Words, Words, Words]:
-    """Philox 4x32 with ten rounds: four words from a counter of four and a key of two, broadcast against each other."""
-    k0, k1 = key
-    c0, c1, c2, c3 = counter
-    for _ in range(10):
-        p0, p1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
-    return c0, c1, c2, c3  # pyright: ignore[reportReturnType]
-
-
-def _halves(words: Words) -> tuple[Words, Words]:
-    return words & _LOW, words >> _32
-
-
-def _unit(high: Words, low: Words) -> Array:
-    """A uniform number in [0, 1) of 53 bits."""
-    return ((high << np.uint64(21)) ^ (low >> np.uint64(11))).astype(np.float64) * 2.0**-53

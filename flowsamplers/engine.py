@@ -16,11 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count, takewhile
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from flowsamplers._counted import Counted
+from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock, Noise, Seeds, as_noise
 from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, get_sampler, steps_of
@@ -208,6 +211,12 @@ def run_directly(
     seen: Callable[[Asked, Tensor], None] | None = None,
 ) -> Tensor:
     """A run whose requests a model answers one by one."""
+    if not callable(velocity):
+        raise ValueError(f"velocity={velocity!r}: pass a function velocity(x, sigma)")
+    if check not in (None, "finite"):
+        raise unknown("check", check, ["finite"])
+    if on_step is not None and not callable(on_step):
+        raise ValueError(f"on_step={on_step!r}: pass a function of one StepEnd")
     noise = noise_for(sampler, grid, seed)
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         run = Running(whole(sampler, x1.to(carry_dtype(x1, carry), copy=True), steps_of(grid, noise), on_step))
@@ -288,7 +297,7 @@ def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:
         raise TypeError(
             f"{type(method).__name__} is not hashable: a sampler is an immutable value, use @dataclass(frozen=True)"
         )
-    return _dry_run(method, grid)
+    return (_short if grid.steps <= FEW else _long)(method, grid)
 
 
 def nfe(sampler: SamplerLike, grid: SigmaGrid) -> int:
@@ -304,8 +313,8 @@ def nfe(sampler: SamplerLike, grid: SigmaGrid) -> int:
 def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], SigmaGrid]) -> int:
     """The largest number of steps whose dry run needs at most so many model calls; 0 if not even one fits.
 
-    A step takes one call or more, so that there are no more steps than calls. All numbers are tried from there downwards: a
-    method whose policies depend on the grid may need fewer calls for more steps.
+    Calls grow with steps, but not always by each step: a policy that acts between two sigmas, as Restart's, may need fewer calls for
+    more steps. So beyond the largest number that halving finds, `BEYOND` more are tried.
 
     Args:
         sampler: a name, a configuration, or a sampler.
@@ -321,6 +330,8 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Sig
         (4, 0)
     """
     method = _with_fixed_calls(get_sampler(sampler))
+    if isinstance(calls, bool) or not isinstance(calls, Integral):
+        raise ValueError(f"calls={calls!r}: a number of model calls is a whole number")
 
     def fits(steps: int) -> bool:
         asked: list[Evaluation] = []
@@ -328,7 +339,35 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Sig
         _unanswered(whole(method, NOTHING, unspent), asked)
         return len(asked) <= calls
 
-    return next(filter(fits, range(calls, 0, -1)), 0)
+    low, high = 0, calls
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return next(filter(fits, range(min(low + BEYOND, calls), low, -1)), low)
+
+
+def live_latents(sampler: SamplerLike, grid: SigmaGrid) -> int:
+    """How many tensors of the state's size a run holds at its peak, measured on a run with zeros.
+
+    Counted are distinct memories: the state, what the sampler remembers, and the results of its arithmetic. What the model holds is
+    its own, and so are the copies that it is given.
+
+    Args:
+        sampler: a name, a configuration, or a sampler; adaptive ones too.
+        grid: the schedule. A handful of steps shows the peak, as soon as a multistep method has its history.
+
+    Examples:
+        >>> grid = SigmaGrid([1.0, 0.7, 0.3, 0.0])
+        >>> live_latents("euler", grid) < live_latents("rk4", grid)
+        True
+    """
+    method = get_sampler(sampler)
+    _check_direction(method, grid)
+    counted = Counted.counting()
+    run = Running(whole(method, counted(torch.zeros(1, 16, dtype=torch.float64)), steps_of(grid, silence)))
+    while (asked := run.request) is not None:
+        run.tell(torch.zeros_like(asked.x))
+    return counted.peak
 
 
 def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
@@ -337,6 +376,10 @@ def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
     Raises:
         ValueError: ``x1`` is not a floating tensor with a row dimension.
     """
+    if not isinstance(x1, Tensor):
+        raise ValueError(f"x1 is of type {type(x1).__name__}: the start is a floating (rows, ...) tensor")
+    if carry is not None and not (isinstance(carry, torch.dtype) and carry.is_floating_point):
+        raise ValueError(f"carry={carry!r}: the state is carried in a floating dtype, such as torch.float32")
     if not x1.is_floating_point() or x1.ndim < 1:
         raise ValueError(f"x1 of shape {tuple(x1.shape)} and dtype {x1.dtype}: the start is a floating (rows, ...) tensor")
     return carry or torch.promote_types(x1.dtype, torch.float32)
@@ -362,10 +405,14 @@ def _check_direction(sampler: Sampler, grid: SigmaGrid) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
 def _dry_run(sampler: Sampler, grid: SigmaGrid) -> tuple[Evaluation, ...]:
     _check_direction(sampler, grid)
     return asked_for(_with_fixed_calls(sampler), steps_of(grid, silence), sampler.init(NOTHING))
+
+
+FEW = 200
+"""Steps of a run whose dry run is remembered for long."""
+_short, _long = lru_cache(maxsize=128)(_dry_run), lru_cache(maxsize=2)(_dry_run)
 
 
 def _with_fixed_calls(sampler: Sampler) -> Sampler:
@@ -375,6 +422,8 @@ def _with_fixed_calls(sampler: Sampler) -> Sampler:
 
 
 NOTHING = torch.zeros(1, dtype=torch.float64)
+BEYOND = 8
+"""How many more steps `largest_steps` tries than fit by halving."""
 
 
 def silence(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:

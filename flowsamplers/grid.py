@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from flowsamplers._html import table
+
 NUM_TRAIN_TIMESTEPS = 1000
 """Models of this family are told the time as ``1000 * sigma``."""
 
@@ -42,6 +44,17 @@ class SigmaGrid:
         nodes = tuple(float(s) for s in sigmas)
         _validate(nodes, rising=rising)
         object.__setattr__(self, "sigmas", nodes)
+
+    def __repr__(self) -> str:
+        """All nodes of a short schedule; the first and last ones of a long one."""
+        if self.steps <= 12:
+            return f"SigmaGrid({list(self.sigmas)}{', rising=True' if self.rising else ''})"
+        return f"SigmaGrid({self.steps} steps: {', '.join(map(str, self.sigmas[:3]))}, ..., {self.sigmas[-2]}, {self.end})"
+
+    def _repr_html_(self) -> str:
+        return table(
+            ["step", "sigma", "length"], [[i, s, d] for i, (s, d) in enumerate(zip(self.sigmas, self.dt, strict=False))]
+        )
 
     @property
     def steps(self) -> int:

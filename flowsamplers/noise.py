@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,7 +156,25 @@ class GeneratorNoise:
 
 def as_noise(seed: Seeds | Noise | None) -> Noise | None:
     """What the drivers take as ``seed``: seeds make `KeyedNoise`, a noise is itself, None stays None."""
-    return KeyedNoise(seed) if isinstance(seed, int | Sequence) else seed
+    if seed is None:
+        return None
+    if isinstance(seed, str | bytes | bool):
+        raise ValueError(f"seed={seed!r}: {SEEDS}")
+    if isinstance(seed, Integral):
+        return KeyedNoise(int(seed))
+    if isinstance(seed, Sequence | np.ndarray | Tensor):
+        seeds = list[Any](seed.tolist() if isinstance(seed, np.ndarray | Tensor) else seed)
+        if not all(isinstance(s, Integral) and not isinstance(s, bool) for s in seeds):
+            raise ValueError(f"seed={seed!r}: {SEEDS}")
+        return KeyedNoise([int(s) for s in seeds])
+    if isinstance(seed, torch.Generator):
+        raise ValueError("seed=<torch.Generator>: wrap it, flowsamplers.GeneratorNoise(generator)")
+    if not callable(seed):
+        raise ValueError(f"seed={seed!r}: {SEEDS}")
+    return seed
+
+
+SEEDS = "pass an int, a list with one int per row, or a Noise"
 
 
 def _as_int64(seed: int) -> int:

@@ -114,7 +114,11 @@ class Step:
         """
         if self.source is None:
             raise ValueError("seed=None: this sampler draws noise; pass seed=<int>, a list with one int per row, or a Noise")
-        return self.source(like, self.index, draw, (1 - self.s0, 1 - self.s1) if clock is None else clock)
+        noise = self.source(like, self.index, draw, (1 - self.s0, 1 - self.s1) if clock is None else clock)
+        if not isinstance(noise, Tensor) or noise.shape != like.shape or noise.is_complex():
+            what = f"{tuple(noise.shape)}, {noise.dtype}" if isinstance(noise, Tensor) else type(noise).__name__
+            raise ValueError(f"seed: the Noise returned {what} for a state of shape {tuple(like.shape)}, {like.dtype}")
+        return noise
 
 
 def steps_of(grid: SigmaGrid, source: Noise | None = None) -> Iterator[Step]:

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from flowsamplers._html import table
 from flowsamplers.engine import Asked, OnStep, StepEnd, Velocity, carry_dtype, run_directly
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Noise, Seeds
@@ -34,7 +35,7 @@ class TracedEvaluation:
     v_norm: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """A run with its record.
 
@@ -53,6 +54,16 @@ class Trace:
     velocities: tuple[Tensor, ...] = field(repr=False)
     grid: SigmaGrid
     sampler: Sampler
+
+    def __repr__(self) -> str:
+        """The run in one line."""
+        return (
+            f"Trace({self.sampler!r:.160}, steps={self.grid.steps}, nfe={self.nfe}, x0={tuple(self.x0.shape)} {self.x0.dtype})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[e.step, e.stage, e.sigma, e.x_norm, e.v_norm] for e in self.evaluations]
+        return table(["step", "stage", "sigma", "rms of x", "rms of v"], rows, repr(self))
 
     @property
     def nfe(self) -> int:

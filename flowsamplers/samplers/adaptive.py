@@ -43,6 +43,11 @@ class Adaptive(Sampler):
         atol: absolute tolerance of a step.
         budget: the most evaluations in one step of the schedule, or None. When another step of control would exceed it, one step
             of the pair goes to the end, whatever its error.
+        max_calls: the most evaluations in one step of the schedule before it is an error.
+
+    Raises:
+        RuntimeError: ``max_calls`` evaluations were not enough, a step of control fell below the spacing of floats, or the tolerance is
+            below the rounding of the state's dtype; the message names step, sigma and what to change.
 
     Examples:
         >>> import torch, flowsamplers as fs
@@ -55,6 +60,7 @@ class Adaptive(Sampler):
     rtol: float = 1e-5
     atol: float = 1e-6
     budget: int | None = None
+    max_calls: int = 10_000
 
     order: ClassVar[int] = 5
     adaptive: ClassVar[bool] = True
@@ -73,7 +79,7 @@ class Adaptive(Sampler):
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         table, sigma, sign = PAIRS[self.pair], at.s0, 1.0 if at.h > 0 else -1.0
-        left, length, before = self.budget, abs(at.h), 1.0
+        left, length, before, floor = self.budget, abs(at.h), 1.0, Floor(self, at)
         k1 = yield Evaluate(x, sigma)
         left = None if left is None else left - 1
         length *= 0.1 if left is None or left >= 2 * (table.stages - 1) else 1.0
@@ -86,8 +92,11 @@ class Adaptive(Sampler):
             for a, c in zip(table.a[1:], table.c[1:], strict=True):
                 k.append((yield Evaluate(moved(x, h, a, k), end if abs(c - 1) < 1e-15 else sigma + c * h)))
             left = None if left is None else left - table.stages + 1
+            floor.called(table.stages - 1, sigma)
             new = moved(x, h, table.b, k)
             error = self._error(moved(torch.zeros_like(x), h, table.error, k), x, new)
+            if error > 1 and not final:
+                floor.check(length, sigma, x, self._error(h * torch.finfo(x.dtype).eps * k1, x, new))
             if error <= 1 or final:
                 if end == at.s1:
                     return new, state
@@ -110,6 +119,61 @@ def worst(errors: Tensor) -> float:
     if math.isnan(found):
         raise FloatingPointError("the velocity is not finite, so no step can be accepted")
     return found
+
+
+class Floor:
+    """What stops step control that cannot succeed.
+
+    Args:
+        sampler: with ``rtol``, ``atol`` and ``max_calls``.
+        at: the step of the schedule.
+    """
+
+    def __init__(self, sampler: Adaptive | DPMAdaptive, at: Step) -> None:
+        self.sampler, self.at, self.calls = sampler, at, 1
+
+    def called(self, calls: int, sigma: float) -> None:
+        """Count evaluations.
+
+        Raises:
+            RuntimeError: more than ``max_calls`` in this step of the schedule.
+        """
+        self.calls += calls
+        if self.calls > self.sampler.max_calls:
+            raise self._error(
+                sigma,
+                f"max_calls={self.sampler.max_calls} evaluations were not enough. "
+                "Raise rtol or atol, or max_calls; the rounding of a model in low precision can be above the tolerance",
+            )
+
+    def check(self, length: float, sigma: float, x: Tensor, rounding: float = 0.0) -> None:
+        """Look at a step of control that was rejected.
+
+        Args:
+            length: of the step.
+            sigma: where it began.
+            x: the state there.
+            rounding: of one such step, in units of the tolerance.
+
+        Raises:
+            RuntimeError: rounding alone exceeds the tolerance, or no shorter step exists.
+        """
+        if rounding > 1:
+            eps = torch.finfo(x.dtype).eps
+            raise self._error(
+                sigma,
+                f"the tolerance is below the rounding of {x.dtype} ({eps:.0e}). Raise rtol or atol, or carry=torch.float64",
+            )
+        if length <= 16 * math.ulp(sigma):
+            raise self._error(
+                sigma,
+                f"a step of length {length:.0e} still misses the tolerance. The velocity field is not smooth here, or its noise is above "
+                "the tolerance: raise rtol or atol, or set budget, which ends the step whatever its error",
+            )
+
+    def _error(self, sigma: float, why: str) -> RuntimeError:
+        tolerance = f"rtol={self.sampler.rtol}, atol={self.sampler.atol}"
+        return RuntimeError(f"{type(self.sampler).__name__}, step {self.at.index}, sigma {sigma:.6g}, {tolerance}: {why}")
 
 
 FIRST, ACCEPTED = 0.05, 0.81
@@ -140,6 +204,10 @@ class DPMAdaptive(Sampler):
         pair: 3 for DPM-Solver-23, 2 for DPM-Solver-12.
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
+        max_calls: the most evaluations in one step of the schedule before it is an error.
+
+    Raises:
+        RuntimeError: see `Adaptive`.
 
     Examples:
         >>> import torch, flowsamplers as fs
@@ -151,6 +219,7 @@ class DPMAdaptive(Sampler):
     pair: int = 3
     rtol: float = 0.05
     atol: float = 0.0078
+    max_calls: int = 10_000
 
     order: ClassVar[int] = 3
     order_to_data: ClassVar[int] = 1
@@ -170,9 +239,10 @@ class DPMAdaptive(Sampler):
         sigma, length, sign = at.s0, FIRST, 1.0 if at.h < 0 else -1.0
         if sigma == 0:
             x, sigma = yield from self._leave(x, at.s1)
-        before, known = x, None
+        before, known, floor = x, None, Floor(self, at)
         while sigma != at.s1:
             v = yield Evaluate(x, sigma)
+            floor.called(1, sigma)
             if at.s1 == 0 and known is not None:
                 slope = (v - known[1]) / (sigma - known[0])
                 if worst(sigma**2 / 2 * slope / self._scale(before, x)) <= 1:
@@ -184,11 +254,13 @@ class DPMAdaptive(Sampler):
                 h = sign * min(length, remaining)
                 end = at.s1 if final else sigma * math.exp(-h)
                 low, high = yield from self._pair(x, v, sigma, end, h)
+                floor.called(self.pair - 1, sigma)
                 error = worst((low - high) / self._scale(low, before))
                 factor = 1 + math.atan((error + 1e-8) ** (-1 / self.pair) - 1)
                 length *= factor
                 if factor >= ACCEPTED:
                     break
+                floor.check(length * sigma, sigma, x)
             x, sigma, before = high, end, low
         return x, state
 
@@ -200,6 +272,10 @@ class DPMAdaptive(Sampler):
             error = worst(sigma / 2 * ((yield Evaluate(end, sigma)) - v) / self._scale(end, x))
             if error <= 1:
                 return end, sigma
+            if sigma < 1e-300:
+                raise RuntimeError(
+                    f"{type(self).__name__}: no step from sigma 0 meets rtol={self.rtol}, atol={self.atol}; raise them"
+                )
             sigma *= max(LEAST, SAFETY * error**-0.5)
 
     def _scale(self, low: Tensor, before: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -247,7 +248,15 @@ def as_array(values: Values) -> Array:
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse a count below 1, by name."""
+    """Refuse a count that is no whole number from 1 to `MOST_STEPS`, by name."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name}={value!r}: {name} is a whole number")
     if value < 1:
         what = "a schedule needs at least 1 step" if name == "steps" else f"{name} must be at least 1"
         raise ValueError(f"{name}={value}: {what}")
+    if name == "steps" and value > MOST_STEPS:
+        raise ValueError(f"steps={value}: a schedule has at most {MOST_STEPS} steps")
+
+
+MOST_STEPS = 100_000
+"""Steps of the longest schedule."""

@@ -141,12 +141,15 @@ def schedule_info(name: str) -> ScheduleInfo:
     return names[name]
 
 
-def get_schedule(name: str, steps: int, **options: Any) -> SigmaGrid:
+def get_schedule(name: str, steps: int, *, start: float | None = None, **options: Any) -> SigmaGrid:
     """A schedule by name.
 
     Args:
         name: a registered name, alias or preset.
         steps: N, at least 1.
+        start: noise level at which the run begins, for image to image: ``x = (1 - start) * image + start * noise``. The steps are the
+            last N of the finer schedule whose node there is nearest to ``start``, and that node is moved exactly there. There are
+            fewer steps if the schedule has no more nodes below.
         **options: options of the builder; they override those of a preset.
 
     Raises:
@@ -155,12 +158,45 @@ def get_schedule(name: str, steps: int, **options: Any) -> SigmaGrid:
     Examples:
         >>> get_schedule("shift", 2, shift=3.0).sigmas
         (1.0, 0.75, 0.0)
+        >>> get_schedule("linear", 3, start=0.6).sigmas
+        (0.6, 0.4, 0.2, 0.0)
     """
     info = schedule_info(name)
     for option in options:
         if option not in info.options:
             raise unknown(f"option of schedule {name!r}", option, info.options)
-    return info.builder(steps, **{**info.presets.get(name, {}), **options})
+    given = {**info.presets.get(name, {}), **options}
+    if start is None:
+        return info.builder(steps, **given)
+    whole = info.builder(steps, **given)
+    if not whole.end < start <= 1:
+        raise ValueError(f"start={start}: a run begins above {whole.end} and at most at 1")
+    if start >= whole.start:
+        return info.builder(steps, **given, start=start) if "start" in info.options else whole
+    return _from(start, steps, lambda n: info.builder(n, **given))
+
+
+FINEST = 10_000
+"""Steps of the finest schedule of which `get_schedule` takes the last ones."""
+
+
+def _from(start: float, steps: int, builder: Callable[[int], SigmaGrid]) -> SigmaGrid:
+    """The last steps of a finer schedule, begun exactly at ``start``: of the schedule whose node there is nearest."""
+
+    def last(n: int) -> tuple[float, ...]:
+        return builder(n).sigmas[-steps - 1 :]
+
+    low, high = steps, 2 * steps
+    try:
+        while last(high)[0] > start and high < FINEST:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if last(middle)[0] > start else (low, middle)
+    except ValueError:  # there is no finer schedule
+        high = low
+    nodes = min((last(n) for n in {low, high}), key=lambda nodes: abs(nodes[0] - start))
+    return SigmaGrid([start, *(s for s in nodes[1:] if s < start)])
 
 
 def _names() -> dict[str, ScheduleInfo]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from flowsamplers._html import table
 from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.sampler import sampler_info
 from flowsamplers.study.rows import Row, to_dict
@@ -55,6 +56,11 @@ class Results:
     rows: Sequence[Row]
     sessions: Sequence[Mapping[str, Any]] = ()
     folder: Path | None = field(default=None, compare=False)
+
+    def _repr_html_(self) -> str:
+        curves = [(label, *self.curve(label)) for label in self.labels]
+        rows = [[label, n, e] for label, ns, errors in curves for n, e in zip(ns, errors, strict=True)]
+        return table(["sampler", "NFE", "relative error"], rows)
 
     @property
     def labels(self) -> list[str]:

@@ -1,0 +1,82 @@
+"""Plots of a schedule, a trace and the results of a study; matplotlib is imported when one is made.
+
+Every function draws on the axes that it is given, or on new ones, and returns the axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.tracing import Trace
+
+if TYPE_CHECKING:
+    from flowsamplers.study.results import Results
+
+
+def schedule(*grids: SigmaGrid, labels: Sequence[str] = (), axes: Any = None) -> Any:
+    """Sigma against the share of the steps taken.
+
+    Args:
+        *grids: one line each.
+        labels: of the lines.
+        axes: matplotlib axes, or None.
+
+    Returns:
+        The axes.
+    """
+    axes = _axes(axes)
+    for i, grid in enumerate(grids):
+        shares = [k / grid.steps for k in range(grid.steps + 1)]
+        axes.plot(shares, grid.sigmas, marker=".", label=labels[i] if i < len(labels) else f"{grid.steps} steps")
+    axes.set(xlabel="share of the steps", ylabel="sigma", ylim=(-0.02, 1.02))
+    axes.legend()
+    return axes
+
+
+def trace(run: Trace, axes: Any = None) -> Any:
+    """Root mean squares of state and velocity at every model call, against sigma.
+
+    Args:
+        run: what `flowsamplers.trace` recorded.
+        axes: matplotlib axes, or None.
+
+    Returns:
+        The axes; sigma falls from left to right.
+    """
+    axes = _axes(axes)
+    sigmas = [e.sigma for e in run.evaluations]
+    axes.plot(sigmas, [e.x_norm for e in run.evaluations], marker=".", label="state")
+    axes.plot(sigmas, [e.v_norm for e in run.evaluations], marker=".", label="velocity")
+    axes.set(xlabel="sigma", ylabel="root mean square", title=f"{run.nfe} model calls")
+    axes.invert_xaxis()
+    axes.legend()
+    return axes
+
+
+def results(results: Results, axis: str = "nfe", axes: Any = None) -> Any:
+    """Error of every sampler of a study against its cost, on logarithmic axes.
+
+    Args:
+        results: what `flowsamplers.study.load` returns.
+        axis: ``"nfe"``, or another number of a row.
+        axes: matplotlib axes, or None.
+
+    Returns:
+        The axes.
+    """
+    axes = _axes(axes)
+    for label in results.labels:
+        axes.loglog(*results.curve(label, axis), marker=".", label=label)
+    axes.set(xlabel="function evaluations" if axis == "nfe" else axis, ylabel="relative error")
+    axes.legend()
+    return axes
+
+
+def _axes(axes: Any) -> Any:
+    if axes is not None:
+        return axes
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    return plt.subplots(figsize=(5, 3.4), layout="constrained")[1]
