@@ -1,0 +1,370 @@
+r"""ComfyUI as a host: its sampler function, driven by the samplers of this library.
+
+ComfyUI calls ``f(model, x, sigmas, extra_args, callback, disable, **options)``. Its ``model(x, sigma)`` returns the denoised picture
+$x - \sigma v$. This file makes a velocity of that, a `SigmaGrid` of the sigmas and a noise of the seed, and calls `flowsamplers.sample`.
+Nothing here imports ComfyUI, and no sampler is written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import flowsamplers as fs
+from flowsamplers.noise import Clock, fold
+from flowsamplers.sampler import SamplerLike
+
+Model: TypeAlias = Callable[..., Tensor]
+"""``model(x, sigma, **extra_args)`` of ComfyUI: the denoised latents."""
+Callback: TypeAlias = Callable[[dict[str, Any]], None]
+
+AUTO = "auto"
+"""The last step is the sampler's own, unless that asks for the velocity at sigma 0."""
+OWN = "own"
+"""The last step is the sampler's own, and a run that would ask at sigma 0 is refused."""
+ENDS = ("euler", "midpoint", "ralston3", "carpenter_kennedy4")
+"""Last steps that never ask at sigma 0, of orders 1 to 4, the cheapest first."""
+
+log = logging.getLogger("flowsamplers.comfyui")
+
+
+def flow_sampler(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,  # noqa: FBT001  (ComfyUI's signature)
+    *,
+    sampler: SamplerLike = "euler",
+    last: str = AUTO,
+    noise_seed: int | None = None,
+) -> Tensor:
+    """Run one of this library's samplers as a sampler function of ComfyUI.
+
+    Args:
+        model: ComfyUI's wrapped model; masks, guidance and patches act inside it.
+        x: the start, ``(images, ...)`` of any number of dimensions.
+        sigmas: the schedule with its end, one-dimensional; fewer than two sigmas leave ``x`` as it is.
+        extra_args: given to every model call; its ``"seed"`` is the seed of a stochastic sampler.
+        callback: told ``x``, ``i``, ``sigma``, ``sigma_hat`` and ``denoised`` after every model call; ``i`` is the step.
+        disable: whether to hide the progress bar on the console.
+        sampler: a name, a configuration or a sampler.
+        last: ``"auto"``, ``"own"`` or the name of the sampler for the last step, see `with_end`.
+        noise_seed: the seed of a stochastic sampler instead of that in ``extra_args``.
+
+    Returns:
+        The latents at the last sigma, like ``x``.
+
+    Raises:
+        ValueError: a model that is no flow, sigmas that are no schedule, a run that would ask for the velocity at sigma 0, a stochastic
+            sampler without a seed or on rising sigmas.
+
+    Examples:
+        >>> def model(x, sigma):  # a flow whose only picture is 0
+        ...     return torch.zeros_like(x)
+        >>> flow_sampler(model, torch.ones(1, 2), torch.tensor([1.0, 0.5, 0.25]), sampler="heun", disable=True)
+        tensor([[0.2500, 0.2500]])
+    """
+    if len(sigmas) < 2:
+        return x
+    check_flow(model)
+    check_end(model, float(sigmas[-1]))
+    grid, indices = grid_of(sigmas)
+    extra_args = {} if extra_args is None else extra_args
+    parts = with_end(sampler, grid, last)
+    seed = extra_args.get("seed") if noise_seed is None else noise_seed
+    noise = noise_of(parts[0][0], model, x, seed)
+    with watched(parts, indices, callback, disable=disable) as told:
+        velocity = Velocity(model, extra_args, told)
+        for method, part in parts:
+            x = fs.sample(velocity, x, part, method, seed=noise)
+    return x
+
+
+@dataclass(frozen=True)
+class Velocity:
+    r"""The velocity $(x - \mathrm{denoised}) / \sigma$ of ComfyUI's model.
+
+    Attributes:
+        model: ComfyUI's wrapped model.
+        extra_args: given to every call.
+        told: called with x, sigma and denoised after every call.
+    """
+
+    model: Model
+    extra_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    told: Callable[[Tensor, Tensor, Tensor], None] | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        """The velocity at ``x`` ``(images, ...)`` and ``sigma`` ``(images,)``, which is above 0."""
+        denoised = self.model(x, sigma, **self.extra_args)
+        if self.told is not None:
+            self.told(x, sigma, denoised)
+        return (x - denoised) / sigma.reshape(-1, *(1 for _ in x.shape[1:]))
+
+    velocity = __call__
+    """The same under the name that `flowsamplers.Flow` gives it."""
+
+
+@dataclass(frozen=True)
+class ImageNoise:
+    """Noise that belongs to an image and not to its place in the batch.
+
+    Attributes:
+        seeds: one for each image.
+        scale: the standard deviation of the noise that the model was trained on.
+    """
+
+    seeds: tuple[int, ...]
+    scale: float = 1.0
+
+    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+        """See `flowsamplers.Noise`."""
+        unit = fs.KeyedNoise(list(self.seeds))(like, step, draw, clock)
+        return unit if self.scale == 1 else unit * self.scale
+
+
+def noise_of(method: fs.Sampler, model: Any, x: Tensor, seed: int | None) -> ImageNoise | None:
+    """The noise of a run; None for a method that draws none, or without a seed for one that draws."""
+    if not method.stochastic or (seed is None and method.noisy):
+        return None
+    return ImageNoise(seeds_of(model, x, int(seed or 0)), noise_scale(model))
+
+
+def seeds_of(model: Any, x: Tensor, seed: int) -> tuple[int, ...]:
+    """The seed of each image: made from the seed of the run and from the noise the image begins with.
+
+    ComfyUI tells a sampler neither the batch index of an image nor how the batch was put together. The starting noise of an image is the
+    same in any batch, so it names the image. Without starting noise (node DisableNoise) the latents name it. Images that are equal are
+    numbered in their order.
+
+    Args:
+        model: has the starting noise as its attribute ``noise``, if anything.
+        x: the latents at the start.
+        seed: of the run.
+
+    Examples:
+        >>> x = torch.tensor([[1.0], [2.0], [2.0]])
+        >>> both = seeds_of(None, x, 7)
+        >>> seeds_of(None, x[1:2], 7) == both[1:2], len(set(both))
+        (True, 3)
+    """
+    noise = getattr(model, "noise", None)
+    begun = noise if isinstance(noise, Tensor) and noise.shape == x.shape and bool(noise.any()) else x
+    seen: Counter[int] = Counter()
+    seeds: list[int] = []
+    for row in begun.detach().to("cpu", torch.float32):
+        name = int.from_bytes(hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=7).digest(), "little")
+        seeds.append(fold(seed, name, seen[name]))
+        seen[name] += 1
+    return tuple(seeds)
+
+
+def check_flow(model: Any) -> None:
+    """Refuse a model of ComfyUI whose kind is not a rectified flow: its own methods are asked. A model without them is accepted.
+
+    Raises:
+        ValueError: with the kind of the model.
+    """
+    sampling = model_sampling(model)
+    half, one, three = torch.tensor(0.5), torch.ones(1, 1), 3 * torch.ones(1, 1)
+    probes = {  # a method of the kind, what it is given, and what a rectified flow returns
+        "calculate_input": ((half, three), 3.0),
+        "calculate_denoised": ((half, one, three), 2.5),
+        "noise_scaling": ((half, 0 * one, three), 1.5),
+    }
+    for method, (given, right) in probes.items():
+        ask = getattr(sampling, method, None)
+        if ask is not None and float(ask(*given)) != right:
+            kinds = [c.__name__ for c in type(sampling).__mro__]
+            kind = next((k for k in kinds if not k.startswith("ModelSampling")), kinds[0])
+            raise ValueError(
+                f"model of kind {kind}: this needs a rectified flow (kind CONST of ComfyUI), such as FLUX, SD3, Wan or Qwen-Image"
+            )
+
+
+def check_end(model: Any, end: float) -> None:
+    """Refuse an end at which ComfyUI cannot return the result: it divides by 1 - sigma afterwards.
+
+    Raises:
+        ValueError: an end from which the model's ``inverse_noise_scaling`` makes an infinite number.
+    """
+    inverse = getattr(model_sampling(model), "inverse_noise_scaling", None)
+    if end >= 1 and inverse is not None and not bool(torch.isfinite(inverse(torch.tensor(end), torch.ones(1, 1))).all()):
+        raise ValueError(
+            f"sigmas end at {end}: ComfyUI divides the result by 1 - sigma, which is 0; end below 1, for example at 0.999, or leave out "
+            "the last sigma"
+        )
+
+
+def model_sampling(model: Any) -> Any:
+    """The object that knows a model's kind and shift, found below wrappers and guiders; None where there is none."""
+    for _ in range(8):
+        found = getattr(model, "model_sampling", None)
+        if found is not None:
+            return found
+        model = getattr(model, "inner_model", None)
+    return None
+
+
+def noise_scale(model: Any) -> float:
+    """The standard deviation of the noise of the model's flow; 1 for most."""
+    return float(getattr(model_sampling(model), "noise_scale", 1.0) or 1.0)
+
+
+def grid_of(sigmas: Tensor) -> tuple[fs.SigmaGrid, tuple[int, ...]]:
+    """The schedule of ComfyUI's sigmas, and which of its steps each step is: repeated sigmas are no step.
+
+    Raises:
+        ValueError: sigmas outside [0, 1] or neither falling nor rising.
+
+    Examples:
+        >>> grid_of(torch.tensor([1.0, 0.5, 0.5, 0.0]))
+        (SigmaGrid(sigmas=(1.0, 0.5, 0.0)), (0, 2))
+    """
+    nodes = [float(s) for s in sigmas.tolist()]
+    kept = [i for i in range(len(nodes)) if i == 0 or nodes[i] != nodes[i - 1]]
+    if len(kept) < 2:
+        raise ValueError(f"sigmas={nodes}: all are the same, so there is nothing to do; give at least two different sigmas")
+    grid = fs.SigmaGrid([nodes[i] for i in kept], rising=nodes[kept[1]] > nodes[0])
+    return grid, tuple(i - 1 for i in kept[1:])
+
+
+Part: TypeAlias = tuple[fs.Sampler, fs.SigmaGrid]
+"""A method and the schedule it runs over; a run is one part, or two where the last step is made apart."""
+
+
+def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list[Part]:
+    """The sampler with a last step that ComfyUI can answer.
+
+    ComfyUI's model returns its input at sigma 0, so the velocity there is 0/0. ``"auto"`` keeps the sampler's own last step where it does
+    not ask there. Else it takes the cheapest of `ENDS` that keeps the order of the method. A method that chooses its own calls runs to the
+    last sigma but one, and the last step is made apart, by the midpoint rule.
+
+    Args:
+        sampler: a name, a configuration or a sampler.
+        grid: the schedule.
+        last: ``"auto"``, ``"own"``, or the name of the sampler for the last step.
+
+    Raises:
+        ValueError: a run that would ask at sigma 0, a last step for a sampler that has no such option.
+
+    Examples:
+        >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.0]))
+        [(Heun(last='euler'), SigmaGrid(sigmas=(1.0, 0.5, 0.0)))]
+        >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.1]))
+        [(Heun(last='method'), SigmaGrid(sigmas=(1.0, 0.5, 0.1)))]
+    """
+    method = fs.get_sampler(sampler)
+    if method.adaptive:
+        return _adaptive(method, grid, last)
+    if last not in (AUTO, OWN):
+        method = _ending(method, last)
+    elif last == AUTO and _asks_at_data(method, grid):
+        ends = [e for e in (_may_end(method, name) for name in ENDS) if e is not None and not _asks_at_data(e, grid)]
+        method = next((e for e in ends if e.order == method.order), ends[0] if ends else method)
+    if _asks_at_data(method, grid):
+        where = "begins" if grid.rising else "ends"
+        raise ValueError(
+            f"{type(method).__name__} asks for the velocity at sigma 0, where ComfyUI's model has none: set the last step to one of "
+            f"{', '.join(ENDS)}, or take sigmas whose schedule {where} above 0"
+        )
+    return [(method, grid)]
+
+
+def _adaptive(method: fs.Sampler, grid: fs.SigmaGrid, last: str) -> list[Part]:
+    if min(grid.start, grid.end) > 0:
+        return [(method, grid)]
+    if last == OWN or grid.rising or grid.steps < 2:
+        raise ValueError(
+            f"{type(method).__name__} chooses its calls itself and may ask for the velocity at sigma 0, where ComfyUI's model has none: "
+            "set the last step to auto, and give it falling sigmas of at least 2 steps"
+        )
+    high, low = grid.split(grid.steps - 1)
+    return [(method, high), (fs.get_sampler("midpoint" if last == AUTO else last), low)]
+
+
+def _ending(method: fs.Sampler, last: str) -> fs.Sampler:
+    """The method, or the one it is laid over, with another last step."""
+    if "last" in method.options:
+        return fs.get_sampler(method, last=last)
+    if "base" in method.options:
+        return fs.get_sampler(method, base=_ending(fs.get_sampler(method.options["base"]), last))
+    raise ValueError(f"last step {last!r}: {type(method).__name__} has no such option; set it to auto")
+
+
+def _may_end(method: fs.Sampler, last: str) -> fs.Sampler | None:
+    try:
+        return _ending(method, last)
+    except ValueError:
+        return None
+
+
+def _asks_at_data(method: fs.Sampler, grid: fs.SigmaGrid) -> bool:
+    return any(call.sigma <= 0 for call in fs.dry_run(method, grid))
+
+
+def said(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> str:
+    """What a run will do, in one line: calls, and the last step where it was chosen here.
+
+    Examples:
+        >>> said("rk4", torch.tensor([1.0, 0.5, 0.0]))
+        "rk4: 2 steps, 7 model calls; last step by ralston3, because ComfyUI's model has no velocity at sigma 0"
+    """
+    method, (grid, _) = fs.get_sampler(sampler), grid_of(sigmas)
+    name = sampler if isinstance(sampler, str) else fs.to_config(method)["name"]
+    parts = with_end(method, grid, last)
+    calls = [None if m.adaptive else fs.nfe(m, g) for m, g in parts]
+    known = sum(c or 0 for c in calls)
+    count = f"{known} model calls" if None not in calls else f"model calls by tolerance, at least {known + 1}"
+    changed = parts[0][0] != method or len(parts) > 1
+    end = fs.to_config(parts[-1][0])["name"] if len(parts) > 1 else _end_of(parts[0][0])
+    why = f"; last step by {end}, because ComfyUI's model has no velocity at sigma 0" if changed and last == AUTO else ""
+    return f"{name}: {grid.steps} steps, {count}{why}"
+
+
+def _end_of(method: fs.Sampler) -> str:
+    options = method.options
+    return _end_of(fs.get_sampler(options["base"])) if "base" in options else str(options.get("last", ""))
+
+
+@contextmanager
+def watched(
+    parts: Sequence[Part], indices: Sequence[int], callback: Callback | None, *, disable: bool | None
+) -> Generator[Callable[[Tensor, Tensor, Tensor], None]]:
+    """A progress bar on the console and ComfyUI's callback, both after every model call."""
+    nodes = [-s if not parts[0][1].rising else s for _, g in parts for s in g.sigmas[:-1]]
+    fixed = not any(m.adaptive for m, _ in parts)
+    steps = _steps_of_calls(parts) if fixed else iter(())
+    with tqdm(total=sum(fs.nfe(m, g) for m, g in parts) if fixed else None, disable=disable) as bar:
+
+        def told(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+            bar.update()
+            if callback is None:
+                return
+            step = next(steps, None)
+            if step is None:  # the calls of an adaptive method are not known beforehand
+                step = max(bisect_right(nodes, math.copysign(float(sigma[0]), nodes[-1])) - 1, 0)
+            callback({"x": x, "i": indices[step], "sigma": sigma[0], "sigma_hat": sigma[0], "denoised": denoised})
+
+        yield told
+
+
+def _steps_of_calls(parts: Sequence[Part]) -> Iterator[int]:
+    """The step of every model call of a run whose calls are known."""
+    before = 0
+    for method, grid in parts:
+        yield from (before + call.step for call in fs.dry_run(method, grid))
+        before += grid.steps

@@ -1,0 +1,363 @@
+"""The nodes, on ComfyUI's V3 schema. This is the only file that imports ComfyUI."""
+
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import ComfyExtension, io
+from torch import Tensor
+
+import flowsamplers as fs
+from flowsamplers_comfyui import host, work
+from flowsamplers_comfyui import schedule as schedules
+
+CATEGORY = "sampling/flowsamplers"
+NOISY = " (adds noise)"
+
+
+def sampler_menu() -> list[str]:
+    """Every name of every sampler, grouped by family; stochastic ones are marked."""
+    infos = sorted(fs.list_samplers(), key=lambda i: i.family)
+    return [f"{i.family} / {name}{NOISY if i.stochastic else ''}" for i in infos for name in i.names]
+
+
+def sampler_name(label: str) -> str:
+    """The name in an entry of the menu; a plain name is itself."""
+    return label.removesuffix(NOISY).rpartition(" / ")[2]
+
+
+def last_menu() -> list[str]:
+    """What the last step may be."""
+    return [host.AUTO, host.OWN, *host.ENDS, "ralston", "gauss_legendre2"]
+
+
+def schedule_menu() -> list[str]:
+    """Every schedule and preset, grouped by family."""
+    infos = sorted(fs.list_schedules(), key=lambda i: i.family)
+    return [f"{i.family} / {name}" for i in infos for name in i.names]
+
+
+def read_options(text: str, what: str) -> dict[str, Any]:
+    """A JSON object from a text field; empty text is no option.
+
+    Raises:
+        ValueError: text that is no JSON object.
+    """
+    try:
+        found = json.loads(text) if text.strip() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{what}={text!r}: write a JSON object such as {{"eta": 0.5}}; {error}') from None
+    if not isinstance(found, dict):
+        raise ValueError(f'{what}={text!r}: write a JSON object such as {{"eta": 0.5}}')
+    return found
+
+
+def checked(ask: Callable[[], object]) -> bool | str:
+    """ComfyUI's answer to a validation: True, or the sentence of the error."""
+    try:
+        ask()
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return True
+
+
+def options_of(sampler: Any) -> dict[str, Any]:
+    """The options of a SAMPLER made by Flow Sampler.
+
+    Raises:
+        ValueError: another program's sampler.
+    """
+    if getattr(sampler, "sampler_function", None) is not host.flow_sampler:
+        raise ValueError("sampler: only a sampler of the nodes Flow Sampler and Fitted Solver can be counted and traced")
+    return dict(sampler.extra_options)
+
+
+def with_velocity(
+    model: Any, conditioning: tuple[Any, Any, float], latent: Any, seed: int, sigmas: Tensor, calls: int, do: Any
+) -> Any:
+    """Run ``do(velocity, x)`` where ComfyUI would run a sampler, so that patches, guidance and conditioning are its own.
+
+    Args:
+        model: MODEL.
+        conditioning: positive, negative and the guidance scale.
+        latent: LATENT.
+        seed: of the noise.
+        sigmas: where the run begins and ends.
+        calls: model calls, for the progress bar.
+        do: gets the velocity and the start, and returns what is returned here.
+    """
+    found: list[Any] = []
+    bar = comfy.utils.ProgressBar(calls)
+
+    def told(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+        bar.update(1)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def function(
+        model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None
+    ) -> Tensor:
+        host.check_flow(model)
+        found.append(do(host.Velocity(model, extra_args or {}, told), x))
+        return x
+
+    positive, negative, cfg = conditioning
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    comfy.sample.sample_custom(
+        model, noise, cfg, comfy.samplers.KSAMPLER(function), sigmas, positive, negative, samples,
+        noise_mask=latent.get("noise_mask"), disable_pbar=True, seed=seed,
+    )  # fmt: skip
+    return found[0]
+
+
+def model_inputs() -> list[Any]:
+    """What every node takes that calls the model."""
+    return [
+        io.Model.Input("model"),
+        io.Conditioning.Input("positive"),
+        io.Conditioning.Input("negative"),
+        io.Latent.Input("latent"),
+        io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1),
+        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF),
+    ]
+
+
+class FlowSampler(io.ComfyNode):
+    """A sampler of this library as SAMPLER."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """The inputs and outputs."""
+        return io.Schema(
+            node_id="FlowSampler",
+            display_name="Flow Sampler",
+            category=CATEGORY,
+            description="A sampler for rectified flows. Its noise, if any, belongs to the image and is the same in every batch.",
+            inputs=[
+                io.Combo.Input("sampler", options=sampler_menu(), default="euler / euler", tooltip="Family / name."),
+                io.Combo.Input(
+                    "last_step", options=last_menu(), default=host.AUTO,
+                    tooltip="auto: the sampler's own, or the cheapest that keeps its order where its own would ask at sigma 0.",
+                ),
+                io.String.Input("options", default="", multiline=False, tooltip='JSON, such as {"eta": 0.5}.'),
+                io.Int.Input(
+                    "noise_seed", default=-1, min=-1, max=0x7FFFFFFFFFFFFFFF,
+                    tooltip="Seed of the noise a stochastic sampler adds; -1 takes the seed of the run.",
+                ),
+            ],
+            outputs=[io.Sampler.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, sampler: str, options: str) -> bool | str:
+        """Refuse a name or option that is none, before anything runs."""
+        return checked(lambda: fs.get_sampler(sampler_name(sampler), **read_options(options, "options")))
+
+    @classmethod
+    def execute(cls, sampler: str, last_step: str, options: str, noise_seed: int) -> Any:
+        """Make it."""
+        method = fs.get_sampler(sampler_name(sampler), **read_options(options, "options"))
+        own = None if noise_seed < 0 else noise_seed
+        return io.NodeOutput(
+            comfy.samplers.KSAMPLER(host.flow_sampler, {"sampler": method, "last": last_step, "noise_seed": own})
+        )
+
+
+class FlowSchedule(io.ComfyNode):
+    """A schedule of this library as SIGMAS."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """The inputs and outputs."""
+        return io.Schema(
+            node_id="FlowSchedule",
+            display_name="Flow Schedule",
+            category=CATEGORY,
+            description="Sigmas for a number of steps, or for a number of model calls of the sampler that is connected.",
+            inputs=[
+                io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
+                io.Int.Input("count", default=8, min=1, max=10000),
+                io.Combo.Input("count_is", options=["steps", "model calls"], default="steps", tooltip="Model calls need the sampler."),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="The last steps of a finer schedule."),
+                io.Float.Input("start", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Begin at this sigma."),
+                io.Combo.Input(
+                    "shift", options=[schedules.SCHEDULE_SHIFT, schedules.MODEL_SHIFT], default=schedules.SCHEDULE_SHIFT,
+                    tooltip="schedule: from the options and the size. model: from the sampling of the model that is connected.",
+                ),
+                io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Pixels; a latent overrides it."),
+                io.Int.Input("height", default=1024, min=16, max=16384, step=8),
+                io.String.Input("options", default="", tooltip='JSON, such as {"shift": 3.0}.'),
+                io.String.Input("edits", default="", tooltip='JSON, applied in order: {"split_last": 2}.'),
+                io.Model.Input("model", optional=True),
+                io.Sampler.Input("sampler", optional=True),
+                io.Latent.Input("latent", optional=True),
+            ],
+            outputs=[io.Sigmas.Output(), io.String.Output(display_name="numbers")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, options: str, edits: str) -> bool | str:
+        """Refuse text that is no JSON, before anything runs."""
+        return checked(lambda: (read_options(options, "options"), read_options(edits, "edits")))
+
+    @classmethod
+    def execute(
+        cls, schedule: str, count: int, count_is: str, denoise: float, start: float, shift: str, width: int, height: int,
+        options: str, edits: str, model: Any = None, sampler: Any = None, latent: Any = None,
+    ) -> Any:  # fmt: skip
+        """Make it."""
+        if count_is == "model calls" and sampler is None:
+            raise ValueError("count_is='model calls': connect the sampler whose calls are counted")
+        if shift == "model" and model is None:
+            raise ValueError("shift='model': connect the model whose shift is taken")
+        of = options_of(sampler) if count_is == "model calls" else {}
+        sigmas = schedules.sigmas_of(
+            sampler_name(schedule),
+            count,
+            sampler=of.get("sampler"),
+            last=of.get("last", host.AUTO),
+            denoise=denoise,
+            start=start,
+            tokens=fs.schedules.tokens_for(width, height) if latent is None else schedules.tokens_of(latent["samples"]),
+            shift=schedules.model_shift(_Sampling(model)) if shift == "model" else None,
+            options=read_options(options, "options"),
+            edits=read_options(edits, "edits"),
+        )
+        return io.NodeOutput(sigmas, numbers(sigmas, of))
+
+
+class _Sampling:
+    def __init__(self, model: Any) -> None:
+        self.model_sampling = model.get_model_object("model_sampling")
+
+
+def numbers(sigmas: Tensor, of: dict[str, Any]) -> str:
+    """The sigmas in words, with what the sampler will do where it is known."""
+    if len(sigmas) < 2:
+        return "no sigmas: nothing to do"
+    listed = ", ".join(f"{s:.5f}" for s in sigmas.tolist())
+    what = host.said(of["sampler"], sigmas, of["last"]) if of else f"{len(sigmas) - 1} steps"
+    return f"{what}\n{listed}"
+
+
+class FlowInspect(io.ComfyNode):
+    """A run, recorded at every model call."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """The inputs and outputs."""
+        return io.Schema(
+            node_id="FlowInspect",
+            display_name="Flow Inspect",
+            category=CATEGORY,
+            description="Sample, and record sigma, dt and the sizes of x and of the velocity at every model call.",
+            inputs=[*model_inputs(), io.Sampler.Input("sampler"), io.Sigmas.Input("sigmas")],
+            outputs=[io.Latent.Output(), io.String.Output(display_name="table"), io.Image.Output(display_name="plot")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, latent: Any, cfg: float, seed: int, sampler: Any, sigmas: Tensor
+    ) -> Any:
+        """Run it."""
+        of = options_of(sampler)
+        own = of.get("noise_seed")
+
+        def run(velocity: host.Velocity, x: Tensor) -> work.Inspection:
+            return work.inspect(velocity, x, sigmas, of["sampler"], last=of["last"], seed=seed if own is None else own)
+
+        found = with_velocity(model, (positive, negative, cfg), latent, seed, sigmas, len(sigmas) - 1, run)
+        return io.NodeOutput(finished(model, latent, found.x0, float(sigmas[-1])), str(found), work.plot_inspection(found))
+
+
+def finished(model: Any, latent: Any, x: Tensor, end: float = 0.0) -> dict[str, Any]:
+    """A LATENT from a result of the sampler function, as ComfyUI makes it after sampling."""
+    sampling = model.get_model_object("model_sampling")
+    samples = model.model.process_latent_out(sampling.inverse_noise_scaling(torch.tensor(end, device=x.device), x).float())
+    kept = {k: v for k, v in latent.items() if k != "noise_mask"}
+    return {**kept, "samples": samples.to(comfy.model_management.intermediate_device())}
+
+
+class FlowStudy(io.ComfyNode):
+    """Error against model calls, on the model and the conditioning at hand."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """The inputs and outputs."""
+        return io.Schema(
+            node_id="FlowStudy",
+            display_name="Flow Study",
+            category=CATEGORY,
+            description="Compare samplers at equal numbers of model calls with a reference that carries its own error.",
+            inputs=[
+                *model_inputs(),
+                io.Vae.Input("vae"),
+                io.String.Input("samplers", default="euler, heun, ab2, dpmpp_2m"),
+                io.String.Input("calls", default="4, 8, 16"),
+                io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
+                io.Int.Input("budget", default=400, min=60, max=100000, tooltip="Model calls of everything."),
+            ],
+            outputs=[io.Image.Output(display_name="plot"), io.Image.Output(display_name="grid"), io.String.Output(display_name="result")],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, samplers: str, calls: str, schedule: str, budget: int) -> bool | str:
+        """Refuse a plan that does not fit its budget, before anything runs."""
+        return checked(lambda: planned(samplers, calls, schedule, budget, 4096))
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, latent: Any, cfg: float, seed: int, vae: Any,
+        samplers: str, calls: str, schedule: str, budget: int,
+    ) -> Any:  # fmt: skip
+        """Run it."""
+        what = planned(samplers, calls, schedule, budget, schedules.tokens_of(latent["samples"]))
+        host.log.info("Flow Study: %s", what)
+        sigmas = torch.tensor([1.0, 0.0])
+        found = with_velocity(
+            model,
+            (positive, negative, cfg),
+            latent,
+            seed,
+            sigmas,
+            what.calls,
+            lambda velocity, x: work.study(velocity, x, what),
+        )
+        keys = [*((name, count) for name, count, _ in what.runs), ("reference", max(c for _, c, _ in what.runs))]
+        decoded = [vae.decode(finished(model, latent, x[:1])["samples"]) for x in found.pictures]
+        pictures = {key: image.reshape(-1, *image.shape[-3:])[0].cpu() for key, image in zip(keys, decoded, strict=True)}
+        return io.NodeOutput(work.plot_study(found), work.tiles(pictures), str(found))
+
+
+def planned(samplers: str, calls: str, schedule: str, budget: int, tokens: int) -> work.Plan:
+    """The plan of a study from its text fields."""
+    name = sampler_name(schedule)
+    options = schedules.options_for(name, {}, tokens=tokens, shift=None)
+    try:
+        counts = [int(c) for c in calls.split(",")]
+    except ValueError:
+        raise ValueError(f"calls={calls!r}: whole numbers, separated by commas, such as 4, 8, 16") from None
+    names = [s.strip() for s in samplers.split(",") if s.strip()]
+    return work.plan(names, counts, lambda steps: fs.get_schedule(name, steps, **options), budget)
+
+
+class FlowExtension(ComfyExtension):
+    """The pack: what ComfyUI asks for after `comfy_entrypoint`."""
+
+    async def on_load(self) -> None:
+        """Put the schedules into the menu of the stock KSampler."""
+        schedules.register_stock(comfy.samplers)
+
+    async def get_node_list(self) -> list[Any]:
+        """The nodes."""
+        return [FlowSampler, FlowSchedule, FlowInspect, FlowStudy]
