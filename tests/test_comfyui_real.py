@@ -22,7 +22,6 @@ SAME = {  # ComfyUI's name: ours, for methods that are one map on a rectified fl
     "lms": "lms",
     "dpmpp_2m": {"name": "dpmpp_2m", "options": {"variable": "neg_log_sigma"}},
     "ipndm": "ipndm",
-    "deis": "deis",
     "res_multistep": "res_multistep",
     "gradient_estimation": "gradient_estimation",
 }
@@ -123,7 +122,7 @@ def test_the_methods_both_have_agree_to_rounding(comfy, model, name):
 @pytest.mark.parametrize("name", QUIET)
 def test_the_stochastic_methods_both_have_agree_without_noise(comfy, model, name):
     there, options = QUIET[name]
-    sigmas = sigmas_of(comfy, model)
+    sigmas = sigmas_of(comfy, model)[1:]  # ComfyUI moves a first sigma of 1, where the log-SNR is infinite
     stock = sampled(comfy, model, comfy.samplers.ksampler(name, dict(options)), sigmas)
     here = sampled(comfy, model, ours(comfy, {"name": there, "options": options}), sigmas)
     assert distance(here, stock) <= 1e-5, distance(here, stock)
