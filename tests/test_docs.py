@@ -28,7 +28,6 @@ from klein import pipeline
 from pages import DOCS, PAGES, README, ROOT, anchors, blocks, commands, directives, links, name, nav, prose
 
 TOOLS = {
-    "build_catalogue": "reference/samplers.md",
     "build_benchmark": "reference/benchmark.md",
     "build_precision": "explanation/bf16.md",
     "build_which": "start/which-sampler.md",
@@ -57,7 +56,7 @@ def test_the_steps_page_shows_the_committed_table() -> None:
 
 @pytest.mark.parametrize("sampler", [i.name for i in fs.list_samplers()])
 def test_every_sampler_has_its_row_on_the_samplers_page(sampler: str) -> None:
-    assert f"| `{sampler}`" in (DOCS / "reference" / "samplers.md").read_text()
+    assert f"| [`{sampler}`](" in (DOCS / "reference" / "samplers.md").read_text()
 
 
 def tool_named(tool: str) -> Any:
@@ -74,6 +73,12 @@ def tool_named(tool: str) -> Any:
 def test_pages_that_tools_write_are_what_the_tools_write(tool: str) -> None:
     """Run the tool with --page after changing either."""
     assert tool_named(tool).page() == (DOCS / TOOLS[tool]).read_text(), f"python tools/{tool}.py --page"
+
+
+def test_the_samplers_pages_are_what_the_tool_writes() -> None:
+    written = tool_named("build_catalogue").pages()
+    assert {p: (DOCS / p).read_text() for p in written} == written, "python tools/build_catalogue.py --page"
+    assert {f"reference/samplers/{p.name}" for p in (DOCS / "reference" / "samplers").iterdir()} < set(written)
 
 
 def test_every_figure_of_an_explanation_is_drawn_by_the_tool_and_shown_on_a_page() -> None:

@@ -60,7 +60,7 @@ def test_page_opens_without_complaint_at_400_pixels_and_is_turned_to_1400(tab: T
     assert tab.complaints == []
 
 
-@pytest.mark.parametrize("words", ["empirical mu", "heun", "sum of dt"])
+@pytest.mark.parametrize("words", ["empirical mu", "heun", "sum of dt", "which sampler", "preview", "torch.compile"])
 def test_the_search_finds(tab: Tab, words: str) -> None:
     tab.page.set_viewport_size({"width": 1400, "height": 900})
     page = tab.open("")
@@ -71,6 +71,23 @@ def test_the_search_finds(tab: Tab, words: str) -> None:
         arg=words,
         timeout=30_000,
     )
+    assert tab.complaints == []
+
+
+def test_the_table_of_samplers_is_filtered_and_sorted(tab: Tab) -> None:
+    tab.page.set_viewport_size({"width": 1400, "height": 900})
+    page = tab.open(address("reference/samplers.md"))
+    shown = "() => [...document.querySelectorAll('.filtered tbody tr')].filter(r => !r.hidden).map(r => r.cells[0].textContent)"
+    assert page.evaluate(shown) == [i.name for i in fs.list_samplers()]
+    page.fill(".filtered input", "runge-kutta rk4")
+    assert "rk4" in page.evaluate(shown)
+    assert "ab2" not in page.evaluate(shown)
+    page.fill(".filtered input", "")
+    page.click(".filtered th:first-child button")
+    rising = page.evaluate(shown)
+    assert rising != [i.name for i in fs.list_samplers()]
+    page.click(".filtered th:first-child button")
+    assert page.evaluate(shown) == rising[::-1]
     assert tab.complaints == []
 
 

@@ -1,4 +1,4 @@
-"""Measure the orders of all samplers and write the catalogue page: flowsamplers/measurements/orders.json, docs/reference/samplers.md.
+"""Measure the orders of all samplers and write their pages: flowsamplers/measurements/orders.json, docs/reference/samplers*.
 
 python tools/build_catalogue.py           # measure (half an hour, nearly all for the stochastic ones), then write the page
 python tools/build_catalogue.py NAME ...  # measure these only
@@ -23,7 +23,6 @@ from flowsamplers.testing.moments import variance_ratio
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "flowsamplers" / "measurements" / "orders.json"
-PAGE = ROOT / "docs" / "reference" / "samplers.md"
 FAMILIES = {
     "euler": "Euler",
     "runge_kutta": "Runge-Kutta",
@@ -115,63 +114,146 @@ def words(found: Mapping[str, cat.Observed]) -> str:
 def row(entry: cat.Entry) -> str:
     """A line of the table."""
     i = entry.info
-    names = f"`{i.name}`" + "".join(f", `{a}`" for a in (*i.aliases, *i.presets))
     claimed = str(i.order) + (f" ({i.literature} in the literature)" if i.literature != i.order else "")
     inside, complete = cat.spread(entry.inside), cat.spread(entry.complete)
     if i.stochastic:
         claimed = f"strong {i.strong_order:g}, weak {i.weak_order}; {claimed} without noise"
         inside, complete = (f"{kind} {words(its)}" for kind, its in (("strong", entry.strong), ("weak", entry.weak)))
-    notes = [
-        "stochastic" if i.stochastic else "",
-        "" if i.keeps_noise_level else "does not keep the noise level",
-        "" if i.keeps_marginals else "does not keep the marginals",
-        "adaptive" if i.adaptive else "",
-    ]
-    note = "; ".join(n for n in (*notes, entry.ends and f"calls: {entry.ends}") if n)
-    cells = (names, claimed, inside, complete, entry.calls, note, i.advice, i.reference)
+    cells = (f"`{i.name}`", claimed, inside, complete, entry.calls)
     return "| " + " | ".join(cells) + " |"
 
 
+def heading(family: str) -> str:
+    """What a family is called."""
+    return FAMILIES.get(family, f"Stochastic: {family.replace('_', ' ')}" if family != "stochastic" else "Stochastic")
+
+
+def families() -> list[str]:
+    """All families, in the order of the registry."""
+    return list(dict.fromkeys(e.info.family for e in cat.catalogue()))
+
+
 def page() -> str:
-    """The catalogue."""
-    entries = cat.catalogue()
-    families = list(dict.fromkeys(e.info.family for e in entries))
+    """The short table of all samplers."""
     text = [
-        "# Samplers",
+        "---",
+        "title: All samplers",
+        "---",
+        "",
+        "# All samplers",
         "",
         "<!-- written by tools/build_catalogue.py from the registry and flowsamplers/measurements/orders.json -->",
         "",
-        "The orders are measured, on two mixtures of Gaussians and two grids: *inside*, from sigma 0.95 to 0.05, where every variable is",
-        "finite, and on *complete* runs from 1 to 0, where many last steps are Euler's. Model calls are those of a run of N steps; *first* and",
-        "*last* say what these steps cost where they differ. Names after the first are aliases, or presets with options of their own.",
+        "This table lists every sampler. [Which sampler should I use?](../start/which-sampler.md) helps you choose one. Each name links to the page",
+        "of its family, with options, other names, measured orders and the source. Type in the box to filter; click a heading to sort.",
         "",
-        "A stochastic sampler has other orders, measured inside (0, 1) with its noise on. The *strong* one is of a path, against the finest",
-        f"run along the same Brownian motion, by {obs.PATHS} paths. The *weak* one is of mean and mean square of the results, against the",
-        f"flow's own: on Gaussian data exactly, and on mixtures by {obs.SCRAMBLES} scrambled Sobol sequences of {obs.POINTS} runs, between the two finest",
-        f"of up to {max(max(n) for n in obs.WEAK_STEPS.values())} steps. What follows ± is the Monte-Carlo standard error of the order; where an error is too small for one, it",
-        "stands there itself.",
+        '<div class="filtered" markdown="1">',
         "",
-        "Which one to take: see the [benchmark](benchmark.md), or `flowsamplers.recommend`.",
+        "| sampler | family | calls for N steps | order | when to use it |",
+        "| --- | --- | --- | --- | --- |",
+        *[short(e) for e in cat.catalogue()],
         "",
-        '`last=` says how the last step is made: `"method"`, or any sampler without memory, such as `"euler"`, `"midpoint"` or `"ralston3"`;',
-        "`startup=` how a method with memory begins. Both are counted as what they cost.",
+        "</div>",
+        "",
+        "* *calls for N steps*: model calls of a run with N steps.",
+        "* *order*: the measured order between sigma 0.95 and 0.05. A stochastic sampler has the weak order here.",
+        "* *noise*: the sampler draws noise and needs a seed.",
+        "",
+        'Most samplers take `last=`, the method of the last step: `"method"` or a one-step sampler such as `"euler"`, `"midpoint"` or',
+        '`"ralston3"`. Multistep samplers take `startup=`, the method of their first steps. Both options count their extra model calls.',
         "",
     ]
-    for family in families:
-        text += [
-            f"## {FAMILIES.get(family, 'Stochastic')}" if family in FAMILIES else f"## Stochastic: {family.replace('_', ' ')}",
-            "",
-            "| names | order | measured inside | measured, complete | calls | notes | advice | reference |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
-            *[row(e) for e in entries if e.info.family == family],
-            "",
-            f"::: flowsamplers.samplers.{family}",
-            "",
-        ]
     return "\n".join(text)
+
+
+def short(entry: cat.Entry) -> str:
+    """A line of the short table."""
+    i = entry.info
+    order = f"{i.weak_order}, noise" if i.stochastic else str(i.order)
+    link = f"[`{i.name}`](samplers/{i.family}.md)"
+    return f"| {link} | {heading(i.family).removeprefix('Stochastic: ')} | {entry.calls} | {order} | {i.advice} |"
+
+
+def family_page(family: str) -> str:
+    """Everything on one family."""
+    entries = [e for e in cat.catalogue() if e.info.family == family]
+    orders = STOCHASTIC_ORDERS if any(e.info.stochastic for e in entries) else ODE_ORDERS
+    text = [
+        f"# {heading(family)}",
+        "",
+        "<!-- written by tools/build_catalogue.py from the registry and flowsamplers/measurements/orders.json -->",
+        "",
+        "| sampler | order | measured inside | measured, complete | calls |",
+        "| --- | --- | --- | --- | --- |",
+        *[row(e) for e in entries],
+        "",
+        *orders,
+        "",
+        "## Names, notes and sources",
+        "",
+        *[line for e in entries for line in about(e)],
+        "## Options",
+        "",
+        f"::: flowsamplers.samplers.{family}",
+        "    options:",
+        "      show_root_heading: false",
+        "      show_root_toc_entry: false",
+        "      show_source: false",
+        "      heading_level: 3",
+        f"      members: [{', '.join(dict.fromkeys(e.info.factory.__name__ for e in entries))}]",
+        '      filters: ["!^_", "!^[a-z]"]',  # methods are for those who write samplers: the API page of the protocol has them
+        "",
+    ]
+    return "\n".join(text)
+
+
+ODE_ORDERS = (
+    "The orders were measured on two mixtures of Gaussians and two schedules. *Inside* is from sigma 0.95 to 0.05. *Complete* is from 1 to 0, where",
+    "many samplers make an Euler step at the end. Calls are those of a run with N steps.",
+)
+STOCHASTIC_ORDERS = (
+    "A stochastic sampler has two orders, both measured between sigma 0.95 and 0.05 with its noise on.",
+    "",
+    f"* The *strong* order is the order along one noise path, against the finest run along the same Brownian motion ({obs.PATHS} paths).",
+    "* The *weak* order is the order of the mean and mean square of the results. On Gaussian data it is exact. On mixtures it comes from",
+    f"  {obs.SCRAMBLES} scrambled Sobol sequences of {obs.POINTS} runs. ± is the Monte-Carlo standard error of the order. Where an error is too small",
+    "  to give an order, the table shows the error itself.",
+)
+
+
+def about(entry: cat.Entry) -> list[str]:
+    """Other names, advice, notes and source of a sampler, as a list item."""
+    i = entry.info
+    notes = [
+        "" if i.keeps_noise_level else "does not keep the noise level of a data point",
+        "" if i.keeps_marginals else "does not keep the marginals",
+        "adaptive" if i.adaptive else "",
+        f"calls: {entry.ends}" if entry.ends else "",
+    ]
+    others = ", ".join(f"`{n}`" for n in (*i.aliases, *i.presets))
+    parts = [
+        i.advice,
+        f"Other names and presets: {others}." if others else "",
+        f"Notes: {'; '.join(n for n in notes if n)}." if any(notes) else "",
+        f"Source: {i.reference}.",
+    ]
+    return [f"**`{i.name}`**", "", *[f"* {part}" for part in parts if part], ""]
+
+
+def pages() -> dict[str, str]:
+    """Every page that this tool writes, by its path below docs/."""
+    return {"reference/samplers.md": page(), **{f"reference/samplers/{f}.md": family_page(f) for f in families()}}
+
+
+def write_pages() -> None:
+    """Write the short table and the page of each family."""
+    for path, text in pages().items():
+        file = ROOT / "docs" / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
 
 
 if __name__ == "__main__":
     if "--page" not in sys.argv[1:]:
         measure(sys.argv[1:])
-    PAGE.write_text(page())
+    write_pages()

@@ -1,0 +1,33 @@
+// Tables inside <div class="filtered">: a box that filters the rows, and headings that sort them.
+{
+  const value = (row, column) => row.cells[column].textContent.trim();
+  const compare = (a, b) => a.localeCompare(b, "en", { numeric: true });
+
+  function filterable(frame) {
+    const table = frame.querySelector("table");
+    const rows = [...table.tBodies[0].rows];
+    const box = Object.assign(document.createElement("input"), { type: "search", placeholder: "Filter the table" });
+    box.setAttribute("aria-label", "Filter the table");
+    const count = Object.assign(document.createElement("span"), { textContent: `${rows.length} rows` });
+    count.setAttribute("role", "status");
+    box.addEventListener("input", () => {
+      const words = box.value.toLowerCase().split(/\s+/);
+      rows.forEach(row => (row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word))));
+      count.textContent = `${rows.filter(row => !row.hidden).length} rows`;
+    });
+    frame.prepend(box, count);
+    [...table.tHead.rows[0].cells].forEach((cell, column) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: cell.textContent });
+      cell.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const falling = cell.getAttribute("aria-sort") === "ascending";
+        [...table.tHead.rows[0].cells].forEach(other => other.removeAttribute("aria-sort"));
+        cell.setAttribute("aria-sort", falling ? "descending" : "ascending");
+        rows.sort((a, b) => compare(value(a, column), value(b, column)) * (falling ? -1 : 1));
+        table.tBodies[0].append(...rows);
+      });
+    });
+  }
+
+  document$.subscribe(({ body }) => body.querySelectorAll("div.filtered:not(:has(input))").forEach(filterable));
+}
