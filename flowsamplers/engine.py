@@ -217,9 +217,9 @@ def run_directly(
         raise unknown("check", check, ["finite"])
     if on_step is not None and not callable(on_step):
         raise ValueError(f"on_step={on_step!r}: pass a function of one StepEnd")
-    noise = noise_for(sampler, grid, seed)
+    dtype, noise = carry_dtype(x1, carry), noise_for(sampler, grid, seed)
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-        run = Running(whole(sampler, x1.to(carry_dtype(x1, carry), copy=True), steps_of(grid, noise), on_step))
+        run = Running(whole(sampler, x1.to(dtype, copy=True), steps_of(grid, noise), on_step))
         while (asked := run.request) is not None:
             v = evaluate(velocity, asked, x1.dtype, check)
             if seen is not None:

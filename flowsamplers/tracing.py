@@ -111,7 +111,8 @@ def trace(
     method = get_sampler(sampler)
     record: list[TracedEvaluation] = []
     velocities: list[Tensor] = []
-    states = [x1.to(carry_dtype(x1, carry), copy=True)]
+    dtype = carry_dtype(x1, carry)
+    states = [x1.to(dtype, copy=True)]
 
     def seen(asked: Asked, v: Tensor) -> None:
         record.append(TracedEvaluation(*asked.at, _rms(asked.x), _rms(v)))
