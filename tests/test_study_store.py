@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from flowsamplers.flows import MixtureFlow
 from flowsamplers.study import Budget, Row, Study, diff, load
 from flowsamplers.study.page import FIGURES, html
 from flowsamplers.study.report import terminal
+from flowsamplers.study.results import Results
 from flowsamplers.study.store import Store, write_atomically
 
 pytest.importorskip("matplotlib")
@@ -151,7 +154,6 @@ def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> N
         ("rows.jsonl", b"\xff\xfe\n", r"rows.jsonl"),
         ("rows.jsonl", b"\xff\xfe\x00", r"rows.jsonl: not rows of a study: it ends with something that is no part of one"),
         ("rows.jsonl", b"Dear diary", r"rows.jsonl: not rows of a study"),
-        ("probe.json", b"{}", r"probe.json: not a study's probe"),
         ("sessions.jsonl", b"x\n", r"sessions.jsonl: not a study's sessions"),
         ("sessions.jsonl", b"[1]\n", r"sessions.jsonl: not a study's sessions: a line without evaluations"),
     ],
@@ -159,8 +161,6 @@ def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> N
 def test_a_broken_file_is_named_and_left_alone(name: str, content: bytes, message: str, tmp_path) -> None:
     SMALL.run(tmp_path)
     (tmp_path / name).write_bytes(content)
-    if name == "probe.json":
-        (tmp_path / "rows.jsonl").write_bytes(b"")
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=message):
         SMALL.run(tmp_path)
@@ -202,6 +202,71 @@ def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:
     with pytest.raises(ValueError, match=rf"{file.name}: not a reference of this study"):
         other.run(tmp_path / "b", references=tmp_path / "a" / "references")
     assert file.read_bytes() == b"not safe"
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "ftruncate", "replace"])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_rows_are_written_once_or_not_at_all_wherever_a_write_is_interrupted(
+    tmp_path, monkeypatch, call, before, error
+) -> None:
+    """A fault at each system call of the store in turn; afterwards the same command ends with the rows of an undisturbed study."""
+    expected = {row.key: row.error for row in SMALL.run(tmp_path / "undisturbed", references=tmp_path / "shared").rows}
+    owner = Path if call == "replace" else os
+    real, count = getattr(owner, call), 0
+    monkeypatch.setattr("flowsamplers.study.run.FLUSH", 0.0)
+
+    def faulty(*args: object) -> object:
+        nonlocal count
+        count += 1
+        if count == at and before:
+            raise error
+        result = real(*args)
+        if count == at:
+            raise error
+        return result
+
+    for at in (1, 2, 3, 4, 6, 9):
+        folder, count = tmp_path / str(at), 0
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, call, faulty)
+            with contextlib.suppress(error):
+                SMALL.run(folder, references=tmp_path / "shared")
+        rows = SMALL.run(folder, references=tmp_path / "shared").rows
+        assert len(rows) == len(expected)
+        assert {row.key: row.error for row in rows} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"{"])
+def test_a_broken_probe_is_measured_again(tmp_path, content: bytes) -> None:
+    SMALL.run(tmp_path)
+    (tmp_path / "probe.json").write_bytes(content)
+    (tmp_path / "rows.jsonl").write_bytes(b"")
+    assert SMALL.run(tmp_path).rows
+
+
+def test_retrained_weights_are_another_model(tmp_path, monkeypatch) -> None:
+    class Learned(Appendix):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch.nn.Linear(2, 2)
+
+    flow = Learned()
+    opens(monkeypatch, flow)
+    SMALL.run(tmp_path)
+    SMALL.run(tmp_path)
+    with torch.no_grad():
+        flow.network.weight[0, 0] += 1e-6
+    with pytest.raises(ValueError, match=r"was begun with something else \(weights: "):
+        SMALL.run(tmp_path)
+
+
+def test_a_reference_that_is_hardly_better_than_the_samplers_is_said_first(tmp_path) -> None:
+    results = SMALL.run(tmp_path)
+    assert not terminal(results).startswith("Read this first")
+    bad = Results(results.settings, [Row(**{**vars(r), "reference_error": 0.9}) for r in results.rows])
+    assert terminal(bad).startswith("Read this first: the reference is known to 90 % only.")
+    assert html(bad, dict.fromkeys(FIGURES, b""), None).count("Read this first") == 1
 
 
 def test_nothing_there_is_said(tmp_path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowsamplers.study.plots import image_grid, png, svg
-from flowsamplers.study.report import DISTILLED, cost, takeaway, within_percent
+from flowsamplers.study.report import DISTILLED, caution, cost, takeaway, within_percent
 from flowsamplers.study.results import Results
 from flowsamplers.study.store import IMAGES, write_atomically
 
@@ -164,6 +164,7 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
     model = escape(str(results.settings["model"]))
     parts = [
         f"<h1>How far from the truth? {model}</h1>",
+        *(f'<p class="main">{escape(" ".join(first.split()))}</p>' for first in [caution(results)] if first),
         f'<p class="main">{escape(" ".join(takeaway(results).split()))}</p>',
         (
             f"<p>{len(results.labels)} samplers drew the same {cases} image{'s' * (cases > 1)} with few and with many calls of the model. "

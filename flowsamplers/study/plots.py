@@ -95,7 +95,8 @@ class Plots:
         if "euler" in results.labels:
             ns, errors = results.curve("euler")
             axes.plot(ns, errors, color="#999999", linewidth=1.5, linestyle="--")
-            axes.annotate("euler", (ns[-1], errors[-1]), (0, 14), textcoords="offset points", color=GREY, ha="right")
+            for last in list(zip(ns, errors, strict=True))[-1:]:  # none if all of its runs failed
+                axes.annotate("euler", last, (0, 14), textcoords="offset points", color=GREY, ha="right")
         axes.plot([n for n, _, _ in winners], [e for _, _, e in winners], color="#BBBBBB", linewidth=1, zorder=1)
         named: set[str] = set()
         for n, name, error in winners:
@@ -103,7 +104,8 @@ class Plots:
             axes.plot(n, error, marker, color=colour, markersize=8, label=None if name in named else name)
             named.add(name)
         axes.set(xscale="log", yscale="log", xlabel="model calls for one image (NFE)", ylabel="smallest relative error")
-        axes.legend(loc="lower left", frameon=False, title="best sampler", alignment="left")
+        if winners:
+            axes.legend(loc="lower left", frameon=False, title="best sampler", alignment="left")
         _ticks(axes, nfes)
         _grid(axes)
         return figure
@@ -208,7 +210,7 @@ def image_grid(
             if j == 0:
                 ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=8.5)
     told = f"{title}   (columns: {note})" if note else title
-    figure.suptitle(textwrap.fill(told, int(12 * figure.get_figwidth())), fontsize=9.5, x=0.02, ha="left")
+    figure.suptitle(textwrap.fill(told, int(12 * figure.get_figwidth())).replace("$", r"\$"), fontsize=9.5, x=0.02, ha="left")
     return png(figure, about)
 
 

@@ -17,10 +17,23 @@ _SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 
 def terminal(results: Results) -> str:
     """Everything, in at most 80 columns."""
-    parts = [table(results), best_lines(results), order_lines(results), takeaway(results)]
+    parts = [caution(results), table(results), best_lines(results), order_lines(results), takeaway(results)]
     if results.settings.get("flow", {}).get("is_distilled"):
         parts.append(DISTILLED)
     return "\n\n".join(part for part in parts if part)
+
+
+def caution(results: Results) -> str:
+    """What must be read first where the reference is hardly better than what is measured; else nothing."""
+    budget = max(row.nfe for row in results.rows)
+    best = results.best(budget)
+    if best is None or 3 * results.reference_error <= best[1]:
+        return ""
+    return _wrapped(
+        f"Read this first: the reference is known to {percent(results.reference_error)} only. At {budget} model calls the best "
+        f"sampler, {best[0]}, differs from it by {percent(best[1])}. This study cannot rank samplers whose errors are below "
+        f"{percent(10 * results.reference_error)}. A dtype with less rounding, such as float32, gives a better reference."
+    )
 
 
 def table(results: Results) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -67,8 +69,8 @@ def run(
     store = Store(folder)
     store.check_free(study.settings())
     flow = study.open()
-    store.claim(study.settings())
     try:
+        store.claim(study.settings())
         session = _Session(study, store, Meter(flow, budget), progress)
         stopped = session.go(engine, references)
     finally:
@@ -156,10 +158,8 @@ class _Session:
         """The times of this machine, measured once for a study."""
         path = self.store.folder / PROBE
         if path.exists():
-            try:
+            with suppress(ValueError, TypeError):  # a broken one is measured again
                 return Probe(**json.loads(path.read_text()))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise ValueError(f"{path}: not a study's probe; move it away to have it made again") from error
         measured = probe(self.flow, self.study.prompts[0], min(self.study.max_batch, rows))
         write_atomically(path, json.dumps(measured.to_dict(), indent=2) + "\n")
         return measured
@@ -204,9 +204,9 @@ class _Session:
             self._flush()
 
     def _flush(self) -> None:
-        if self.waiting:
-            self.store.append(self.waiting)
-            self.waiting.clear()
+        rows, self.waiting = self.waiting, []  # first: rows of an interrupted append are never written twice
+        if rows:
+            self.store.append(rows)
             self.flushed = time.monotonic()
 
     def _picture(self, name: str, bench: Bench, truth: Truth) -> None:
@@ -223,10 +223,29 @@ class _Session:
 def provenance(flow: Any) -> dict[str, Any]:
     """Model, versions and machine, for the record."""
     described = flow.describe() if hasattr(flow, "describe") else {}
+    weights = weights_digest(flow)
     return {
-        "flow": described,
+        "flow": described | ({} if weights is None else {"weights": weights}),
         "versions": {"flowsamplers": version("flowsamplers"), "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def weights_digest(flow: Any) -> str | None:
+    """A digest of all weights and buffers of a flow's networks; None if it has none that can be found.
+
+    Networks are attributes of the flow, or components of its ``pipe``.
+    """
+    parts = {**getattr(getattr(flow, "pipe", None), "components", {}), **getattr(flow, "__dict__", {})}
+    if isinstance(flow, torch.nn.Module):
+        parts = {"": flow}
+    digest, found = hashlib.sha256(), False
+    for name, part in sorted(parts.items()):
+        for key, tensor in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                found = True
+                digest.update(f"{name}.{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32] if found else None
 
 
 def origin_of_rows(flow: Any, origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Store:
         self.folder = folder
         check_writable(folder)
         self._file: int | None = None
+        self._whole = 0
 
     def check_free(self, settings: Mapping[str, Any]) -> None:
         """Make sure that the folder holds nothing but this study, or nothing; changes nothing.
@@ -53,7 +54,7 @@ class Store:
                 raise ValueError(
                     f"{self.folder} holds a study with other settings ({', '.join(changed)}); choose another folder"
                 )
-        elif foreign := sorted(p.name for p in self.folder.iterdir() if p.name != ROWS or p.stat().st_size):
+        elif foreign := sorted(p.name for p in self.folder.iterdir() if not _left_by_a_first_claim(p)):
             named = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
             raise ValueError(f"{self.folder} holds files that are not a study's ({named}); choose another folder")
 
@@ -66,6 +67,7 @@ class Store:
         self.check_free(settings)
         self._file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         _lock(self._file, self.folder)
+        self._whole = os.fstat(self._file).st_size
         if not (self.folder / SETTINGS).exists():
             write_atomically(self.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
@@ -100,6 +102,7 @@ class Store:
         rows, whole = read_rows(self.folder)
         if whole < (self.folder / ROWS).stat().st_size:
             os.truncate(self.folder / ROWS, whole)
+        self._whole = whole
         return rows
 
     def check(self, rows: Sequence[Row], planned: Iterable[Key]) -> None:
@@ -116,19 +119,27 @@ class Store:
     def append(self, rows: Sequence[Row]) -> None:
         """Write rows and wait until they are on the disk.
 
+        An append that was interrupted is undone by the next one, so that a row is written once or not at all. The next start of the
+        study cuts off an incomplete last line and runs again what is missing.
+
         Raises:
             OSError: they cannot be written.
         """
         assert self._file is not None, "claim the folder first"
-        rest = memoryview(to_jsonl(rows).encode())
+        os.ftruncate(self._file, self._whole)
+        content = to_jsonl(rows).encode()
+        rest = memoryview(content)
         while rest:
             rest = rest[os.write(self._file, rest) :]
         os.fsync(self._file)
+        self._whole += len(content)
 
     def log(self, session: Mapping[str, Any]) -> None:
         """Write down what a session cost."""
         with (self.folder / SESSIONS).open("a") as file:
             file.write(json.dumps(session) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Let others work here."""
@@ -193,6 +204,11 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
     if not all(isinstance(s, dict) and wanted <= set(s) for s in sessions):
         raise ValueError(f"{path}: not a study's sessions: a line without {', '.join(sorted(wanted))}")
     return sessions
+
+
+def _left_by_a_first_claim(path: Path) -> bool:
+    """Whether a file is what a process leaves that is killed while it begins a study."""
+    return path.name.startswith(f".{SETTINGS}-") or (path.name == ROWS and not path.stat().st_size)
 
 
 def _lock(file: int, folder: Path) -> None:
