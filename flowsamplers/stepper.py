@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,22 +11,29 @@ from torch import Tensor
 from flowsamplers.engine import NOTHING, asked_for, dry_run, silence
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Noise
-from flowsamplers.sampler import Evaluate, Sampler, State, StepGenerator, steps_of
+from flowsamplers.sampler import Evaluate, SamplerLike, State, StepGenerator, get_sampler, steps_of
+
+_ANOTHER_POINT = 0.5
+"""An edit of more than this share of the last step's own move leads to another point, of which the memory knows nothing."""
 
 
 class Stepper:
     """The inside-out driver, for a host that owns the loop and calls the model itself.
 
-    Ask for `point`, call the model there (or at an edited point), `tell` its velocity, and so on until
+    Ask for `point` and `sigma`, call the model there (or at an edited point), `tell` its velocity, and so on until
     `done`. Between any two calls it can be deep-copied or pickled: what it holds is ``x`` at the start of the step,
     the state, the velocities received in this step and an offset; the generator is made again by replay.
 
+    Every tensor that is passed is copied, so the host may reuse its buffers.
+
     If the host edits the point, `edit` says so: at the start of a step the edited point becomes ``x``; between stages
     the velocity counts as that of the edited point, and the edit is carried into the result of the step. What the sampler
-    remembers as places in space moves along, so that an edit is never taken for a derivative.
+    remembers as places in space moves along, so that an edit is never taken for a derivative. If the edit of a row is larger
+    than half the last step's own move, the edited elements are those of another point (rows that changed places, another image):
+    they go on by Euler moves until everything remembered was seen there.
 
     Args:
-        sampler: what to run.
+        sampler: a sampler, its name, or its configuration.
         grid: the schedule.
         x: start, in the carry dtype.
         noise: for stochastic samplers.
@@ -35,22 +41,25 @@ class Stepper:
             listed sigmas to the end of the step.
 
     Examples:
-        >>> from flowsamplers import get_sampler
-        >>> stepper = Stepper(get_sampler("heun"), SigmaGrid([1.0, 0.5, 0.0]), torch.ones(1))
+        >>> stepper = Stepper("heun", SigmaGrid([1.0, 0.5, 0.0]), torch.ones(1))
         >>> while not stepper.done:
-        ...     stepper.tell(stepper.point)  # dx/dsigma = x
+        ...     stepper.tell(stepper.sigma * stepper.point)  # dx/dsigma = sigma * x
         >>> stepper.point.item()
-        0.390625
+        0.61328125
     """
 
-    def __init__(self, sampler: Sampler, grid: SigmaGrid, x: Tensor, noise: Noise | None = None, *, begin: int = 0) -> None:
-        self.sampler = sampler
+    def __init__(self, sampler: SamplerLike, grid: SigmaGrid, x: Tensor, noise: Noise | None = None, *, begin: int = 0) -> None:
+        self.sampler = get_sampler(sampler)
+        self.grid = grid
         self.steps = tuple(steps_of(grid, noise))
-        self._index, self._moves = _beginning(sampler, grid, begin)
-        self._x = x
-        self._state: State = sampler.init(x)
+        self._index, self._moves = _beginning(self.sampler, grid, begin)
+        self._x = x.clone()
+        self._state: State = self.sampler.init(self._x)
         self._received: tuple[Tensor, ...] = ()
         self._offset: Tensor | None = None
+        self._stride: Tensor | None = None
+        self._elsewhere: Tensor | None = None
+        self._renewals = 0
         self._work: StepGenerator | None = None
         self._request: Evaluate | None = None
 
@@ -68,19 +77,43 @@ class Stepper:
         return request.x if self._offset is None else request.x + self._offset
 
     @property
+    def sigma(self) -> float:
+        """The noise level of `point`: the sigma for the next model call; the end of the grid, when done."""
+        if self._moves:
+            return self._moves[0]
+        request = self._resume()
+        return self.grid.end if request is None else request.sigma
+
+    @property
     def between_steps(self) -> bool:
         """Whether no velocity of the current step has been received yet."""
         return not self._received
 
+    @property
+    def remembers(self) -> bool:
+        """Whether anything but `point` matters from here on: velocities of the current step, or of earlier ones."""
+        return bool(self._received) or next(_tensors(self._state), None) is not None
+
     def edit(self, point: Tensor) -> None:
         """The host goes on from ``point`` instead of `point`."""
-        request = self._resume()
-        if request is None or (request.x is self._x and not self._received):
-            self._state = self.sampler.moved(self._state, point - self._x)
-            self._x, self._work = point, None
-        else:
-            before = torch.zeros_like(point) if self._offset is None else self._offset
-            self._offset = torch.where(point == request.x + before, before, point - request.x)
+        point, before = point.to(self._x.dtype, copy=True), self.point
+        by = point - before
+        self._mark(by)
+        self._shift(point, by)
+
+    def round_to(self, dtype: torch.dtype) -> None:
+        """At the start of a step: round the state as a host does that keeps it in ``dtype``."""
+        point = self.point
+        rounded = point.to(dtype).to(point.dtype)
+        self._shift(rounded, rounded - point)
+
+    def detach(self) -> None:
+        """Cut everything that is held from the graph of autograd, as a host cuts the sample."""
+        held = (self._x, self._state, self._received, self._offset)
+        if not any(x.requires_grad for x in _tensors(held)):
+            return
+        self._x, self._state, self._received, self._offset = _map(Tensor.detach, held)
+        self._work = None
 
     def tell(self, velocity: Tensor) -> None:
         """Take the velocity at the point and move on.
@@ -90,14 +123,47 @@ class Stepper:
         """
         if self.done:
             raise IndexError("the schedule is finished: every model call has been told")
+        velocity = velocity.to(self._x.dtype, copy=True)
+        sigma, here = self.sigma, None if self._elsewhere is None else self.point
+        self._stride = abs(self._length()) * _row_norm(velocity)
+        self._take(velocity)
+        if here is not None and self._elsewhere is not None:
+            euler = torch.where(self._elsewhere, here + (self.sigma - sigma) * velocity, self.point)
+            self._shift(euler, euler - self.point)
+            self._renewals -= self.between_steps
+            if self._renewals <= 0:
+                self._elsewhere = None
+
+    def _length(self) -> float:
+        return self._moves[1] - self._moves[0] if self._moves else self.grid.dt[self._index]
+
+    def _take(self, velocity: Tensor) -> None:
         if self._moves:
-            h, *self._moves = self._moves
-            self._x = self._x + h * velocity
+            self._x = self._x + self._length() * velocity
+            self._moves = self._moves[1:] if len(self._moves) > 2 else []
             self._state = self.sampler.resume(velocity)
             return
         self._resume()
         self._received = (*self._received, velocity)
         self._advance(velocity)
+
+    def _shift(self, point: Tensor, by: Tensor) -> None:
+        """Go on from ``point``, which is `point` moved by ``by``."""
+        request = self._resume()
+        if request is None or (request.x is self._x and not self._received):
+            self._state = self.sampler.moved(self._state, by)
+            self._x, self._work = point, None
+        else:
+            self._offset = by if self._offset is None else self._offset + by
+
+    @torch.no_grad()
+    def _mark(self, by: Tensor) -> None:
+        """Remember which elements are those of another point; a mask, so that nothing waits for the device."""
+        if self._stride is None or not self.remembers:
+            return
+        elsewhere = (by != 0) & (_row_norm(by) > _ANOTHER_POINT * self._stride)
+        self._elsewhere = elsewhere if self._elsewhere is None else self._elsewhere | elsewhere
+        self._renewals = len(list(_tensors(self._state))) + (not self.between_steps)
 
     def _resume(self) -> Evaluate | None:
         """The pending request of the sampler; makes the generator, and replays the current step, where there is none."""
@@ -127,8 +193,8 @@ class Stepper:
         return {**self.__dict__, "_work": None, "_request": None}
 
 
-def _beginning(sampler: Sampler, grid: SigmaGrid, begin: int) -> tuple[int, list[float]]:
-    """Where a run stands that begins with the call ``begin``: the next whole step, and the Euler moves up to it.
+def _beginning(sampler: Any, grid: SigmaGrid, begin: int) -> tuple[int, list[float]]:
+    """Where a run stands that begins with the call ``begin``: the next whole step, and the sigmas of the Euler moves up to it.
 
     If the sampler, begun there, would not ask for the calls that are listed, the whole rest is Euler moves along them.
     """
@@ -143,9 +209,30 @@ def _beginning(sampler: Sampler, grid: SigmaGrid, begin: int) -> tuple[int, list
     rest = tuple(c for c in calls[begin:] if c.step >= whole)
     state = sampler.resume(NOTHING) if inside else sampler.init(NOTHING)
     if asked_for(sampler, list(steps_of(grid, silence))[whole:], state) == rest:
-        return whole, _differences([*moved, grid.sigmas[whole]]) if moved else []
-    return grid.steps, _differences([*(c.sigma for c in calls[begin:]), grid.end])
+        return whole, [*moved, grid.sigmas[whole]] if moved else []
+    return grid.steps, [*(c.sigma for c in calls[begin:]), grid.end]
 
 
-def _differences(nodes: Sequence[float]) -> list[float]:
-    return [b - a for a, b in pairwise(nodes)]
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, tuple | list):
+        for part in tree:  # pyright: ignore[reportUnknownVariableType]
+            yield from _tensors(part)
+
+
+def _map(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The same nested tuples with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if not isinstance(tree, tuple | list):
+        return tree
+    parts = [_map(change, part) for part in tree]  # pyright: ignore[reportUnknownVariableType]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+@torch.no_grad()
+def _row_norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of every row, shaped to go with x."""
+    return torch.linalg.vector_norm(x.detach(), dim=tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else x.detach().abs()

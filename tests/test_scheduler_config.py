@@ -115,13 +115,13 @@ def test_a_saved_scheduler_is_read_by_the_other_class(first, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("stock", "shift", "warned"),
     [
-        (UniPCMultistepScheduler(**FLOW, flow_shift=3.0), 3.0, "use_flow_sigmas: the schedule is taken over with shift=3.0"),
+        (UniPCMultistepScheduler(**FLOW, flow_shift=3.0), 3.0, "is taken over with shift=3.0"),
         (
             DPMSolverMultistepScheduler(**FLOW, flow_shift=5.0),
             5.0,
-            "use_flow_sigmas: the schedule is taken over with shift=5.0",
+            "is taken over with shift=5.0",
         ),
-        (UniPCMultistepScheduler(**FLOW), 1.0, "use_flow_sigmas: the schedule is taken over with shift=1.0"),
+        (UniPCMultistepScheduler(**FLOW), 1.0, "is taken over with shift=1.0"),
         (FlowMatchHeunDiscreteScheduler(shift=3.0), 3.0, None),
         (FlowMatchLCMScheduler(shift=3.0, scale_factors=[1.0]), 3.0, "scale_factors"),
         (DDIMScheduler(), 1.0, "prediction_type='epsilon': the model does not predict a velocity"),
@@ -139,7 +139,8 @@ def test_of_another_scheduler_the_schedule_is_taken_over_and_losses_are_told(
         scheduler = FlowSamplerScheduler.from_config(stock.config)
     assert scheduler.config.shift == shift
     assert scheduler.config.sampler == "euler"
-    assert "use_flow_sigmas" not in scheduler.config  # pipelines would pass no sigmas
+    # Pipelines that find this flag pass no sigmas, and get those that the other scheduler gave them.
+    assert bool(scheduler.config.get("use_flow_sigmas")) == (scheduler.config.schedule_of is not None)
     if warned and not (through_a_file and warned == "scale_factors"):  # diffusers is silent on the options of its own classes
         assert warned in warnings.text
     scheduler.set_timesteps(sigmas=np.linspace(1, 0.25, 4))

@@ -15,21 +15,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import register_to_config
 
 # Not aliased: to reload a saved pipeline, diffusers looks for this very name in the module that defines the scheduler.
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from flowsamplers._errors import unknown
 from flowsamplers.engine import Evaluation, dry_run, largest_steps, nfe
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
 from flowsamplers.sampler import Sampler, get_sampler, to_config
 from flowsamplers.samplers import Euler, Renoise
 from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
-from flowsamplers.stepper import Stepper
+from flowsamplers_diffusers.carried import CallNoise, CarriedRun, version
+from flowsamplers_diffusers.foreign import sigmas_of, translated
+from flowsamplers_diffusers.hosts import Order, told_the_target
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +55,11 @@ class FlowSamplerSchedulerOutput(BaseOutput):
     prev_sample: Tensor
 
 
-class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
+class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     r"""Runs a flowsamplers sampler in the place of ``FlowMatchEulerDiscreteScheduler``.
 
-    The schedule is FlowMatchEuler's, bit for bit, with all of its options; the state is kept in float32 inside the scheduler
-    while the pipeline sees its own dtype.
+    It is one, for pipelines and trainers that ask. The schedule is FlowMatchEuler's, bit for bit, with all of its options; the
+    state is kept in float32 inside the scheduler while the pipeline sees its own dtype.
 
     Args:
         num_train_timesteps: the model is told ``num_train_timesteps * sigma``.
@@ -85,8 +87,11 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         mu: hold the dynamic shift here, whatever the pipeline passes.
         budget: what ``num_inference_steps`` counts. ``"steps"``; or ``"nfe"``, model calls: the run has the largest number of steps
             whose dry run needs at most so many. The dynamic shift stays the one that the pipeline passes for the argument.
-        final_sigmas: explicit sigmas passed to ``set_timesteps`` are final and not shifted again.
+        final_sigmas: explicit sigmas passed to ``set_timesteps`` are final and not shifted again. A pipeline's own default,
+            1, 1 - 1/N, ..., 1/N, is not meant: it is shifted as ever.
         check: ``"finite"`` raises at the first model output that is not finite; this waits for the device.
+        schedule_of: configuration of a UniPC, DPM-Solver, DEIS or SA-Solver for flows, with its ``_class_name``: where no sigmas are
+            passed, the run has the sigmas of that scheduler. `from_config` sets it.
 
     Raises:
         ValueError: unknown sampler, option or choice, with the nearest name; an adaptive sampler.
@@ -104,7 +109,6 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     """
 
     _compatibles = ["FlowMatchEulerDiscreteScheduler"]  # noqa: RUF012  (diffusers' own form)
-    order = 1
     init_noise_sigma = 1.0
 
     @register_to_config
@@ -132,30 +136,40 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         budget: Budget = "steps",
         final_sigmas: bool = False,
         check: Literal["finite"] | None = None,
+        schedule_of: dict[str, Any] | None = None,
     ) -> None:
-        if carry not in _CARRIES:
-            raise unknown("carry", carry, _CARRIES)
-        if budget not in ("steps", "nfe"):
-            raise unknown("budget", budget, ["steps", "nfe"])
-        if check not in (None, "finite"):
-            raise unknown("check", check, ["finite"])
+        for option, value, known in (
+            ("carry", carry, [*_CARRIES]),
+            ("budget", budget, ["steps", "nfe"]),
+            ("check", check, [None, "finite"]),
+        ):
+            if value not in known:
+                raise unknown(option, str(value), [name for name in known if name])
         self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
         if isinstance(sampler, Sampler):
             self._register_object(self._method)
+        self._seed = _seeds(seed)
         self._dtype, self._rounds, self._checks = _CARRIES[carry], carry == "model", check == "finite"
         self._is_stock = self._rounds and self._method in (Euler(), Renoise(eta=1.0))
-        self._shift = shift
         self._check_respacing()
-        train = torch.arange(num_train_timesteps, 0, -1, dtype=torch.float32) / num_train_timesteps
-        self.sigmas = train if use_dynamic_shifting else shift * train / (1 + (shift - 1) * train)
-        self.timesteps = self.sigmas * num_train_timesteps
-        self.sigma_min, self.sigma_max = self.sigmas[-1].item(), self.sigmas[0].item()
+        self._init_stock()
+        given = self.config.get("_use_default_values", [])
+        flags = {"seed": self._seed, **({} if schedule_of is None else {"use_flow_sigmas": True})}
+        self.register_to_config(**flags, _use_default_values=[k for k in given if k not in flags or seed is None])
         self.num_inference_steps: int | None = None
         self.grid: SigmaGrid | None = None
-        self._begin_index: int | None = None
         self._announced: tuple[int, int, int | None] | None = None
         self._calls: tuple[Evaluation, ...] = ()
-        self._reset()
+        self._first = 0
+        self._run: CarriedRun | None = None
+        self._followed: tuple[Any, ...] = ()
+        self._told: tuple[list[float], list[float]] = ([], [])
+
+    def _init_stock(self) -> None:
+        """FlowMatchEuler's own attributes; its ``__init__`` would register its options as if they were all."""
+        config = self.config
+        names = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+        FlowMatchEulerDiscreteScheduler.__init__.__wrapped__(self, **{k: config[k] for k in names if k != "self"})
 
     @property
     def config(self) -> Any:
@@ -166,8 +180,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """A scheduler from another one's configuration, with changes.
 
-        Of another flow scheduler the schedule is taken over (UniPC's and DPM-Solver's ``flow_shift`` is the ``shift``), its method
-        is not: that is what ``sampler`` names. A warning says so.
+        Of another flow scheduler (UniPC, DPM-Solver, DEIS) the schedule is taken over, its method is not: that is what ``sampler``
+        names. A warning says so.
 
         Args:
             config: the configuration, such as ``pipe.scheduler.config``.
@@ -178,23 +192,27 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             ValueError: a keyword that is no option of this class. diffusers drops such keywords in silence, and with them
                 an option of the sampler that was meant for ``sampler_options``.
         """
-        accepted = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        accepted = sorted(cls._get_init_keys(cls) - {"self"})
         for name in kwargs:
-            if name not in accepted and not return_unused_kwargs:
+            if name not in (*accepted, "flow_shift") and not return_unused_kwargs:
                 error = unknown("option", name, accepted)
                 raise ValueError(f"{error}. Options of the sampler go into sampler_options={{{name!r}: ...}}")
-        return super().from_config(_flow_config(config), return_unused_kwargs=return_unused_kwargs, **kwargs)
+        if isinstance(config, dict) and "flow_shift" in kwargs:
+            config = {**config, "flow_shift": kwargs.pop("flow_shift")}
+        return super().from_config(translated(config, accepted), return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+    @staticmethod
+    def _get_init_keys(input_class: Any) -> set[str]:
+        """Names of the options; of a subclass that passes ``*args, **kwargs`` on, those of its parents too."""
+        keys = set[str]()
+        for cls in input_class.__mro__:
+            parameters = inspect.signature(cls.__init__).parameters
+            keys |= {k for k, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
+                break
+        return keys
 
     # The schedule
-
-    @property
-    def shift(self) -> float:
-        """The static shift."""
-        return self._shift
-
-    def set_shift(self, shift: float) -> None:
-        """Change the static shift from the next ``set_timesteps`` on."""
-        self._shift = shift
 
     def set_timesteps(
         self,
@@ -218,35 +236,50 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             ValueError: see `schedules.flow_match_euler`; with ``budget="nfe"`` a budget below one step, or sigmas or timesteps
                 other than a pipeline's default, which fix the number of steps themselves.
         """
+        if sigmas is not None:
+            _check_given(sigmas)
         make = self._grid if self.config.budget == "steps" else self._grid_within
         self.grid = make(num_inference_steps, sigmas, mu, timesteps)
+        self._refuse_targets()
         self.num_inference_steps = self.grid.steps
-        self._calls = dry_run(self._method, self.grid)
+        self._calls, self._first = dry_run(self._method, self.grid), 0
         listed = [call.sigma for call in self._calls]
-        told = [1 - sigma if self.config.invert_sigmas else sigma for sigma in (*listed, self.grid.end)]
-        self.sigmas = torch.tensor(told, dtype=torch.float32, device=device)
-        if timesteps is None or self.config.invert_sigmas:
-            self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
+        inverted = self.config.invert_sigmas
+        told = torch.tensor([1 - s if inverted else s for s in (*listed, self.grid.end)], dtype=torch.float32)
+        if timesteps is None or inverted:
+            times = told[:-1] * self.config.num_train_timesteps
         else:
-            self.timesteps = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32, device=device)
+            times = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32)
+        self.sigmas, self.timesteps = told.to(device), times.to(device)
+        self._told = told.tolist(), times.tolist()
+        self._mark_followed()
         # Pipelines slice the list by `order` entries for each of the steps that they count: those they asked for, or, where they
         # passed sigmas or timesteps, the entries themselves.
-        named = sigmas is not None or timesteps is not None or self.config.budget == "nfe"
-        self.order = 1 if named else _calls_in_every_step(self._calls, self.grid.steps)
-        self._begin_index = None
-        self._reset()
+        entries = sigmas is not None or timesteps is not None or self.config.budget == "nfe"
+        self.order = Order(1 if entries else _calls_in_every_step(self._calls, self.grid.steps)).of(
+            self._calls, entries=entries
+        )
+        self._step_index = self._begin_index = self._run = None
         asked = num_inference_steps if sigmas is None else len(sigmas)
         self._announce(asked if self.config.budget == "nfe" else None)
 
     def _grid(self, steps: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
-        if self.config.final_sigmas and sigmas is not None:
-            return explicit(sigmas)
         config = self.config
+        if config.final_sigmas and not _is_default(sigmas):
+            return explicit(sigmas)
+        mu = mu if config.mu is None else config.mu
+        if config.schedule_of and sigmas is None and timesteps is None and steps is not None:
+            return sigmas_of(config.schedule_of, steps, shift=self._shift, mu=mu)
+        if sigmas is None and timesteps is not None and (config.use_dynamic_shifting or self._shift != 1):
+            logger.warning(
+                "timesteps without sigmas: the model is told these times, but the sigmas that follow from them are shifted, so the two "
+                "do not agree; pass sigmas, or both"
+            )
         return flow_match_euler(
             steps,
             sigmas=sigmas,
             timesteps=timesteps,
-            mu=mu if config.mu is None else config.mu,
+            mu=mu,
             num_train_timesteps=config.num_train_timesteps,
             shift=self._shift,
             use_dynamic_shifting=config.use_dynamic_shifting,
@@ -303,20 +336,25 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         unspent = "" if budget is None else f" of the {budget} that num_inference_steps allows"
         logger.warning("sampler %r: %d steps take %d model calls%s", self.config.sampler, steps, calls, unspent)
 
+    def _refuse_targets(self) -> None:
+        """A model that is told where the step ends returns the mean velocity up to there, which is Euler's step and no other's."""
+        model = None if self._method == Euler() else told_the_target(self)
+        if model is not None:
+            raise ValueError(
+                f"sampler={self.config.sampler!r}: the pipeline tells {model} the next entry of timesteps as the end of its step, and the "
+                "model returns the mean velocity up to there; only sampler='euler' asks and moves like that"
+            )
+
     # Where a run stands
 
-    @property
-    def step_index(self) -> int | None:
-        """Index of the next model call, None before the first."""
-        return self._step_index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Index of the model call to begin with, if a pipeline has set it."""
-        return self._begin_index
-
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin with this model call: an index into ``timesteps``."""
+        """Begin with this model call: an index into ``timesteps``.
+
+        Raises:
+            ValueError: a negative index.
+        """
+        if begin_index < 0:
+            raise ValueError(f"begin_index={begin_index}: an index into timesteps, from 0")
         self._begin_index = begin_index
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
@@ -325,25 +363,82 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         Of equal ones it is the first that begins a step.
 
         Raises:
-            ValueError: nothing near enough; the message names the nearest.
+            ValueError: nothing near enough, or two entries that the rounding of the time does not tell apart; the message names them.
         """
         entries = self.timesteps if schedule_timesteps is None else schedule_timesteps
         place = _place(timestep, entries)
-        if place is not None:
-            return place
-        listed, wanted = entries.tolist(), float(timestep)
-        nearest = min(listed, key=lambda t: abs(t - wanted))
-        if abs(nearest - wanted) > _NEAR * self.config.num_train_timesteps:
-            raise ValueError(f"timestep={wanted}: not in the schedule, whose nearest entry is {nearest}")
-        same = [i for i, t in enumerate(listed) if t == nearest]
-        begins = [i for i in same if len(listed) == len(self._calls) and self._calls[i].stage == 0]
-        return (begins or same)[0]
+        return self._indices([timestep], entries)[0] if place is None else place
 
-    def _reset(self) -> None:
-        self._step_index: int | None = None
-        self._stepper: Stepper | None = None
-        self._handed_out: Tensor | None = None
-        self._handed_version = math.nan
+    def _indices(self, times: Any, entries: Tensor) -> list[int]:
+        """The index of each of several times by value."""
+        listed = entries.tolist()
+        first: dict[float, int] = {}
+        for i, t in enumerate(listed):
+            begins = len(listed) == len(self._calls) and self._calls[i].stage == 0
+            if t not in first or (begins and self._calls[first[t]].stage > 0):
+                first[t] = i
+        found = {t: _nearest(t, first, self.config.num_train_timesteps) for t in {float(t) for t in times}}
+        return [first[found[float(t)]] for t in times]
+
+    def _mark_followed(self) -> None:
+        self._followed = (self.sigmas, version(self.sigmas), self.timesteps, version(self.timesteps))
+
+    def _follow(self) -> None:
+        """Go by ``sigmas`` and ``timesteps`` that were put in from outside.
+
+        Raises:
+            ValueError: the sampler makes other model calls on these sigmas.
+        """
+        sigmas, seen, timesteps, told = self._followed
+        if self.sigmas is sigmas and self.timesteps is timesteps:
+            inference = sigmas.is_inference() or timesteps.is_inference()
+            if inference or (version(sigmas), version(timesteps)) == (seen, told):
+                return
+        self.sigmas, self.timesteps = (torch.as_tensor(x, dtype=torch.float32) for x in (self.sigmas, self.timesteps))
+        if not self.sigmas.is_meta and not self.timesteps.is_meta:
+            self._adopt(self.sigmas.tolist(), self.timesteps.tolist())
+        self._mark_followed()
+
+    def _adopt(self, sigmas: list[float], times: list[float]) -> None:
+        old_sigmas, old_times = self._told
+        if sigmas == old_sigmas and len(times) == len(old_times):
+            self._told = sigmas, times
+            return
+        if sigmas == old_sigmas and self._begin_index is not None:
+            return  # timesteps alone were sliced, and the pipeline says where it begins
+        place = _slice_of(times if sigmas == old_sigmas else sigmas, old_times if sigmas == old_sigmas else old_sigmas)
+        if place is not None:
+            self._calls = self._calls[place : place + len(times)]
+            self._first += place
+            self.sigmas = self.sigmas if sigmas != old_sigmas else self.sigmas[place : place + len(times) + 1]
+        else:
+            self.grid, self._calls, self._first = *self._grid_of_calls(sigmas, times), 0
+        if len(self.sigmas) != len(times) + 1 or len(self._calls) != len(times):
+            raise self._not_followed(sigmas, times)
+        self._told, self._run = (self.sigmas.tolist(), times), None
+
+    def _grid_of_calls(self, sigmas: list[float], times: list[float]) -> tuple[SigmaGrid | None, tuple[Evaluation, ...]]:
+        """The schedule on which the sampler makes its calls at these sigmas."""
+        listed = [1 - s for s in sigmas] if self.config.invert_sigmas else sigmas
+        if self._is_stock:
+            return None, tuple(Evaluation(i, 0, s) for i, s in enumerate(listed[:-1]))
+        starts = [i for i, call in enumerate(self._calls) if call.stage == 0] if len(listed) == len(self._calls) + 1 else []
+        for nodes in (listed, [*(listed[i] for i in starts), listed[-1]]):
+            try:
+                grid = SigmaGrid(nodes, rising=nodes[-1] > nodes[0])
+                calls = dry_run(self._method, grid)
+            except ValueError:
+                continue
+            if len(calls) == len(times) and np.allclose([c.sigma for c in calls], listed[:-1], rtol=0, atol=2**-20):
+                return grid, calls
+        raise self._not_followed(sigmas, times)
+
+    def _not_followed(self, sigmas: list[float], times: list[float]) -> ValueError:
+        return ValueError(
+            f"scheduler.sigmas and scheduler.timesteps were replaced by {len(sigmas)} sigmas and {len(times)} times, which are not the "
+            f"model calls of sampler={self.config.sampler!r} on any falling schedule. Pass the schedule to set_timesteps(sigmas=[...]), "
+            "with final_sigmas=True in the configuration if it is not to be shifted, and loop over scheduler.timesteps"
+        )
 
     # The run
 
@@ -387,30 +482,33 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             FloatingPointError: with ``check="finite"``.
         """
         self._check_arguments(timestep, s_churn, s_tmin, s_tmax, s_noise, per_token_timesteps)
+        _check_tensors(model_output, sample)
+        self._follow()
         if self._step_index is None:
-            self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
-        if self._step_index >= len(self._calls):
+            self._init_step_index(timestep)
+        index = int(self._step_index or 0)
+        if not 0 <= index < len(self._calls):
             raise IndexError(f"step: the schedule has {len(self._calls)} model calls, and all have been made")
         if self._checks and not bool(torch.isfinite(model_output).all()):
-            call = self._calls[self._step_index]
+            call = self._calls[index]
             raise FloatingPointError(f"model_output is not finite at step {call.step}, stage {call.stage}, sigma {call.sigma}")
         if per_token_timesteps is not None:
             out = self._per_token(model_output, sample, per_token_timesteps)
         elif self._is_stock:
-            out = self._stock(model_output, sample, generator)
+            out = self._stock(index, model_output, sample, generator)
         else:
-            out = self._carried(model_output, sample, generator)
-        self._step_index += 1
+            out = self._carried(index, model_output, sample, generator)
+        self._step_index = index + 1
         return FlowSamplerSchedulerOutput(prev_sample=out) if return_dict else (out,)
 
-    def _stock(self, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
+    def _stock(self, i: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
         """Stock's arithmetic: 0-dim float32 tensors do not promote, so they round to the dtype of ``v`` first."""
-        assert self._step_index is not None
-        i, x = self._step_index, sample.to(torch.float32)
-        s0, s1 = self.sigmas[i], self.sigmas[i + 1]
+        x, s0, s1 = sample.to(torch.float32), self.sigmas[i], self.sigmas[i + 1]
         if isinstance(self._method, Euler):
             return (x + (s1 - s0) * v).to(v.dtype)
-        return ((1.0 - s1) * (x - s0 * v) + s1 * self._noise(generator)(x, i, 0)).to(v.dtype)
+        noise = CallNoise(self._seed)
+        noise.use(generator)
+        return ((1.0 - s1) * (x - s0 * v) + s1 * noise(x, i, 0)).to(v.dtype)
 
     def _per_token(self, v: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
         """Each token goes to the next sigma below its own; the pipelines that use this pass ``-v``."""
@@ -419,42 +517,33 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         below = torch.where(listed < own[None] - 1e-6, listed, torch.zeros_like(listed)).amax(dim=0)
         return sample.to(torch.float32) + (own - below)[..., None] * v
 
-    def _carried(self, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
-        stepper = self._stepper or self._begin(sample, generator)
-        self._accept(stepper, sample)
-        stepper.tell(-v.to(self._dtype) if self.config.invert_sigmas else v.to(self._dtype))
-        self._stepper, self._handed_out = stepper, _cast(stepper.point, v.dtype)
-        self._handed_version = _version(self._handed_out)
-        return self._handed_out
-
-    def _begin(self, sample: Tensor, generator: Any) -> Stepper:
-        assert self.grid is not None
-        assert self._step_index is not None
-        noise = self._noise(generator) if self._method.stochastic else None
-        x = _cast(sample, self._dtype)
-        return Stepper(self._method, self.grid, x, noise, begin=self._step_index)
-
-    def _accept(self, stepper: Stepper, sample: Tensor) -> None:
-        """Go on from what the caller made of the sample: untouched elements keep the master's precision."""
-        handed = self._handed_out
-        if handed is None:
-            return
-        if self._rounds and stepper.between_steps:
-            stepper.edit(sample.to(self._dtype))
-        elif sample is not handed or _version(sample) != self._handed_version:
-            master = stepper.point
-            stepper.edit(torch.where(sample == master.to(handed.dtype), master, sample.to(master.dtype)))
-
-    def _noise(self, generator: Any) -> Noise:
-        if generator is None and self.config.seed is not None:
-            return KeyedNoise(self.config.seed)
-        return GeneratorNoise(generator)
+    def _carried(self, index: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
+        """One call of the run; a run that stands elsewhere, or had another shape, is another run."""
+        run, call = self._run, self._first + index
+        if run is None or run.next != call or run.shape != sample.shape:
+            assert self.grid is not None
+            run = self._run = CarriedRun(
+                self._method,
+                self.grid,
+                sample,
+                begin=call,
+                dtype=self._dtype,
+                rounds=self._rounds,
+                noise=CallNoise(self._seed),
+            )
+        run.noise.use(generator)
+        out = run.take(v, sample, sign=-1 if self.config.invert_sigmas else 1)
+        if index + 1 == len(self._calls):
+            self._run = None
+        return out
 
     def _check_arguments(
         self, timestep: Any, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float, per_token: Tensor | None
     ) -> None:
-        if self.grid is None:
+        if not self._calls:
             raise ValueError("step: call set_timesteps first")
+        if isinstance(timestep, float) and not math.isfinite(timestep):
+            raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps")
         if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
             raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps, not an index")
         if (s_churn, s_tmin, s_tmax, s_noise) != _UNUSED:
@@ -462,7 +551,8 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
             name, value, default = next((k, v, d) for (k, v), d in zip(given.items(), _UNUSED, strict=True) if v != d)
             raise ValueError(f"{name}={value}: no sampler here honours it (stock ignores it); leave it at {default}")
         if per_token is not None and not isinstance(self._method, Euler):
-            raise ValueError("per_token_timesteps: only sampler='euler' can give every token a time of its own")
+            stochastic = " without stochastic_sampling" if self.config.stochastic_sampling else ""
+            raise ValueError(f"per_token_timesteps: only sampler='euler'{stochastic} can give every token a time of its own")
 
     # Noise on data
 
@@ -480,10 +570,13 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
         if noise is None:
             raise ValueError("noise=None: pass unit normal noise shaped like the sample")
         times = torch.as_tensor(timestep).reshape(-1)
-        if self._begin_index is None:
-            index = [self.index_for_timestep(t) for t in times]
-        else:
+        self._follow()
+        if self._begin_index is not None:
             index = [self._begin_index if self._step_index is None else self._step_index] * len(times)
+        elif len(times) == 1:
+            index = [self.index_for_timestep(times[0])]
+        else:
+            index = self._indices(times.tolist(), self.timesteps)
         sigma = self.sigmas.to(device=sample.device, dtype=sample.dtype)[index]
         sigma = sigma.reshape(-1, *[1] * (sample.ndim - 1))
         return sigma * noise + (1.0 - sigma) * sample
@@ -491,29 +584,6 @@ class FlowSamplerScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The same as `scale_noise`, under the name and argument order of diffusers' older schedulers."""
         return self.scale_noise(original_samples, timesteps, noise)
-
-    def __len__(self) -> int:
-        """Number of training timesteps."""
-        return self.config.num_train_timesteps
-
-
-def _flow_config(config: Any) -> Any:
-    """A configuration of any scheduler in the words of FlowMatchEuler, with a warning where something is lost."""
-    if not isinstance(config, dict):
-        return config
-    values: dict[str, Any] = dict(config)
-    predicts = values.get("prediction_type") or "flow_prediction"
-    if predicts != "flow_prediction":
-        logger.warning(
-            "prediction_type=%r: the model does not predict a velocity, and this scheduler takes nothing else", predicts
-        )
-    # Pipelines that find this flag pass no sigmas and no shape of the schedule: it must not get into our configuration.
-    if values.pop("use_flow_sigmas", False):
-        values["shift"] = values.pop("flow_shift", 1.0)
-        logger.warning(
-            "use_flow_sigmas: the schedule is taken over with shift=%s, the method is what sampler= names", values["shift"]
-        )
-    return values
 
 
 def _method(sampler: Any, options: dict[str, Any], *, stochastic: bool) -> Sampler:
@@ -547,11 +617,6 @@ def _interpolated(sigmas: list[float], grid: SigmaGrid, timesteps: Any) -> list[
     return [float(t) for t in np.interp(sigmas, ends[::-1], told[::-1])]
 
 
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy in ``dtype``, never the tensor itself: callers may edit what they hold."""
-    return x.to(dtype, copy=True)
-
-
 def _place(entry: Any, entries: Tensor) -> int | None:
     """Which element of a vector this tensor is a view of: no search, no wait for the device, and equal ones are told apart."""
     if not isinstance(entry, Tensor) or entry.numel() != 1 or entry.dtype != entries.dtype or entry.device != entries.device:
@@ -568,6 +633,52 @@ def _calls_in_every_step(calls: Sequence[Evaluation], steps: int) -> int:
     return counts.pop() if len(counts) == 1 else 1
 
 
-def _version(x: Tensor) -> float:
-    """Counts in-place edits; a tensor made in inference mode has no counter, and NaN differs from itself."""
-    return math.nan if x.is_inference() else x._version
+def _nearest(time: float, entries: dict[float, int], train: int) -> float:
+    """The entry that a time is, but for the rounding of float32, or of bfloat16 and float16.
+
+    Raises:
+        ValueError: none, or two that would be rounded to it.
+    """
+    if time in entries:
+        return time
+    nearest = min(entries, key=lambda t: abs(t - time), default=math.nan)
+    for rounding in (2**-20, _NEAR):
+        near = [t for t in entries if abs(t - time) <= rounding * train]
+        if len(near) == 1:
+            return near[0]
+        if near:
+            names = " and ".join(map(str, sorted(near, reverse=True)))
+            raise ValueError(f"timestep={time}: it is rounded, and may be any of {names}; pass an entry of scheduler.timesteps")
+    raise ValueError(f"timestep={time}: not in the schedule, whose nearest entry is {nearest}")
+
+
+def _slice_of(part: list[float], whole: list[float]) -> int | None:
+    """Where a list begins in a longer one."""
+    return next((i for i in range(len(whole) - len(part) + 1) if whole[i : i + len(part)] == part), None)
+
+
+def _check_given(sigmas: Any) -> None:
+    """The sigmas as they were given, before any shift."""
+    try:
+        explicit(sigmas)
+    except ValueError as error:
+        raise ValueError(str(error).partition(" (pass rising")[0]) from None
+
+
+def _check_tensors(model_output: Tensor, sample: Tensor) -> None:
+    for name, x in (("model_output", model_output), ("sample", sample)):
+        if not x.is_floating_point():
+            raise ValueError(f"{name} of dtype {x.dtype}: a velocity and the latents are floating tensors")
+    if model_output.shape != sample.shape:
+        raise ValueError(f"model_output of shape {tuple(model_output.shape)} for a sample of shape {tuple(sample.shape)}")
+
+
+def _seeds(seed: Any) -> int | list[int] | None:
+    """Seeds as Python integers."""
+    if seed is None:
+        return None
+    listed = [*seed] if isinstance(seed, list | tuple | np.ndarray) else [seed]
+    if not all(isinstance(s, int | np.integer) and not isinstance(s, bool) for s in listed):
+        raise ValueError(f"seed={seed!r}: an integer, a list with one for each image, or None")
+    numbers = [int(s) for s in listed]
+    return numbers if isinstance(seed, list | tuple | np.ndarray) else numbers[0]

@@ -1,0 +1,139 @@
+"""The state of a run inside a host: a master copy in the carry dtype, and the host's own sample in its dtype and graph."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import Clock, GeneratorNoise, KeyedNoise, Noise, Seeds
+from flowsamplers.sampler import Sampler
+from flowsamplers.stepper import Stepper
+
+
+class CallNoise:
+    """The noise of a run whose host may pass another generator with every call.
+
+    What was drawn in the current step is recorded, so that a replay of the step reuses it.
+
+    Args:
+        seed: used while no generator is passed; with None the global stream is.
+    """
+
+    def __init__(self, seed: Seeds | None) -> None:
+        self.seed = seed
+        self._source = self._of(None)
+        self._step = -1
+        self._drawn: dict[int, Tensor] = {}
+
+    def use(self, generator: Any) -> None:
+        """Draw from this generator, from a list with one for each row, or from the seed if it is None."""
+        self._source = self._of(generator)
+
+    def _of(self, generator: Any) -> Noise:
+        return KeyedNoise(self.seed) if generator is None and self.seed is not None else GeneratorNoise(generator)
+
+    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+        """A unit normal tensor like ``like``; see `flowsamplers.Noise`."""
+        if step != self._step:
+            self._step, self._drawn = step, {}
+        if draw not in self._drawn:
+            self._drawn[draw] = self._source(like, step, draw, clock)
+        return self._drawn[draw]
+
+
+class CarriedRun:
+    r"""One run of a sampler in a loop that somebody else owns.
+
+    The master is kept in ``dtype``; the host is given copies in the dtype of its model. Where the host returns the values that it was
+    given, the run goes on from the master; where it changed them, from what it made of them. The graph of autograd is the host's:
+
+    $$ x = s + (m - h), \qquad m - h \text{ a constant} $$
+
+    with the sample s, the master m and what was handed out, h. The sum is exact, because h is m rounded. If s does not descend from h
+    in the graph, the host has cut it, and so is everything that the sampler remembers.
+
+    Args:
+        method: the sampler.
+        grid: the schedule.
+        sample: the host's sample.
+        begin: index of the model call to begin with.
+        dtype: of the master.
+        rounds: round the state to the host's dtype after every step.
+        noise: source of noise of a stochastic sampler.
+    """
+
+    def __init__(
+        self,
+        method: Sampler,
+        grid: SigmaGrid,
+        sample: Tensor,
+        *,
+        begin: int,
+        dtype: torch.dtype,
+        rounds: bool,
+        noise: CallNoise,
+    ) -> None:
+        self.next = begin
+        self.shape = sample.shape
+        self.noise = noise
+        self.stepper = Stepper(method, grid, sample.to(dtype), noise, begin=begin)
+        self._dtype, self._rounds = dtype, rounds
+        self._handed_dtype: torch.dtype | None = None
+        self._handed: weakref.ref[Tensor] | None = None
+        self._version = math.nan
+        self._origin: Any = None
+
+    def take(self, v: Tensor, sample: Tensor, *, sign: int = 1) -> Tensor:
+        """The velocity at ``sample``, times ``sign``; returns where the next call is to be made, in the dtype of ``v``."""
+        stepper = self.stepper
+        self._accept(sample)
+        stepper.tell(v if sign > 0 else -v)
+        if self._rounds and stepper.between_steps and not stepper.done:
+            stepper.round_to(v.dtype)
+        out = stepper.point.to(v.dtype, copy=True)
+        if out.grad_fn is None or not stepper.remembers:
+            stepper.detach()
+        self.next += 1
+        self._handed, self._handed_dtype, self._version = weakref.ref(out), v.dtype, version(out)
+        self._origin = out.grad_fn if stepper.remembers else None
+        return out
+
+    def _accept(self, sample: Tensor) -> None:
+        if self._handed_dtype is None:
+            return
+        handed = None if self._handed is None else self._handed()
+        if sample is handed and version(sample) == self._version and not sample.requires_grad:
+            return
+        if self._origin is not None and not _descends(sample, self._origin):
+            self.stepper.detach()
+        with torch.no_grad():
+            master = self.stepper.point
+            given = master.to(self._handed_dtype)
+            kept = torch.where(sample == given, master - given.to(master.dtype), torch.zeros_like(master))
+        self.stepper.edit(sample.to(self._dtype) + kept)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Neither a weak reference nor a node of the graph can be copied; values are compared then."""
+        return {**self.__dict__, "_handed": None, "_origin": None}
+
+
+def version(x: Tensor) -> float:
+    """Counts in-place edits; a tensor made in inference mode has no counter, and NaN differs from itself."""
+    return math.nan if x.is_inference() else x._version
+
+
+def _descends(x: Tensor, origin: Any) -> bool:
+    """Whether a node is among the ancestors of x in the graph, the nearest first."""
+    seen, front = set[Any](), [x.grad_fn]
+    while front:
+        if origin in front:
+            return True
+        front = [n for n in dict.fromkeys(front) if n is not None and n not in seen]
+        seen.update(front)
+        front = [n for node in front for n, _ in node.next_functions]
+    return False

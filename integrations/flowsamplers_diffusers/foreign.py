@@ -1,0 +1,108 @@
+"""Configurations of diffusers' other flow schedulers (UniPC, DPM-Solver, DEIS, SA-Solver), and the sigmas that they make."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import diffusers
+
+from flowsamplers.grid import SigmaGrid
+
+logger = logging.getLogger(__name__)
+
+
+def translated(config: Any, accepted: Collection[str]) -> Any:
+    """A configuration of any scheduler in the words of FlowMatchEuler, with a warning where something is lost.
+
+    Raises:
+        ValueError: a key that is nobody's, and nearly one of ours.
+    """
+    if not isinstance(config, dict):
+        return config
+    values: dict[str, Any] = dict(config)
+    _refuse_typos(values, accepted)
+    predicts = values.pop("prediction_type", None) or "flow_prediction"
+    if predicts != "flow_prediction":
+        logger.warning(
+            "prediction_type=%r: the model does not predict a velocity, and this scheduler takes nothing else", predicts
+        )
+    if values.pop("use_flow_sigmas", False) and not values.get("schedule_of"):
+        values["schedule_of"] = _description(config)
+        values["shift"] = values.pop("flow_shift", 1.0)
+        logger.warning(
+            "use_flow_sigmas: the schedule of %s is taken over with shift=%s; the method is what sampler= names",
+            values["schedule_of"]["_class_name"],
+            values["shift"],
+        )
+    return values
+
+
+def sigmas_of(description: Mapping[str, Any], steps: int, *, shift: float, mu: float | None) -> SigmaGrid:
+    """The sigmas that a scheduler with this configuration makes for a number of steps.
+
+    A last sigma that is there twice (DEIS, or ``final_sigmas_type="sigma_min"``) would leave noise in the picture: the run goes to 0.
+
+    Args:
+        description: the configuration, with ``_class_name``.
+        steps: N.
+        shift: its ``flow_shift``.
+        mu: strength of the dynamic shift, used if the configuration says ``use_dynamic_shifting``.
+
+    Raises:
+        ValueError: a class that diffusers does not have; sigmas outside [0, 1], as of Karras' re-spacing in DPM-Solver.
+    """
+    name = description.get("_class_name")
+    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if cls is None:
+        raise ValueError(f"schedule_of: {name!r} is no scheduler of diffusers; _class_name says whose sigmas are wanted")
+    takes = inspect.signature(cls.__init__).parameters
+    scheduler = cls(**{k: v for k, v in {**description, "flow_shift": shift}.items() if k in takes})
+    dynamic = {"mu": mu} if description.get("use_dynamic_shifting") and mu is not None else {}
+    scheduler.set_timesteps(steps, **dynamic)
+    *nodes, end = scheduler.sigmas.tolist()
+    return SigmaGrid([*nodes, end if end < nodes[-1] else 0.0])
+
+
+def _description(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is needed to make the scheduler again, as JSON values."""
+    kept = {k: v for k, v in config.items() if not k.startswith("_") and _is_json(v)}
+    return {"_class_name": _class_of(config), **kept}
+
+
+def _class_of(config: Mapping[str, Any]) -> str:
+    """The class is in the configuration if it was read from a file or another configuration; else the keys tell."""
+    name = config.get("_class_name")
+    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if cls is not None and "use_flow_sigmas" in inspect.signature(cls.__init__).parameters:
+        return str(name)
+    if "predict_x0" in config:
+        return "UniPCMultistepScheduler"
+    if "predictor_order" in config:
+        return "SASolverScheduler"
+    if config.get("algorithm_type") == "deis":
+        return "DEISMultistepScheduler"
+    return "DPMSolverMultistepScheduler" if "use_lu_lambdas" in config else "DPMSolverSinglestepScheduler"
+
+
+def _refuse_typos(config: Mapping[str, Any], accepted: Collection[str]) -> None:
+    for key in config:
+        near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.85)
+        if key not in accepted and not key.startswith("_") and near and key not in _KNOWN_ELSEWHERE:
+            raise ValueError(f"configuration: unknown key {key!r}, did you mean {near[0]!r}?")
+
+
+_KNOWN_ELSEWHERE = {"use_flow_sigmas", "use_lu_lambdas", "num_train_timestep"}
+"""Keys of other schedulers that look like ours."""
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,477 @@
+"""Wherever stock's scheduler is right, the drop-in is right: graphs, buffers, shapes, schedules and classes, for every sampler."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("diffusers")
+from diffusers import (
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+import flowsamplers as fs
+from fields import FIXED, every_fixed_sampler
+from flowsamplers_diffusers import FlowSamplerScheduler
+
+ODE = [name for name in FIXED if not fs.sampler_info(name).stochastic]
+every_ode_sampler = pytest.mark.parametrize("name", ODE)
+every_carry = pytest.mark.parametrize("carry", ["float32", "float64", "model"])
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+NODES = [1.0, 0.8, 0.55, 0.3]
+X1 = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def begun(name: str = "euler", **options) -> FlowSamplerScheduler:
+    scheduler = FlowSamplerScheduler(sampler=name, seed=3, **options)
+    scheduler.set_timesteps(sigmas=NODES)
+    return scheduler
+
+
+def field(x: Tensor, t: Tensor) -> Tensor:
+    return torch.sin(3 * x) + (t / 1000).to(x.dtype) - 0.3
+
+
+def loop(scheduler, x: Tensor = X1, velocity=field) -> Tensor:
+    for t in scheduler.timesteps:
+        x = scheduler.step(velocity(x, t), t, x, return_dict=False)[0]
+    return x
+
+
+# The graph
+
+
+def gradient_of_truncated_backpropagation(scheduler, steps: int) -> float:
+    """ReFL's and DRaFT's loop: only the last step is differentiated."""
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+    w, y = torch.ones((), requires_grad=True), torch.ones(1, 2)
+    for t in scheduler.timesteps:
+        y = scheduler.step(w * y.detach(), t, y.detach()).prev_sample
+    (slope,) = torch.autograd.grad(y.sum(), w)
+    return slope.item()
+
+
+@every_carry
+@pytest.mark.parametrize("steps", [2, 6])
+def test_the_gradient_of_a_cut_run_is_stocks(carry, steps) -> None:
+    ours, stock = (
+        gradient_of_truncated_backpropagation(s, steps)
+        for s in (FlowSamplerScheduler(carry=carry), FlowMatchEulerDiscreteScheduler())
+    )
+    assert ours == pytest.approx(stock, rel=1e-6)
+
+
+@every_fixed_sampler
+def test_a_sample_that_was_cut_cuts_everything_that_is_remembered(name) -> None:
+    """The derivative in what the caller passes last is that of the last call alone, and of no call before."""
+    scheduler, early = begun(name), torch.ones((), requires_grad=True)
+    x = X1
+    for i, t in enumerate(scheduler.timesteps):
+        w = torch.ones((), requires_grad=True) if i else early
+        x = scheduler.step(w * field(x, t), t, x, return_dict=False)[0].detach()
+        if i == len(scheduler.timesteps) - 2:
+            break
+    t = scheduler.timesteps[-1]
+    out = scheduler.step(w.detach() * field(x, t) + 0 * x.clone().requires_grad_(), t, x, return_dict=False)[0]
+    assert torch.autograd.grad(out.sum(), early, allow_unused=True)[0] is None
+
+
+@every_ode_sampler
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_gradient_of_a_whole_run_is_that_of_finite_differences(name, edited) -> None:
+    def end(w: Tensor) -> Tensor:
+        scheduler, x = begun(name, carry="float64"), X1.double()
+        for t in scheduler.timesteps:
+            x = scheduler.step(w * field(x, t), t, x, return_dict=False)[0]
+            x = x * 1.0 if edited else x
+        return x.sum()
+
+    assert torch.autograd.gradcheck(end, (torch.tensor(1.1, dtype=torch.float64, requires_grad=True),), atol=1e-4)
+
+
+@every_fixed_sampler
+def test_guidance_by_gradients_keeps_the_graph_of_one_call_and_nothing_after_the_last(name) -> None:
+    scheduler, x, graphs = begun(name), X1, []
+    for t in scheduler.timesteps:
+        x = x.detach().requires_grad_()
+        weight = torch.ones(1, requires_grad=True)
+        inner = weight * x
+        graphs.append(weakref.ref(weight))
+        x = scheduler.step(torch.sin(inner), t, x, return_dict=False)[0]
+        del inner, weight
+        gc.collect()
+        assert sum(ref() is not None for ref in graphs) <= 1
+    held = [o for o in gc.get_referents(*vars(scheduler).values()) if isinstance(o, Tensor) and o.shape == X1.shape]
+    assert held == []
+    assert scheduler._run is None
+
+
+# Shapes and rows
+
+
+@every_fixed_sampler
+@pytest.mark.parametrize("change", [lambda x: x[[2]], lambda x: x[[0, 2]], lambda x: x[:, :4], lambda x: torch.cat([x, x], 1)],
+                         ids=["one row", "two rows", "cropped", "appended"])  # fmt: skip
+def test_another_shape_begins_anew_at_the_call_where_the_run_stands(name, change) -> None:
+    for at in range(len(begun(name).timesteps) - 1):
+        scheduler, x = begun(name), X1
+        for i, t in enumerate(scheduler.timesteps):
+            x = scheduler.step(field(x, t), t, x, return_dict=False)[0]
+            if i == at:
+                x = change(x)
+                anew = begun(name)
+                anew.set_begin_index(i + 1)
+                y = x
+            elif i > at:
+                y = anew.step(field(y, t), t, y, return_dict=False)[0]
+        assert torch.equal(x, y)
+
+
+@every_ode_sampler
+@every_carry
+def test_rows_that_changed_places_are_no_worse_off_than_with_euler(name, carry) -> None:
+    """Against the fine solution of every row from where it was moved."""
+    order, fine = [2, 0, 3, 1], fs.schedules.linear(2000)
+    nodes = np.linspace(1, 1 / 16, 16)
+    x1 = 2 * X1
+
+    def error(sampler: str) -> float:
+        scheduler, x = FlowSamplerScheduler(sampler=sampler, carry=carry), x1
+        scheduler.set_timesteps(sigmas=nodes)
+        half = len(scheduler.timesteps) // 2
+        for i, t in enumerate(scheduler.timesteps):
+            x = scheduler.step(field(x, t), t, x, return_dict=False)[0]
+            x = x[order] if i == half else x
+        return (x - truth).norm().item()
+
+    truth = fs.sample(lambda x, s: field(x, 1000 * s[:, None]), x1.double(), fine, "heun")[order].float()
+    assert error(name) <= 1.05 * error("euler")
+
+
+# Buffers
+
+
+@every_fixed_sampler
+@every_carry
+@every_dtype
+def test_a_network_with_one_output_buffer_and_a_host_that_edits_what_it_passed(name, carry, dtype) -> None:
+    """CUDA graphs and TensorRT return one tensor every time; some hosts write their latents into one, and reuse noise_pred."""
+    scheduler, x1 = begun(name, carry=carry), X1.to(dtype)
+    expected = loop(begun(name, carry=carry), x1)
+    velocity, latents = torch.empty_like(x1), x1.clone()
+    for t in scheduler.timesteps:
+        velocity.copy_(field(latents, t))
+        latents.copy_(scheduler.step(velocity, t, latents, return_dict=False)[0])
+        velocity.fill_(9)
+    assert torch.equal(latents, expected)
+
+
+# Schedules put in from outside
+
+
+@every_ode_sampler
+@every_carry
+def test_attributes_moved_to_a_device_and_assigned_back_change_nothing(name, carry) -> None:
+    scheduler = begun(name, carry=carry)
+    scheduler.sigmas, scheduler.timesteps = scheduler.sigmas.to("cpu", copy=True), scheduler.timesteps.clone()
+    assert torch.equal(loop(scheduler), loop(begun(name, carry=carry)))
+
+
+@every_ode_sampler
+@every_carry
+def test_slices_for_image_to_image_begin_where_they_begin(name, carry) -> None:
+    for k in range(len(begun(name).timesteps)):
+        sliced, whole = begun(name, carry=carry), begun(name, carry=carry)
+        sliced.sigmas, sliced.timesteps = sliced.sigmas[k:], sliced.timesteps[k:]
+        whole.set_begin_index(k)
+        x = y = X1
+        for t, u in zip(sliced.timesteps, whole.timesteps[k:], strict=True):
+            x = sliced.step(field(x, t), t, x, return_dict=False)[0]
+            y = whole.step(field(y, u), u, y, return_dict=False)[0]
+        assert torch.equal(x, y)
+
+
+@every_ode_sampler
+@every_carry
+@pytest.mark.parametrize("in_place", [False, True])
+def test_another_schedule_is_followed_or_refused_at_the_next_step(name, carry, in_place) -> None:
+    other = torch.tensor([1.0, 0.9, 0.5, 0.1, 0.0])
+    scheduler, direct = begun(name, carry=carry), FlowSamplerScheduler(sampler=name, carry=carry)
+    direct.set_timesteps(sigmas=other[:-1])
+    if in_place and len(scheduler.sigmas) == len(other):
+        scheduler.sigmas.copy_(other)
+        scheduler.timesteps.copy_(other[:-1] * 1000)
+    else:
+        scheduler.sigmas, scheduler.timesteps = other, other[:-1] * 1000
+    if torch.equal(direct.timesteps, other[:-1] * 1000):
+        assert torch.equal(loop(scheduler), loop(direct))
+    else:
+        with pytest.raises(ValueError, match=r"Pass the schedule to set_timesteps\(sigmas="):
+            loop(scheduler)
+
+
+@pytest.mark.parametrize("name", ["heun", "rk4", "dpmpp_2s", "midpoint"])
+def test_a_schedule_that_was_scaled_is_followed(name) -> None:
+    scheduler, direct = begun(name), FlowSamplerScheduler(sampler=name)
+    scheduler.sigmas, scheduler.timesteps = 0.8 * scheduler.sigmas, 0.8 * scheduler.timesteps
+    direct.set_timesteps(sigmas=[0.8 * s for s in NODES])
+    if not torch.allclose(scheduler.sigmas, direct.sigmas, atol=1e-6):
+        with pytest.raises(ValueError, match="loop over"):
+            loop(scheduler)
+        return
+    assert torch.allclose(loop(scheduler), loop(direct), atol=1e-5)
+
+
+# Generators and indices
+
+
+@pytest.mark.parametrize("name", ["lcm", "euler_ancestral", "euler_sde", "dpmpp_2m_sde"])
+def test_the_generator_of_each_call_is_the_one_that_draws(name) -> None:
+    def end(generators) -> Tensor:
+        scheduler, x = FlowSamplerScheduler(sampler=name), X1
+        scheduler.set_timesteps(sigmas=NODES)
+        for t, g in zip(scheduler.timesteps, generators, strict=False):
+            x = scheduler.step(field(x, t), t, x, generator=g, return_dict=False)[0]
+        return x
+
+    def new(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    one = new(0)
+    calls = len(begun(name).timesteps)
+    same, other = end([one] * calls), end([new(0), *[new(9)] * (calls - 1)])
+    assert torch.equal(same, end([(g := new(0)), *[g] * (calls - 1)]))
+    assert not torch.equal(same, other)
+    if name == "lcm":
+        stock, x = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), X1
+        stock.set_timesteps(sigmas=NODES)
+        for i, t in enumerate(stock.timesteps):
+            x = stock.step(field(x, t), t, x, generator=new(i), return_dict=False)[0]
+        assert torch.allclose(end([new(i) for i in range(4)]), x, atol=1e-5)
+
+
+@every_fixed_sampler
+def test_a_second_loop_after_the_index_was_reset_is_the_first_again(name) -> None:
+    scheduler = begun(name)
+    first = loop(scheduler)
+    scheduler._step_index = None
+    assert torch.equal(loop(scheduler), first)
+
+
+@every_fixed_sampler
+def test_an_index_set_by_a_time_begins_there(name) -> None:
+    """FlowEdit and inversions call ``_init_step_index(t)`` before every step, and take steps of two paths in turn."""
+    scheduler, x, y = begun(name), X1, X1 + 1
+    for t in scheduler.timesteps:
+        scheduler._init_step_index(t)
+        index = scheduler.step_index
+        x = scheduler.step(field(x, t), t, x, return_dict=False)[0]
+        scheduler._init_step_index(t)
+        assert scheduler.step_index == index
+        y = scheduler.step(field(y, t), t, y, return_dict=False)[0]
+    assert x.isfinite().all()
+    assert y.isfinite().all()
+    if name == "euler":
+        assert torch.allclose(x, loop(begun("euler")))
+        assert torch.allclose(y, loop(begun("euler"), X1 + 1))
+
+
+# The class
+
+
+def test_it_is_a_flow_match_euler_with_its_public_methods() -> None:
+    ours = FlowSamplerScheduler(shift_terminal=0.1, time_shift_type="linear")
+    stock = FlowMatchEulerDiscreteScheduler(shift_terminal=0.1, time_shift_type="linear")
+    assert isinstance(ours, FlowMatchEulerDiscreteScheduler)
+    u = torch.tensor([0.9, 0.5, 0.2])
+    assert torch.equal(ours.time_shift(1.3, 1.0, u), stock.time_shift(1.3, 1.0, u))
+    assert torch.equal(ours.stretch_shift_to_terminal(u), stock.stretch_shift_to_terminal(u))
+
+
+def test_a_subclass_that_passes_everything_on_is_made_from_a_configuration() -> None:
+    class Mine(FlowSamplerScheduler):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+
+    assert Mine.from_config(FlowMatchEulerDiscreteScheduler(shift=3.0).config, sampler="heun").config.shift == 3.0
+
+
+# Schedules of UniPC, DPM-Solver and DEIS
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+STOCK = {
+    "UniPC": lambda **o: UniPCMultistepScheduler(**FLOW, **o),
+    "DPM++ 2M": lambda **o: DPMSolverMultistepScheduler(**FLOW, **o),
+    "DPM++ 2M SDE": lambda **o: DPMSolverMultistepScheduler(**FLOW, algorithm_type="sde-dpmsolver++", **o),
+    "DEIS": lambda **o: DEISMultistepScheduler(**FLOW, **o),
+}
+
+
+@pytest.mark.parametrize("kind", STOCK)
+@pytest.mark.parametrize("options", [{}, {"flow_shift": 3.0}, {"flow_shift": 7.5}, {"use_dynamic_shifting": True},
+                                     {"flow_shift": 3.0, "final_sigmas_type": "sigma_min"}], ids=str)  # fmt: skip
+def test_the_sigmas_of_another_scheduler_are_taken_over_exactly(kind, options, tmp_path) -> None:
+    if kind == "DEIS" and "final_sigmas_type" in options:
+        pytest.skip("it has no such option")
+    stock = STOCK[kind](**options)
+    ours = FlowSamplerScheduler.from_config(stock.config, sampler="unipc")
+    ours.save_pretrained(tmp_path)
+    again = FlowSamplerScheduler.from_pretrained(tmp_path)
+    mu = {"mu": 1.3} if "use_dynamic_shifting" in options else {}
+    for steps in (1, 2, 3, 4, 7, 20, 50):
+        stock.set_timesteps(steps, **mu)
+        for scheduler in (ours, again):
+            scheduler.set_timesteps(steps, **mu)
+            assert torch.equal(scheduler.sigmas[:-1], stock.sigmas[:-1])
+            ends = stock.sigmas[-1] if stock.sigmas[-1] < stock.sigmas[-2] else 0
+            assert scheduler.sigmas[-1] == ends
+
+
+@pytest.mark.parametrize(("kind", "sampler"), [("UniPC", "unipc"), ("DPM++ 2M", "dpmpp_2m"), ("DEIS", "deis_log_rho")])
+@pytest.mark.parametrize("steps", [4, 8, 16, 32])
+def test_the_same_method_is_at_least_as_accurate_as_stocks(kind, sampler, steps) -> None:
+    """On a mixture, in float32, as a pipeline runs it."""
+    flow = fs.flows.MixtureFlow([[-1.5], [0.3], [1.2]], [0.3, 0.2, 0.4], weights=[0.3, 0.3, 0.4])
+    x1 = torch.randn(256, 1, generator=torch.Generator().manual_seed(0))
+    truth = fs.sample(flow.velocity, x1.double(), fs.schedules.shift(1000, shift=3.0), "rk4").float()
+    stock = STOCK[kind](flow_shift=3.0)
+    errors = []
+    for scheduler in (stock, FlowSamplerScheduler.from_config(stock.config, sampler=sampler)):
+        scheduler.set_timesteps(steps)
+        x = x1
+        for t, s in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+            x = scheduler.step(flow.velocity(x, s.expand(len(x))), t, x, return_dict=False)[0]
+        errors.append((x - truth).norm().item())
+    assert errors[1] <= 1.02 * errors[0]
+
+
+# Strength
+
+
+@pytest.mark.parametrize("name", [n for n in ODE if len(begun(n).timesteps) % len(NODES) == 0])
+@pytest.mark.parametrize("strength", [0.2, 0.35, 0.5, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize("steps", [3, 5, 10])
+@pytest.mark.parametrize("passes_sigmas", [False, True])
+def test_a_strength_begins_at_stocks_noise_level(name, strength, steps, passes_sigmas) -> None:
+    """What the pipelines compute: they count entries after they passed sigmas, and steps where they did not."""
+    begins = []
+    for scheduler in (FlowMatchEulerDiscreteScheduler(shift=3.0), FlowSamplerScheduler(sampler=name, shift=3.0)):
+        if passes_sigmas:
+            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+            count = len(scheduler.timesteps)
+        else:
+            scheduler.set_timesteps(steps)
+            count = steps
+        t_start = int(max(count - min(count * strength, count), 0))
+        begins.append(float(scheduler.sigmas[t_start * scheduler.order]))
+    assert begins[0] == begins[1]
+
+
+def test_the_order_survives_a_copy() -> None:
+    scheduler = begun("heun")
+    for copied in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        assert [t * copied.order for t in range(8)] == [t * scheduler.order for t in range(8)] == [0, 0, 2, 2, 4, 4, 6, 6]
+
+
+# Models that are told where a step ends
+
+
+class Pipe:
+    """A pipeline in miniature."""
+
+    def __init__(self, scheduler, **config) -> None:
+        self.scheduler = scheduler
+        self.transformer = torch.nn.Module()
+        self.transformer.config = config
+
+    def __call__(self) -> None:
+        self.scheduler.set_timesteps(sigmas=NODES)
+
+
+@pytest.mark.parametrize("flag", ["use_meanflow", "flow_map"])
+@every_fixed_sampler
+def test_a_model_that_is_told_the_target_runs_with_euler_alone(name, flag) -> None:
+    Pipe(FlowSamplerScheduler(sampler=name, seed=0), **{flag: False})()
+    pipe = Pipe(FlowSamplerScheduler(sampler=name, seed=0), **{flag: True})
+    if name == "euler":
+        pipe()
+    else:
+        with pytest.raises(ValueError, match="only sampler='euler'"):
+            pipe()
+
+
+# The low ones
+
+
+def test_final_sigmas_leave_a_pipelines_own_default_list_its_shift() -> None:
+    final, plain = FlowSamplerScheduler(shift=3.0, final_sigmas=True), FlowSamplerScheduler(shift=3.0)
+    for scheduler in (final, plain):
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 4, 4))
+    assert torch.equal(final.sigmas, plain.sigmas)
+    final.set_timesteps(sigmas=[1.0, 0.4])
+    assert final.sigmas.tolist() == pytest.approx([1.0, 0.4, 0.0])
+
+
+def test_a_rounded_time_that_may_be_two_entries_is_refused() -> None:
+    scheduler = FlowSamplerScheduler(use_dynamic_shifting=True)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 50, 50), mu=2.0)
+    t = scheduler.timesteps[2]
+    assert scheduler.index_for_timestep(float(t) + 1e-4) == 2
+    with pytest.raises(ValueError, match="may be any of"):
+        scheduler.index_for_timestep(t.bfloat16())
+
+
+def test_timesteps_alone_under_a_shift_are_warned_of(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        FlowSamplerScheduler(shift=3.0).set_timesteps(timesteps=[1000.0, 500.0])
+    assert "timesteps without sigmas" in caplog.text
+
+
+def test_the_sentences_name_what_was_given() -> None:
+    with pytest.raises(ValueError, match=r"sigmas\[0\]=0\.5, sigmas\[1\]=0\.7: sigmas must fall strictly$"):
+        FlowSamplerScheduler(shift=3.0).set_timesteps(sigmas=[0.5, 0.7])
+    scheduler = FlowSamplerScheduler(stochastic_sampling=True)
+    scheduler.set_timesteps(sigmas=[1.0])
+    with pytest.raises(ValueError, match="only sampler='euler' without stochastic_sampling"):
+        scheduler.step(X1, scheduler.timesteps[0], X1, per_token_timesteps=torch.ones(4, 6))
+
+
+BAD = {
+    "negative begin": (lambda s: s.set_begin_index(-1), "begin_index=-1"),
+    "nan time": (lambda s: s.step(X1, float("nan"), X1), "timestep=nan"),
+    "nan tensor time": (lambda s: s.step(X1, torch.tensor(torch.nan), X1), "timestep=nan"),
+    "complex velocity": (lambda s: s.step(X1 * 1j, s.timesteps[0], X1), "model_output of dtype torch.complex64"),
+    "integer velocity": (lambda s: s.step(X1.long(), s.timesteps[0], X1), "model_output of dtype torch.int64"),
+    "integer sample": (lambda s: s.step(X1, s.timesteps[0], X1.long()), "sample of dtype torch.int64"),
+    "another shape": (lambda s: s.step(X1[:, :3], s.timesteps[0], X1), r"model_output of shape \(4, 3\)"),
+    "seed of text": (lambda s: FlowSamplerScheduler(sampler="lcm", seed="12"), "seed='12'"),
+    "seed of a float": (lambda s: FlowSamplerScheduler(sampler="lcm", seed=1.5), "seed=1.5"),
+    "check": (lambda s: FlowSamplerScheduler(check="finit"), "unknown check 'finit'"),
+    "carry": (lambda s: FlowSamplerScheduler(carry=torch.int64), "unknown carry"),
+    "carry list": (lambda s: FlowSamplerScheduler(carry=["float32"]), "unknown carry"),
+    "key": (lambda s: FlowSamplerScheduler.from_config({"shfit": 3.0}), "unknown key 'shfit', did you mean 'shift'"),
+    "sampler key": (lambda s: FlowSamplerScheduler.from_config({"sampler_option": {}}), "did you mean 'sampler_options'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_named(case) -> None:
+    act, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        act(begun())
+
+
+def test_seeds_of_numpy_are_integers() -> None:
+    assert FlowSamplerScheduler(seed=np.int64(3)).config.seed == 3
+    assert FlowSamplerScheduler(seed=np.array([3, 4])).config.seed == [3, 4]
