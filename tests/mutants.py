@@ -440,6 +440,20 @@ def _(self, x, at, state):
     return end, (data, at.s0)
 
 
+class Kept:
+    """A velocity in an object, where no driver finds it."""
+
+    def __init__(self, v: torch.Tensor) -> None:
+        self.v = v
+
+
+@sampler("state in an object, where its graph is not cut", "ab2", order=2, multistep=True)
+def _(self, x, at, state):
+    v = yield Evaluate(x, at.s0)
+    v1, r = (v, 0.0) if state is None else (state[0].v, at.h / state[1])
+    return x + at.h * ((1 + r / 2) * v - r / 2 * v1), (Kept(v), at.h)
+
+
 @sampler("options that cannot be hashed", "euler", freeze=False)
 def _(self, x, at, state):
     return (yield from euler(self, x, at, state))

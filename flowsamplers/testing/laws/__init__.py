@@ -15,10 +15,13 @@ from flowsamplers.testing.laws.calls import (
 )
 from flowsamplers.testing.laws.common import DTYPES, IRREGULAR, SEED, Case, NotApplicable
 from flowsamplers.testing.laws.drivers import (
+    a_cut_graph_stays_cut,
     copies_between_calls_change_nothing,
     drivers_agree,
     edits_are_honoured,
     every_host_applies_the_same_dt,
+    one_buffer_is_enough,
+    rows_that_change_places_are_not_worse_than_eulers,
 )
 from flowsamplers.testing.laws.exactness import (
     applied_dt_sum_to_end_minus_start,
@@ -100,6 +103,9 @@ SAMPLER_LAWS: tuple[Callable[..., None], ...] = (
     every_host_applies_the_same_dt,
     copies_between_calls_change_nothing,
     edits_are_honoured,
+    one_buffer_is_enough,
+    a_cut_graph_stays_cut,
+    rows_that_change_places_are_not_worse_than_eulers,
     bad_velocities_are_named,
 )
 """Every law of a sampler, each callable with the subject alone."""
@@ -111,6 +117,7 @@ __all__ = [
     "SEED",
     "Case",
     "NotApplicable",
+    "a_cut_graph_stays_cut",
     "a_schedule_is_sound",
     "a_schedule_runs_from_noise_to_data",
     "a_shift_multiplies_the_odds",
@@ -132,6 +139,7 @@ __all__ = [
     "memories_are_exact_once_full",
     "noise_is_drawn_anew_for_every_step",
     "nothing_waits_for_the_device",
+    "one_buffer_is_enough",
     "order_holds_on_alternating_steps",
     "order_is_the_declared_one",
     "permutations_of_rows_commute",
@@ -140,6 +148,7 @@ __all__ = [
     "rising_grids_are_run_or_refused",
     "rotations_commute",
     "rows_do_not_see_each_other",
+    "rows_that_change_places_are_not_worse_than_eulers",
     "scaling_sigma_changes_nothing",
     "seeds_determine_the_result",
     "shapes_do_not_matter",

@@ -16,6 +16,7 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.noise import GeneratorNoise, KeyedNoise
 from flowsamplers.sampler import Sampler
+from flowsamplers.samplers import Euler
 from flowsamplers.schedules import linear
 from flowsamplers.stepper import Stepper
 from flowsamplers.testing.fields import Constant, Field, smooth, start_at
@@ -115,6 +116,72 @@ def edits_are_honoured(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     for call in calls:
         what = f"{type(sampler).__name__}: an edit at step {call.step}, stage {call.stage} is not what reaches the end"
         close(end(call) - plain, torch.ones_like(plain), what)
+
+
+def one_buffer_is_enough(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """A network that returns one tensor every time, and a host that keeps its point in another, change no bit inside out.
+
+    CUDA graphs and TensorRT do so; what is remembered of a velocity must be a copy.
+
+    Reference:
+        https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs": outputs live in static memory.
+    """
+    sampler = generator_of(case)
+    x1 = start_at()
+    velocity, point = torch.empty_like(x1), x1.clone()
+    stepper = Stepper(sampler, grid, point, KeyedNoise(SEED))
+    for call in dry_run(sampler, grid):
+        point.copy_(stepper.point)
+        velocity.copy_(smooth(point, torch.full((len(x1),), call.sigma, dtype=x1.dtype)))
+        stepper.tell(velocity)
+    direct = sample(smooth, x1, grid, sampler, seed=SEED)
+    assert torch.equal(stepper.point, direct), f"{type(sampler).__name__} remembers a buffer that is not its own"
+
+
+def a_cut_graph_stays_cut(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
+    """A host that detaches the sample after a call has no derivative in anything before it, and no graph is held.
+
+    Reference:
+        Truncated backpropagation: DRaFT-K, arXiv:2309.17400; ReFL, arXiv:2304.05977.
+    """
+    sampler = generator_of(case)
+    calls = dry_run(sampler, grid)
+    x1 = start_at()
+    early = torch.ones((), dtype=x1.dtype, requires_grad=True)
+    stepper = Stepper(sampler, grid, x1, KeyedNoise(SEED))
+    for i, call in enumerate(calls):
+        v = smooth(stepper.point.detach(), torch.full((len(x1),), call.sigma, dtype=x1.dtype))
+        stepper.tell(early * v if i < len(calls) - 1 else v)
+        stepper.detach()
+    assert not stepper.point.requires_grad, f"{type(sampler).__name__} holds a graph that its host has cut"
+
+
+def rows_that_change_places_are_not_worse_than_eulers(case: Case, steps: int = 24) -> None:
+    """A host that reorders the rows in the middle of a run must not extrapolate one row by the velocities of another.
+
+    Compared with Euler's method on the same nodes, against a fine solution; methods whose noise or nodes differ have nothing to compare.
+
+    Reference:
+        diffusers' ``callback_on_step_end``, which may return any latents.
+    """
+    sampler = generator_of(quiet(case))
+    x1, order, grid = 2 * start_at(4), [2, 0, 3, 1], linear(steps)
+    truth = sample(smooth, x1, linear(20 * steps), "rk4")[order]
+
+    def error(method: Sampler) -> float:
+        stepper, calls = Stepper(method, grid, x1, KeyedNoise(SEED)), dry_run(method, grid)
+        for i, call in enumerate(calls):
+            stepper.tell(smooth(stepper.point, torch.full((len(x1),), call.sigma, dtype=x1.dtype)))
+            if i == len(calls) // 2:
+                stepper.edit(stepper.point[order])
+        return float((stepper.point - truth).norm())
+
+    allowed = 1.5 * error(Euler())
+    plain = float((sample(smooth, x1, grid, sampler, seed=SEED)[order] - truth).norm())
+    found = error(sampler)
+    assert found <= max(allowed, plain), (
+        f"{type(sampler).__name__}: rows that changed places miss by {found:.1e}, Euler's by less"
+    )
 
 
 def _inside_out(
