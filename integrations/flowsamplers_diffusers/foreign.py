@@ -6,6 +6,7 @@ import difflib
 import inspect
 import json
 import logging
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ def translated(config: Any, accepted: Collection[str]) -> Any:
     if values.pop("use_flow_sigmas", False) and not values.get("schedule_of"):
         values["schedule_of"] = _description(config)
         values["shift"] = values.pop("flow_shift", 1.0)
+        values = {k: v for k, v in values.items() if k in accepted or k.startswith("_")}
         logger.warning(
             "use_flow_sigmas: the schedule of %s is taken over with shift=%s; the method is what sampler= names",
             values["schedule_of"]["_class_name"],
@@ -61,9 +63,11 @@ def sigmas_of(description: Mapping[str, Any], steps: int, *, shift: float, mu: f
     if cls is None:
         raise ValueError(f"schedule_of: {name!r} is no scheduler of diffusers; _class_name says whose sigmas are wanted")
     takes = inspect.signature(cls.__init__).parameters
-    scheduler = cls(**{k: v for k, v in {**description, "flow_shift": shift}.items() if k in takes})
     dynamic = {"mu": mu} if description.get("use_dynamic_shifting") and mu is not None else {}
-    scheduler.set_timesteps(steps, **dynamic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, for what diffusers does with its tensors
+        scheduler = cls(**{k: v for k, v in {**description, "flow_shift": shift}.items() if k in takes})
+        scheduler.set_timesteps(steps, **dynamic)
     *nodes, end = scheduler.sigmas.tolist()
     return SigmaGrid([*nodes, end if end < nodes[-1] else 0.0])
 

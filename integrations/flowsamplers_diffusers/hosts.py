@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flowsamplers.drive import Evaluation
+from flowsamplers.engine import Evaluation
 
 
 class Order(int):
