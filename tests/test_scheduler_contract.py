@@ -25,7 +25,7 @@ import flowsamplers as fs
 from fields import FIXED, every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of stock's set_timesteps
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")  # of stock's numpy
 ODE = [name for name in FIXED if not fs.sampler_info(name).stochastic]
 every_ode_sampler = pytest.mark.parametrize("name", ODE)
 every_carry = pytest.mark.parametrize("carry", ["float32", "float64", "model"])

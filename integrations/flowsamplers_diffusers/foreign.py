@@ -95,12 +95,12 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 def _refuse_typos(config: Mapping[str, Any], accepted: Collection[str]) -> None:
     for key in config:
-        near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.85)
+        near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.8)
         if key not in accepted and not key.startswith("_") and near and key not in _KNOWN_ELSEWHERE:
             raise ValueError(f"configuration: unknown key {key!r}, did you mean {near[0]!r}?")
 
 
-_KNOWN_ELSEWHERE = {"use_flow_sigmas", "use_lu_lambdas", "num_train_timestep"}
+_KNOWN_ELSEWHERE = {"final_sigmas_type", "schedule_mode"}
 """Keys of other schedulers that look like ours."""
 
 

@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteSchedulerOutput,
+)
 
 # Not aliased: to reload a saved pipeline, diffusers looks for this very name in the module that defines the scheduler.
-from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401
-from diffusers.utils.outputs import BaseOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from torch import Tensor
 
 from flowsamplers._errors import unknown
@@ -45,14 +47,14 @@ _CARRIES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.f
 
 
 @dataclass
-class FlowSamplerSchedulerOutput(BaseOutput):
+class FlowSamplerSchedulerOutput(FlowMatchEulerDiscreteSchedulerOutput):
     """What ``step`` returns unless ``return_dict=False``.
 
     Attributes:
         prev_sample: where the model is to be called next, ``(batch, ...)``, in the model output's dtype.
     """
 
-    prev_sample: Tensor
+    prev_sample: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
@@ -169,7 +171,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         """FlowMatchEuler's own attributes; its ``__init__`` would register its options as if they were all."""
         config = self.config
         names = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
-        FlowMatchEulerDiscreteScheduler.__init__.__wrapped__(self, **{k: config[k] for k in names if k != "self"})
+        init = inspect.unwrap(FlowMatchEulerDiscreteScheduler.__init__)
+        init(self, **{k: config[k] for k in names if k != "self"})
 
     @property
     def config(self) -> Any:
@@ -446,7 +449,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         """The sample itself: flow models take it as it is."""
         return sample
 
-    def step(
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         model_output: Tensor,
         timestep: float | Tensor,
@@ -485,7 +488,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         _check_tensors(model_output, sample)
         self._follow()
         if self._step_index is None:
-            self._init_step_index(timestep)
+            self._init_step_index(timestep)  # pyright: ignore[reportArgumentType]
         index = int(self._step_index or 0)
         if not 0 <= index < len(self._calls):
             raise IndexError(f"step: the schedule has {len(self._calls)} model calls, and all have been made")
@@ -556,7 +559,9 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
 
     # Noise on data
 
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None) -> Tensor:
+    def scale_noise(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None
+    ) -> Tensor:
         r"""Put data at a noise level: $x_\sigma = (1 - \sigma) x_0 + \sigma n$.
 
         Args:

@@ -151,8 +151,9 @@ def a_cut_graph_stays_cut(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     stepper = Stepper(sampler, grid, x1, KeyedNoise(SEED))
     for i, call in enumerate(calls):
         v = smooth(stepper.point.detach(), torch.full((len(x1),), call.sigma, dtype=x1.dtype))
+        if i == len(calls) - 1:
+            stepper.detach()
         stepper.tell(early * v if i < len(calls) - 1 else v)
-        stepper.detach()
     assert not stepper.point.requires_grad, f"{type(sampler).__name__} holds a graph that its host has cut"
 
 
