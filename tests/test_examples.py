@@ -1,0 +1,48 @@
+"""The scripts of examples/ run as a user runs them, and their README names them all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pages import ROOT
+
+FOLDER = ROOT / "examples"
+SCRIPTS = sorted(p.name for p in FOLDER.glob("*.py"))
+TESTS = ["own_sampler.py", "sum_of_dt.py"]
+
+
+def run(tmp_path: Path, *arguments: str) -> str:
+    """What a program prints that is run from another folder; a failure or a warning of ours is an error."""
+    out = subprocess.run(
+        [sys.executable, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert out.returncode == 0, out.stdout + out.stderr
+    return out.stdout
+
+
+def test_the_readme_of_the_examples_lists_every_script() -> None:
+    text = (FOLDER / "README.md").read_text()
+    assert [name for name in SCRIPTS if f"[{name}]({name})" not in text] == []
+
+
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s != "sum_of_dt.py"])
+def test_an_example_runs(script: str, tmp_path: Path) -> None:
+    assert run(tmp_path, str(FOLDER / script)).strip()
+
+
+@pytest.mark.parametrize("script", TESTS)
+def test_the_tests_of_an_example_pass(script: str, tmp_path: Path) -> None:
+    assert " passed" in run(
+        tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(FOLDER / script)
+    )
