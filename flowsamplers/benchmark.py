@@ -13,7 +13,8 @@ from typing import Any
 from flowsamplers._errors import unknown
 from flowsamplers.engine import largest_steps
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.sampler import Sampler, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import get_schedule, schedule_info
 
 SCHEDULES: dict[str, dict[str, Any]] = {"flux2": {"tokens": 4096}, "linear": {}}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, list_samplers, name_of, sampler_info
+from flowsamplers.registry import get_sampler, list_samplers, name_of, sampler_info
+from flowsamplers.sampler import Sampler, SamplerLike
 from flowsamplers.schedules import list_schedules, schedule_info
 
 LIBRARY = "flowsamplers"

@@ -14,6 +14,9 @@ Verdict: TypeAlias = Literal["confirmed", "reduced", "higher", "pre-asymptotic",
 AGREE = 0.25
 """Neighbouring slopes that differ by less belong to one window; so far may an order be from the declared one."""
 
+SPANS = {"inside": (0.95, 0.05), "complete": (1.0, 0.0)}
+"""Of ODE samplers: where every variable is finite, and complete runs."""
+
 
 @dataclass(frozen=True)
 class OrderVerdict:

@@ -7,22 +7,15 @@ of who evaluates the model, when, or in which batch: that is a driver's business
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from torch import Tensor
 
-from flowsamplers._elsewhere import sampler_elsewhere
-from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock, Noise
-
-ENTRY_POINTS = "flowsamplers.samplers"
-"""Entry-point group through which other packages add samplers, found by name like the built-in ones."""
 
 
 class Evaluate(NamedTuple):
@@ -159,6 +152,8 @@ class Sampler:
         ...         return x + at.h * k2, state
     """
 
+    registered_as: ClassVar[str]
+    """The registered name; set by `flowsamplers.register`."""
     order: ClassVar[int] = 1
     order_to_data: ClassVar[int] = 99
     stochastic: ClassVar[bool] = False
@@ -220,225 +215,31 @@ class Sampler:
         """The options as JSON values; a nested sampler is ``{"name": ..., "options": ...}``."""
         fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         values = {f.name: getattr(self, f.name) for f in fields}
-        return {k: to_config(v) if isinstance(v, Sampler) else v for k, v in values.items()}
-
-
-@dataclass(frozen=True)
-class SamplerInfo:
-    """What the registry knows of a sampler.
-
-    Attributes:
-        name: the name under which it is found.
-        aliases: other names of the same map.
-        presets: names of the method with other options, and these.
-        family: the family it belongs to, which is the module it lives in.
-        order: order of the global error strictly inside (0, 1).
-        order_to_data: order of the global error on complete runs.
-        literature: the order that the literature claims, where it is another.
-        stochastic: whether it draws noise, and so needs a seed.
-        adaptive: whether its evaluations depend on the data.
-        keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
-        keeps_noise_level: whether it keeps the noise level of a data point at any step size.
-        weak_order: of means over the results of a stochastic sampler.
-        strong_order: of the paths of a stochastic sampler.
-        reference: where it comes from.
-        advice: when to use it, in one line.
-        factory: the class; called with the options.
-        origin: the package that registered it.
-        needs: the option without which there is no such sampler; empty for one that runs as it is.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    presets: Mapping[str, Mapping[str, Any]]
-    family: str
-    order: int
-    order_to_data: int
-    literature: int
-    stochastic: bool
-    adaptive: bool
-    keeps_marginals: bool
-    keeps_noise_level: bool
-    weak_order: int
-    strong_order: float
-    reference: str
-    advice: str
-    factory: type[Sampler]
-    origin: str
-    needs: str = ""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All names under which it is found."""
-        return (self.name, *self.aliases, *self.presets)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options it takes, with their defaults."""
-        return self.factory().options
-
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return (self.factory.__doc__ or "").strip().split("\n")[0]
+        return {k: configuration(v) if isinstance(v, Sampler) else v for k, v in values.items()}
 
 
 SamplerLike: TypeAlias = Sampler | str | Mapping[str, Any]
-"""A sampler, its name, or ``{"name": ..., "options": {...}}``."""
-
-_S = TypeVar("_S", bound=type[Sampler])
-_registry: dict[str, SamplerInfo] = {}
+"""A sampler, its name or specification ``"name:option=value"``, or ``{"name": ..., "options": {...}}``."""
 
 
-def register(
-    name: str,
-    *,
-    aliases: tuple[str, ...] = (),
-    presets: Mapping[str, Mapping[str, Any]] | None = None,
-    reference: str = "",
-    advice: str = "",
-    literature: int | None = None,
-    needs: str = "",
-) -> Callable[[_S], _S]:
-    """Class decorator: make a sampler findable by name.
-
-    Args:
-        name: lower case, as users know the method (``"dpmpp_2m"``).
-        aliases: other names of the very same map.
-        presets: names that users know for this method with other options.
-        reference: paper or code it comes from.
-        advice: when to use it, in one line.
-        literature: the order that the literature claims, if the method does not have it on a rectified flow.
-        needs: an option without which there is no such sampler; `list_samplers` leaves it out then.
-
-    Raises:
-        ValueError: a name that is taken.
-    """
-
-    def add(cls: _S) -> _S:
-        info = SamplerInfo(
-            name=name,
-            aliases=aliases,
-            presets=dict(presets or {}),
-            family=cls.__module__.rpartition(".")[2],
-            order=cls.order,
-            order_to_data=min(cls.order, cls.order_to_data),
-            literature=cls.order if literature is None else literature,
-            stochastic=cls.stochastic,
-            adaptive=cls.adaptive,
-            keeps_marginals=cls.keeps_marginals,
-            keeps_noise_level=cls.keeps_noise_level,
-            weak_order=cls.weak_order,
-            strong_order=cls.strong_order,
-            reference=reference,
-            advice=advice,
-            factory=cls,
-            origin=cls.__module__.partition(".")[0],
-            needs=needs,
-        )
-        taken = _names()
-        for key in info.names:
-            if key in taken and taken[key].factory is not cls:
-                raise ValueError(f"sampler name {key!r} is taken by {taken[key].factory.__qualname__}")
-        _registry[name] = info
-        return cls
-
-    return add
-
-
-def list_samplers(*, needing: bool = False) -> list[SamplerInfo]:
-    """All registered samplers that run as they are, in the order of registration, those of other packages last.
-
-    Args:
-        needing: also those that are nothing without an option of theirs, such as a table.
-    """
-    _load()
-    return [info for info in _registry.values() if needing or not info.needs]
-
-
-def sampler_info(name: str) -> SamplerInfo:
-    """What is known of the sampler with this name or alias.
-
-    Raises:
-        ValueError: no such sampler; the message suggests the nearest name.
-    """
-    _load()
-    names = _names()
-    if name not in names:
-        raise unknown("sampler", name, names, sampler_elsewhere(name))
-    return names[name]
-
-
-def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
-    """A sampler by name, as a configuration, or as an object.
-
-    Args:
-        sampler: a name or alias, ``{"name": ..., "options": {...}}``, or a sampler.
-        **options: options of the method; they override those of a configuration or object.
-
-    Raises:
-        ValueError: unknown name or option; the message suggests the nearest.
-
-    Examples:
-        >>> get_sampler("ab2", last="midpoint")
-        AdamsBashforth2(last='midpoint', startup='ramp')
-        >>> get_sampler("lms")  # a preset: what k-diffusion means by this name
-        AdamsBashforth4(last='euler', startup='ramp')
-    """
-    if isinstance(sampler, Sampler):
-        return dataclasses.replace(sampler, **_known(type(sampler), options)) if options else sampler  # type: ignore[type-var]
-    if isinstance(sampler, Mapping):
-        if "name" not in sampler:
-            raise ValueError(f"sampler={dict(sampler)}: a configuration is {{'name': ..., 'options': {{...}}}}")
-        return get_sampler(sampler["name"], **{**sampler.get("options", {}), **options})
-    info = sampler_info(sampler)
-    return info.factory(**{**info.presets.get(sampler, {}), **_known(info.factory, options)})
-
-
-def to_config(sampler: Sampler) -> dict[str, Any]:
-    """The sampler as JSON values, ``{"name": ..., "options": {...}}``, which `get_sampler` takes back.
-
-    Raises:
-        ValueError: the sampler's class is not registered.
-
-    Examples:
-        >>> to_config(get_sampler("ab2", last="midpoint"))
-        {'name': 'ab2', 'options': {'last': 'midpoint', 'startup': 'ramp'}}
-    """
-    return {"name": name_of(sampler), "options": sampler.options}
-
-
-def name_of(sampler: Sampler) -> str:
-    """The registered name of a sampler.
+def configuration(sampler: Sampler) -> dict[str, Any]:
+    """The sampler as JSON values, see `flowsamplers.registry.to_config`.
 
     Raises:
         ValueError: its class is not registered.
     """
-    _load()
-    for info in _registry.values():
-        if info.factory is type(sampler):
-            return info.name
-    raise ValueError(f"{type(sampler).__qualname__} is not registered; decorate it with @flowsamplers.register(name)")
+    name = vars(type(sampler)).get("registered_as")
+    if name is None:
+        raise ValueError(f"{type(sampler).__qualname__} is not registered; decorate it with @flowsamplers.register(name)")
+    return {"name": name, "options": sampler.options}
 
 
-def _names() -> dict[str, SamplerInfo]:
-    return {key: info for info in _registry.values() for key in info.names}
+if TYPE_CHECKING:
+    pass
 
 
-def _known(factory: type[Sampler], options: Mapping[str, Any]) -> dict[str, Any]:
-    accepted = [f.name for f in dataclasses.fields(factory)] if dataclasses.is_dataclass(factory) else []
-    for option in options:
-        if option not in accepted:
-            raise unknown(f"option of {factory.__name__}", option, accepted)
-    return dict(options)
-
-
-@cache
-def _load() -> None:
-    """Import the built-in samplers and those of other packages, once."""
-    import_module("flowsamplers.samplers")  # the registry is below its entries
-
-    for entry in entry_points(group=ENTRY_POINTS):
-        loaded = entry.load()
-        if isinstance(loaded, type) and issubclass(loaded, Sampler) and entry.name not in _names():
-            register(entry.name)(loaded)
+def __getattr__(name: str) -> Any:
+    """The registry's names, where they used to be."""
+    if name in {"SamplerInfo", "get_sampler", "list_samplers", "name_of", "register", "sampler_info", "to_config"}:
+        return getattr(import_module("flowsamplers.registry"), name)
+    raise AttributeError(name)

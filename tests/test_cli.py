@@ -18,7 +18,6 @@ from PIL import Image
 
 import flowsamplers as fs
 from flowsamplers.cli import main
-from flowsamplers.cli.types import parse_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
 
 QUICK = ["study", "--model", "mixture", "--quiet", "--seed", "0", "--nfe", "4", "--nfe", "8"]
@@ -285,8 +284,8 @@ def test_the_script_is_installed() -> None:
 
 
 def test_samplers_are_parsed_with_their_options() -> None:
-    assert parse_sampler("lcm:eta=0.5").options == {"eta": 0.5}
-    assert parse_sampler("dpmpp_2m:last=euler,variable=neg_log_sigma").options == {
+    assert fs.get_sampler("lcm:eta=0.5").options == {"eta": 0.5}
+    assert fs.get_sampler("dpmpp_2m:last=euler,variable=neg_log_sigma").options == {
         "last": "euler",
         "startup": "ramp",
         "variable": "neg_log_sigma",

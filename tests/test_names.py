@@ -6,7 +6,6 @@ import pytest
 
 import flowsamplers as fs
 from flowsamplers import _elsewhere as elsewhere
-from flowsamplers.cli.types import parse_sampler
 
 SAMPLERS = [
     (name, here)
@@ -20,7 +19,7 @@ SCHEDULES = {n for i in fs.list_schedules() for n in i.names}
 @pytest.mark.parametrize(("name", "here"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
 def test_a_samplers_name_is_one_here_or_its_error_says_what_is(name: str, here: elsewhere.Here) -> None:
     if here.spec:
-        assert parse_sampler(here.spec)
+        assert fs.get_sampler(here.spec)
     else:
         assert here.note
     if name in OURS:

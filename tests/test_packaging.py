@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
 import sys
 from importlib.metadata import entry_points, version
@@ -65,6 +64,7 @@ LEVELS = [
     {"noise"},
     {"brownian"},
     {"sampler"},
+    {"registry"},
     {"schedules", "samplers"},
     {"engine"},
     {"lockstep", "stepper", "tracing"},
@@ -120,34 +120,3 @@ def test_nothing_names_a_file_that_outgrew_its_room() -> None:
     """Two rooms, not one: no module of the library is longer than 500 lines."""
     for _, path in rooms():
         assert len(path.read_text().splitlines()) <= 500, path
-
-
-def test_other_packages_add_samplers_and_schedules_by_entry_point(tmp_path) -> None:
-    """A package that is only on the path, with nothing but its metadata."""
-    (tmp_path / "theirs.py").write_text(
-        "from dataclasses import dataclass\n"
-        "import flowsamplers as fs\n"
-        "from flowsamplers.sampler import Evaluate, Sampler\n"
-        "@dataclass(frozen=True)\n"
-        "class Slow(Sampler):\n"
-        "    'Euler in disguise.'\n"
-        "    def step(self, x, at, state):\n"
-        "        v = yield Evaluate(x, at.s0)\n"
-        "        return x + at.h * v, state\n"
-        "def half(steps):\n"
-        "    'Everything at once.'\n"
-        "    return fs.SigmaGrid([1.0, 0.5, 0.0])\n"
-    )
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[flowsamplers.samplers]\nslow = theirs:Slow\n[flowsamplers.schedules]\nhalf = theirs:half\n"
-    )
-    code = (
-        "import flowsamplers as fs; info = fs.sampler_info('slow'); print(info.origin, info.order);"
-        "print(fs.nfe('slow', fs.get_schedule('half', 2)), fs.to_config(fs.get_sampler('slow')))"
-    )
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-    assert out.stdout.split("\n")[:2] == ["theirs 1", "2 {'name': 'slow', 'options': {}}"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from flowsamplers.flows import load_flow
-from flowsamplers.sampler import get_sampler
+from flowsamplers.registry import get_sampler
 from flowsamplers.study import Study, load
 from flowsamplers.study.images import draw
 from flowsamplers.study.plan import DEFAULT_PROMPTS

@@ -10,7 +10,8 @@ import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress
 from flowsamplers.cli.types import Command, Method, Several
-from flowsamplers.sampler import Sampler, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Sampler
 from flowsamplers.study.images import draw
 from flowsamplers.study.store import check_writable
 

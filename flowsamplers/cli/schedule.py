@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 import flowsamplers as fs
-from flowsamplers.cli.types import Command, Size, parse_options
+from flowsamplers.cli.types import Command, Size
+from flowsamplers.registry import parse_options
 from flowsamplers.schedules import schedule_info, tokens_for
 from flowsamplers.study.steps import ScheduleTable, as_json, grid_lines
 

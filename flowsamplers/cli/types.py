@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Container, Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from flowsamplers.sampler import Sampler, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Sampler
 from flowsamplers.study.cost import Budget
 
 FAMILIAR = (ValueError, OSError, ImportError, FloatingPointError)
@@ -108,8 +108,8 @@ class Method(click.ParamType[Any]):
         if isinstance(value, Sampler):
             return value
         try:
-            return parse_sampler(str(value))
-        except ValueError as error:
+            return get_sampler(str(value))
+        except (ValueError, ImportError) as error:
             self.fail(str(error), param, ctx)
 
 
@@ -139,31 +139,3 @@ class Shift(click.ParamType[Any]):
             return float(value)
         except ValueError:
             self.fail(f"{value!r}: accepted are a number, 'fixed' and 'follow'", param, ctx)
-
-
-def parse_sampler(text: str) -> Sampler:
-    """A sampler from ``name:option=value,option=value``; values are numbers where they look like it.
-
-    >>> parse_sampler("ab2:last=midpoint")
-    AdamsBashforth2(last='midpoint', startup='ramp')
-    """
-    name, _, rest = text.partition(":")
-    return get_sampler(name, **parse_options(filter(None, rest.split(",")), repr(text)))
-
-
-def parse_options(items: Iterable[str], where: str) -> dict[str, Any]:
-    """Options from ``name=value`` each; values are JSON where they look like it.
-
-    >>> parse_options(["shift=3", "nodes=[1, 0.5, 0.1]", "space=ve"], "--option")
-    {'shift': 3, 'nodes': [1, 0.5, 0.1], 'space': 've'}
-    """
-    options: dict[str, Any] = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"{item!r} in {where}: give options as name=value")
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
-    return options

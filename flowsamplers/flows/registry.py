@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from flowsamplers._errors import missing, unknown
-
-ENTRY_POINTS = "flowsamplers.flows"
-"""Entry-point group: ``name = "package:loader"``, where ``loader(model, **options)`` returns a flow."""
+from flowsamplers._errors import missing
+from flowsamplers.registry import FLOWS
 
 DEFAULT_LOADER = "klein"
 
@@ -33,17 +30,14 @@ def load_flow(model: str, **options: Any) -> Any:
         >>> load_flow("mixture:appendix-a").dim
         8
     """
-    loaders = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     loader, _, name = model.partition(":")
-    if loader not in loaders:
+    if loader not in FLOWS.names():
         loader, name = DEFAULT_LOADER, model
-    if loader not in loaders:
-        raise unknown("loader of models", loader, loaders)
-    return _opened(loaders[loader])(name, **options)
-
-
-def _opened(entry: EntryPoint) -> Any:
     try:
-        return entry.load()
-    except ModuleNotFoundError as error:
-        raise missing(f"the {entry.name!r} models need", str(error.name), "diffusers") from error
+        found = FLOWS.find(loader)
+    except ImportError as error:
+        cause = error.__cause__
+        if isinstance(cause, ModuleNotFoundError) and "flowsamplers_diffusers" in str(error):
+            raise missing(f"the {loader!r} models need", str(cause.name), "diffusers") from cause
+        raise
+    return found.info(name, **options)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
 from flowsamplers.samplers.runge_kutta import moved
 from flowsamplers.samplers.tableaux import PAIRS
 

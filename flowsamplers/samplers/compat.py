@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
 from flowsamplers.samplers.policies import LastStep
 
 

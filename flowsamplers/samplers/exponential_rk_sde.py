@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler, register
+from flowsamplers.registry import get_sampler, register
+from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.damping import Damping, drawn, renewed
 from flowsamplers.samplers.exponential_rk import RES2S, DPMSolverPP2S, DPMSolverPP3S, ExponentialRungeKutta
 from flowsamplers.samplers.interpolation import half_log_snr

@@ -22,7 +22,8 @@ from typing import ClassVar, Literal, TypeAlias
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.sampler import Sampler, SamplerLike, Step, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Sampler, SamplerLike, Step
 from flowsamplers.samplers.damping import Damping, Rule, drawn, renewed
 from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
 from flowsamplers.samplers.interpolation import Variable, moments

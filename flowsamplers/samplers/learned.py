@@ -12,7 +12,8 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.policies import METHOD, LastStep
 
 Row: TypeAlias = tuple[float, ...]

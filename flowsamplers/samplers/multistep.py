@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import PREDICTIONS, moments, positions, through
 from flowsamplers.samplers.policies import LastStep, Multistep
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.policies import LastStep
 from flowsamplers.samplers.tableaux import ButcherTableau, low_storage
 

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Sampler, SamplerLike, Step, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Sampler, SamplerLike, Step
 from flowsamplers.samplers.damping import Damping, drawn, renewed
 from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unipc_weights

@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler, register
+from flowsamplers.registry import get_sampler, register
+from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.policies import answered, memoryless
 
 

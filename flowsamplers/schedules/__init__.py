@@ -14,6 +14,7 @@ Two arithmetics: ``"float64"`` computes in float64; ``"stock"`` repeats diffuser
 float32 numbers are the same bit for bit (float64 rounded once differs in a third of the nodes).
 """
 
+from flowsamplers.registry import ScheduleInfo, get_schedule, list_schedules, register_schedule, schedule_info
 from flowsamplers.schedules.closed import (
     bong_tangent,
     chebyshev,
@@ -62,7 +63,6 @@ from flowsamplers.schedules.maps import (
     time_shift,
     tokens_for,
 )
-from flowsamplers.schedules.registry import ScheduleInfo, get_schedule, list_schedules, register_schedule, schedule_info
 from flowsamplers.schedules.tables import TABLES, Table, table
 
 __all__ = [

@@ -12,8 +12,8 @@ import math
 import numpy as np
 
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.registry import register_schedule
 from flowsamplers.schedules.maps import Array, at_least_one, karras_spacing
-from flowsamplers.schedules.registry import register_schedule
 
 
 @register_schedule(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.registry import get_schedule
 from flowsamplers.schedules.maps import at_least_one
-from flowsamplers.schedules.registry import get_schedule
 
 
 def denoise(name: str, steps: int, denoise: float, **options: Any) -> SigmaGrid:

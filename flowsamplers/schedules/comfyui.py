@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.registry import register_schedule
 from flowsamplers.schedules.maps import (
     Array,
     Values,
@@ -22,7 +23,6 @@ from flowsamplers.schedules.maps import (
     shift_sigmas,
     time_shift,
 )
-from flowsamplers.schedules.registry import register_schedule
 
 FLUX_MU = 1.15
 FLUX_POINTS = 10_000

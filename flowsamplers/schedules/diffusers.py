@@ -12,6 +12,7 @@ import numpy as np
 
 from flowsamplers._errors import unknown
 from flowsamplers.grid import NUM_TRAIN_TIMESTEPS, SigmaGrid
+from flowsamplers.registry import register_schedule
 from flowsamplers.schedules.maps import (
     Array,
     Values,
@@ -27,7 +28,6 @@ from flowsamplers.schedules.maps import (
     stretch_terminal,
     time_shift,
 )
-from flowsamplers.schedules.registry import register_schedule
 
 Arithmetic: TypeAlias = Literal["float64", "stock"]
 """``"float64"``, or ``"stock"``: diffusers' own operations in diffusers' precision, for the same bits."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.registry import register_schedule
 from flowsamplers.schedules.maps import Array, at_least_one, loglinear
-from flowsamplers.schedules.registry import register_schedule
 
 Space = Literal["sigma", "ve"]
 """``"sigma"`` of the flow, or ``"ve"``: EDM's sigma, $\\sigma_{VE} = \\sigma / (1 - \\sigma)$."""

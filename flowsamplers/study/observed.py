@@ -12,8 +12,9 @@ from flowsamplers.engine import sample
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock
-from flowsamplers.orders import OrderVerdict, order
-from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
+from flowsamplers.orders import SPANS, OrderVerdict, order
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Sampler, SamplerLike
 from flowsamplers.study.stochastic import stochastic_orders
 
 FLOWS = {"mixture-2": 2, "mixture-4": 4}
@@ -22,8 +23,6 @@ SHIFTS = {"uniform": 1.0, "shift-2": 2.0}
 """Grids: the way from start to end, shifted as sigmas are."""
 BOTH = (("mixture-2", "uniform"), ("mixture-4", "shift-2"))
 """Flow and grid of the stochastic samplers' orders."""
-SPANS = {"inside": (0.95, 0.05), "complete": (1.0, 0.0)}
-"""Of ODE samplers: where every variable is finite, and complete runs."""
 STEPS = {
     1: (256, 512, 1024),
     2: (256, 512, 1024, 2048),

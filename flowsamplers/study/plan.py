@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from flowsamplers.engine import largest_steps, nfe
 from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.sampler import Sampler, SamplerLike, get_sampler, to_config
+from flowsamplers.registry import get_sampler, to_config
+from flowsamplers.sampler import Sampler, SamplerLike
 from flowsamplers.schedules import empirical_mu, get_schedule
 from flowsamplers.study.store import REFERENCES
 

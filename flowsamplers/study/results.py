@@ -12,7 +12,7 @@ import numpy as np
 
 from flowsamplers._html import table
 from flowsamplers.orders import OrderVerdict, order
-from flowsamplers.sampler import sampler_info
+from flowsamplers.registry import sampler_info
 from flowsamplers.study.rows import Row, to_dict
 from flowsamplers.study.store import read_rows, read_sessions, read_settings
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
-from flowsamplers.sampler import Sampler, get_sampler, to_config
+from flowsamplers.registry import get_sampler, to_config
+from flowsamplers.sampler import Sampler
 
 Key: TypeAlias = tuple[str, str, int, str, str, str, str, int]
 

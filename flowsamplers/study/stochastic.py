@@ -12,7 +12,8 @@ from flowsamplers.brownian import BrownianNoise
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
 from flowsamplers.orders import OrderVerdict, order
-from flowsamplers.sampler import SamplerLike, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import SamplerLike
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from flowsamplers.engine import Velocity, sample
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock
-from flowsamplers.sampler import SamplerLike, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import SamplerLike
 
 
 @dataclass(frozen=True)

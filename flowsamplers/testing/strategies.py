@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flowsamplers.flows import DataFlow, GaussianFlow, MixtureFlow
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.sampler import Sampler, get_sampler, list_samplers
+from flowsamplers.registry import get_sampler, list_samplers
+from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import TABLES, flux2, get_schedule, linear, list_schedules, schedule_info, shift
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

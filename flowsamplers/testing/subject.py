@@ -12,7 +12,8 @@ from torch import Tensor
 from flowsamplers.engine import Velocity, nfe, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import KeyedNoise, Seeds
-from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Sampler, SamplerLike
 
 
 class Runs(Protocol):

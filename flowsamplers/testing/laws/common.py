@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Sampler, SamplerLike
 from flowsamplers.testing.subject import Subject, subject_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

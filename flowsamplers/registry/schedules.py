@@ -5,19 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from flowsamplers._elsewhere import schedule_elsewhere
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.registry.names import Registered, Registry
+from flowsamplers.registry.specifications import parse_specification
 
 Builder: TypeAlias = Callable[..., SigmaGrid]
-
-ENTRY_POINTS = "flowsamplers.schedules"
-"""Entry-point group through which other packages add schedules."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,6 @@ class ScheduleInfo:
 
 
 _B = TypeVar("_B", bound=Builder)
-_registry: dict[str, ScheduleInfo] = {}
 
 
 def register_schedule(
@@ -108,20 +103,30 @@ def register_schedule(
             advice=advice,
             origin=builder.__module__.partition(".")[0],
         )
-        taken = _names()
-        for key in info.names:
-            if key in taken and taken[key].builder is not builder:
-                raise ValueError(f"schedule name {key!r} is taken by {taken[key].builder.__qualname__}")
-        _registry[name] = info
+        SCHEDULES.add(Registered(info.names, builder, info, info.origin))
         return builder
 
     return add
 
 
+def _add_schedule(name: str, loaded: Any) -> None:
+    if not callable(loaded):
+        raise TypeError(f"{loaded!r} is no function (steps, **options) -> SigmaGrid")
+    register_schedule(name)(cast(Builder, loaded))
+
+
+SCHEDULES: Registry[ScheduleInfo] = Registry(
+    "schedule", "flowsamplers.schedules", _add_schedule, "flowsamplers.schedules", schedule_elsewhere
+)
+
+
 def list_schedules() -> list[ScheduleInfo]:
-    """All registered schedules in the order of registration, those of other packages last."""
-    _load()
-    return list(_registry.values())
+    """All registered schedules in the order of registration, those of other packages last.
+
+    Warns:
+        UserWarning: a schedule of another package cannot be loaded, or claims a name that is taken; it is left out.
+    """
+    return [thing.info for thing in SCHEDULES.all()]
 
 
 def schedule_info(name: str) -> ScheduleInfo:
@@ -129,43 +134,47 @@ def schedule_info(name: str) -> ScheduleInfo:
 
     Raises:
         ValueError: no such schedule; the message suggests the nearest name.
+        ImportError: the schedule of another package, which cannot be loaded.
 
     Examples:
-        >>> schedule_info("sd3").name
+        >>> import flowsamplers as fs
+        >>> fs.schedule_info("sd3").name
         'shift'
     """
-    _load()
-    names = _names()
-    if name not in names:
-        raise unknown("schedule", name, names, schedule_elsewhere(name))
-    return names[name]
+    return SCHEDULES.find(name).info
 
 
 def get_schedule(name: str, steps: int, *, start: float | None = None, **options: Any) -> SigmaGrid:
-    """A schedule by name.
+    """A schedule by name or specification.
 
     Args:
-        name: a registered name, alias or preset.
+        name: a registered name, alias or preset, or ``"name:option=value,option=value"``.
         steps: N, at least 1.
         start: noise level at which the run begins, for image to image: ``x = (1 - start) * image + start * noise``. The steps are the
             last N of the finer schedule whose node there is nearest to ``start``, and that node is moved exactly there. There are
             fewer steps if the schedule has no more nodes below.
-        **options: options of the builder; they override those of a preset.
+        **options: options of the builder; they override those of a specification or preset.
 
     Raises:
         ValueError: unknown name or option, with the nearest one; whatever the builder raises.
 
     Examples:
-        >>> get_schedule("shift", 2, shift=3.0).sigmas
+        >>> import flowsamplers as fs
+        >>> fs.get_schedule("shift", 2, shift=3.0).sigmas
         (1.0, 0.75, 0.0)
-        >>> get_schedule("linear", 3, start=0.6).sigmas
+        >>> fs.get_schedule("shift:shift=3", 2).sigmas
+        (1.0, 0.75, 0.0)
+        >>> fs.get_schedule("linear", 3, start=0.6).sigmas
         (0.6, 0.4, 0.2, 0.0)
     """
-    info = schedule_info(name)
-    for option in options:
+    if not isinstance(name, str):
+        raise TypeError(f"schedule={name!r}: accepted are a name and 'name:option=value'")
+    plain, given = parse_specification(name)
+    info, given = schedule_info(plain), {**given, **options}
+    for option in given:
         if option not in info.options:
-            raise unknown(f"option of schedule {name!r}", option, info.options)
-    given = {**info.presets.get(name, {}), **options}
+            raise unknown(f"option of schedule {plain!r}", option, info.options)
+    given = {**info.presets.get(plain, {}), **given}
     if start is None:
         return info.builder(steps, **given)
     whole = info.builder(steps, **given)
@@ -197,16 +206,3 @@ def _from(start: float, steps: int, builder: Callable[[int], SigmaGrid]) -> Sigm
         high = low
     nodes = min((last(n) for n in {low, high}), key=lambda nodes: abs(nodes[0] - start))
     return SigmaGrid([start, *(s for s in nodes[1:] if s < start)])
-
-
-def _names() -> dict[str, ScheduleInfo]:
-    return {key: info for info in _registry.values() for key in info.names}
-
-
-@cache
-def _load() -> None:
-    """Import the built-in schedules and those of other packages, once."""
-    import_module("flowsamplers.schedules")  # the registry is below its entries
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name not in _names():
-            register_schedule(entry.name)(entry.load())

@@ -1,0 +1,155 @@
+"""Things of one kind by name: the registry behind samplers, schedules, flows and metrics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from flowsamplers._errors import unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Registered(Generic[T]):
+    """One thing in a registry.
+
+    Attributes:
+        names: the name, and all others under which it is found.
+        target: the class or function behind them.
+        info: what the registry tells of it.
+        package: who registered it.
+    """
+
+    names: tuple[str, ...]
+    target: Any
+    info: T
+    package: str
+
+    def __str__(self) -> str:
+        """For messages: where it is defined."""
+        where = f"{getattr(self.target, '__module__', '?')}.{getattr(self.target, '__qualname__', self.names[0])}"
+        return f"{where} of package {self.package!r}"
+
+
+class Registry(Generic[T]):
+    """Things of one kind by name.
+
+    Args:
+        what: what they are, for messages.
+        group: the entry-point group through which other packages add theirs.
+        register: registers what an entry point loads, under the entry's name.
+        built_in: the module that registers this library's own when it is imported.
+        elsewhere: what to say of a name of another program.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        group: str,
+        register: Callable[[str, Any], object],
+        built_in: str = "",
+        elsewhere: Callable[[str], str] = lambda name: "",
+    ) -> None:
+        self.what, self.group = what, group
+        self._register, self._built_in, self._elsewhere = register, built_in, elsewhere
+        self._things: dict[str, Registered[T]] = {}
+        self._names: dict[str, Registered[T]] = {}
+
+    @cached_property
+    def _plugins(self) -> dict[str, list[EntryPoint]]:
+        """Entry points by name, not loaded."""
+        found: dict[str, list[EntryPoint]] = {}
+        for entry in entry_points(group=self.group):
+            found.setdefault(entry.name, []).append(entry)
+        return found
+
+    def add(self, thing: Registered[T]) -> None:
+        """Make it findable.
+
+        Raises:
+            ValueError: one of its names belongs to something else; the message names both.
+        """
+        if thing.package != "flowsamplers":
+            self._import_built_in()
+        for name in thing.names:
+            other = self._names.get(name, thing)
+            if other.target is not thing.target:
+                raise ValueError(
+                    f"{self.what} name {name!r} is claimed twice: by {other} and by {thing}; one needs another name"
+                )
+        self._things[thing.names[0]] = thing
+        self._names.update(dict.fromkeys(thing.names, thing))
+
+    def find(self, name: str) -> Registered[T]:
+        """The thing with this name or alias.
+
+        Raises:
+            ValueError: no such thing, with the nearest name; or two packages claim the name.
+            ImportError: the package behind the name cannot be loaded; names package, entry and reason.
+        """
+        self._import_built_in()
+        for entry in self._plugins.get(name, ()):
+            self._load(entry)
+        if name not in self._names:
+            self.all()  # an alias that a plug-in gives itself
+        if name not in self._names:
+            raise unknown(self.what, name, self.names(), self._elsewhere(name))
+        return self._names[name]
+
+    def all(self) -> list[Registered[T]]:
+        """Everything, in the order of registration, that of other packages last; what cannot be loaded is a warning."""
+        self._import_built_in()
+        for entry in (e for same in self._plugins.values() for e in same):
+            try:
+                self._load(entry)
+            except (ImportError, ValueError) as error:
+                warnings.warn(f"left out: {error}", stacklevel=3)
+        return list(self._things.values())
+
+    def names(self) -> list[str]:
+        """All names; nothing of other packages is imported for it."""
+        self._import_built_in()
+        return list(dict.fromkeys([*self._names, *self._plugins]))
+
+    def of(self, target: Any) -> Registered[T] | None:
+        """The thing behind which this class or function stands."""
+        for look in (self._things.values, self.all):
+            for thing in look():
+                if thing.target is target:
+                    return thing
+        return None
+
+    def _import_built_in(self) -> None:
+        if self._built_in:
+            module, self._built_in = self._built_in, ""
+            import_module(module)
+
+    def _load(self, entry: EntryPoint) -> None:
+        package = entry.dist.name if entry.dist is not None else entry.module.partition(".")[0]
+        try:
+            target = entry.load()
+        except Exception as error:
+            raise self._failed(entry, package, error) from error
+        other = self._names.get(entry.name)
+        if other is None:
+            try:
+                self._register(entry.name, target)
+            except Exception as error:
+                raise self._failed(entry, package, error) from error
+        elif other.target is not target:
+            raise ValueError(
+                f"{self.what} name {entry.name!r} is claimed twice: by {other} and by {entry.value} of package {package!r}; "
+                "one needs another name"
+            )
+
+    def _failed(self, entry: EntryPoint, package: str, error: Exception) -> ImportError:
+        reason = f"{type(error).__name__}: {error}"
+        return ImportError(
+            f"{self.what} {entry.name!r} of package {package!r} (entry point {entry.value!r}) cannot be loaded: {reason}"
+        )

@@ -1,0 +1,233 @@
+"""Samplers by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flowsamplers._elsewhere import sampler_elsewhere
+from flowsamplers.registry.names import Registered, Registry
+from flowsamplers.registry.specifications import options_of, parse_specification
+from flowsamplers.sampler import Sampler, SamplerLike, configuration
+
+
+@dataclass(frozen=True)
+class SamplerInfo:
+    """What the registry knows of a sampler.
+
+    Attributes:
+        name: the name under which it is found.
+        aliases: other names of the same map.
+        presets: names of the method with other options, and these.
+        family: the family it belongs to, which is the module it lives in.
+        order: order of the global error strictly inside (0, 1).
+        order_to_data: order of the global error on complete runs.
+        literature: the order that the literature claims, where it is another.
+        stochastic: whether it draws noise, and so needs a seed.
+        adaptive: whether its evaluations depend on the data.
+        keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
+        keeps_noise_level: whether it keeps the noise level of a data point at any step size.
+        weak_order: of means over the results of a stochastic sampler.
+        strong_order: of the paths of a stochastic sampler.
+        reference: where it comes from.
+        advice: when to use it, in one line.
+        factory: the class; called with the options.
+        origin: the package that registered it.
+        needs: the option without which there is no such sampler; empty for one that runs as it is.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    presets: Mapping[str, Mapping[str, Any]]
+    family: str
+    order: int
+    order_to_data: int
+    literature: int
+    stochastic: bool
+    adaptive: bool
+    keeps_marginals: bool
+    keeps_noise_level: bool
+    weak_order: int
+    strong_order: float
+    reference: str
+    advice: str
+    factory: type[Sampler]
+    origin: str
+    needs: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names under which it is found."""
+        return (self.name, *self.aliases, *self.presets)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options it takes, with their defaults."""
+        return self.factory().options
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (self.factory.__doc__ or "").strip().split("\n")[0]
+
+
+_S = TypeVar("_S", bound=type[Sampler])
+
+
+def register(
+    name: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    reference: str = "",
+    advice: str = "",
+    literature: int | None = None,
+    needs: str = "",
+) -> Callable[[_S], _S]:
+    """Class decorator: make a sampler findable by name.
+
+    Args:
+        name: lower case, as users know the method (``"dpmpp_2m"``).
+        aliases: other names of the very same map.
+        presets: names that users know for this method with other options.
+        reference: paper or code it comes from.
+        advice: when to use it, in one line.
+        literature: the order that the literature claims, if the method does not have it on a rectified flow.
+        needs: an option without which there is no such sampler; `list_samplers` leaves it out then.
+
+    Raises:
+        ValueError: a name that is taken.
+    """
+
+    def add(cls: _S) -> _S:
+        info = SamplerInfo(
+            name=name,
+            aliases=aliases,
+            presets=dict(presets or {}),
+            family=cls.__module__.rpartition(".")[2],
+            order=cls.order,
+            order_to_data=min(cls.order, cls.order_to_data),
+            literature=cls.order if literature is None else literature,
+            stochastic=cls.stochastic,
+            adaptive=cls.adaptive,
+            keeps_marginals=cls.keeps_marginals,
+            keeps_noise_level=cls.keeps_noise_level,
+            weak_order=cls.weak_order,
+            strong_order=cls.strong_order,
+            reference=reference,
+            advice=advice,
+            factory=cls,
+            origin=cls.__module__.partition(".")[0],
+            needs=needs,
+        )
+        SAMPLERS.add(Registered(info.names, cls, info, info.origin))
+        cls.registered_as = name
+        return cls
+
+    return add
+
+
+def _add_sampler(name: str, loaded: Any) -> None:
+    if not (isinstance(loaded, type) and issubclass(loaded, Sampler)):
+        raise TypeError(f"{loaded!r} is no subclass of flowsamplers.Sampler")
+    register(name)(loaded)
+
+
+SAMPLERS: Registry[SamplerInfo] = Registry(
+    "sampler", "flowsamplers.samplers", _add_sampler, "flowsamplers.samplers", sampler_elsewhere
+)
+
+
+def list_samplers(*, needing: bool = False) -> list[SamplerInfo]:
+    """All registered samplers that run as they are, in the order of registration, those of other packages last.
+
+    Args:
+        needing: also those that are nothing without an option of theirs, such as a table.
+
+    Warns:
+        UserWarning: a sampler of another package cannot be loaded, or claims a name that is taken; it is left out.
+    """
+    return [thing.info for thing in SAMPLERS.all() if needing or not thing.info.needs]
+
+
+def sampler_info(name: str) -> SamplerInfo:
+    """What is known of the sampler with this name or alias.
+
+    Raises:
+        ValueError: no such sampler; the message suggests the nearest name.
+        ImportError: the sampler of another package, which cannot be loaded.
+    """
+    return SAMPLERS.find(name).info
+
+
+def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
+    """A sampler by name, by specification, as a configuration, or as an object.
+
+    Args:
+        sampler: a name or alias, ``"name:option=value,option=value"``, ``{"name": ..., "options": {...}}``, or a sampler.
+        **options: options of the method; they override those of a specification, configuration or object.
+
+    Raises:
+        ValueError: unknown name or option; the message suggests the nearest.
+        TypeError: something that is no sampler.
+        ImportError: the sampler of another package, which cannot be loaded.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.get_sampler("ab2", last="midpoint")
+        AdamsBashforth2(last='midpoint', startup='ramp')
+        >>> fs.get_sampler("ab2:last=midpoint") == fs.get_sampler({"name": "ab2", "options": {"last": "midpoint"}})
+        True
+        >>> fs.get_sampler("lms")  # a preset: what k-diffusion means by this name
+        AdamsBashforth4(last='euler', startup='ramp')
+    """
+    if isinstance(sampler, Sampler):
+        return dataclasses.replace(sampler, **options_of(type(sampler), options)) if options else sampler  # type: ignore[type-var]
+    if isinstance(sampler, Mapping):
+        name, given = _configured(sampler)
+        return get_sampler(name, **{**given, **options})
+    if not isinstance(sampler, str):
+        raise TypeError(_no_sampler(sampler))
+    name, given = parse_specification(sampler)
+    info = sampler_info(name)
+    return info.factory(**{**info.presets.get(name, {}), **options_of(info.factory, {**given, **options})})
+
+
+def _configured(config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    name, options = config.get("name"), config.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, Mapping) or not set(config) <= {"name", "options"}:
+        raise ValueError(f"sampler={dict(config)}: a configuration is {{'name': ..., 'options': {{...}}}}")
+    return name, options
+
+
+def _no_sampler(value: Any) -> str:
+    accepted = "accepted are a name, 'name:option=value', {'name': ..., 'options': {...}}, and a sampler"
+    if isinstance(value, type):
+        return f"sampler={value.__qualname__}: this is a class, give an object such as {value.__name__}(); {accepted}"
+    return f"sampler={value!r}: this is no sampler; {accepted}"
+
+
+def to_config(sampler: Sampler) -> dict[str, Any]:
+    """The sampler as JSON values, ``{"name": ..., "options": ...}``, which `get_sampler` takes back.
+
+    Raises:
+        ValueError: the sampler's class is not registered.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> fs.to_config(fs.get_sampler("ab2", last="midpoint"))
+        {'name': 'ab2', 'options': {'last': 'midpoint', 'startup': 'ramp'}}
+    """
+    SAMPLERS.of(type(sampler))  # it may be a plug-in's that was never asked for by name
+    return configuration(sampler)
+
+
+def name_of(sampler: Sampler) -> str:
+    """The registered name of a sampler.
+
+    Raises:
+        ValueError: its class is not registered.
+    """
+    return to_config(sampler)["name"]

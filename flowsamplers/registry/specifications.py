@@ -1,0 +1,101 @@
+"""Specifications, ``name:option=value,option=value``: what stands for a sampler or a schedule with its options."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flowsamplers._errors import unknown
+
+
+def parse_specification(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of ``name:option=value,option=value``.
+
+    Args:
+        text: a comma inside brackets or quotes belongs to the value; values are read as JSON or Python where they are that.
+
+    Raises:
+        ValueError: an option without a value.
+
+    Examples:
+        >>> parse_specification("unipc:last=ralston3,corrector=false")
+        ('unipc', {'last': 'ralston3', 'corrector': False})
+        >>> parse_specification("epd:table=[[[0.5, 1.0]]]")
+        ('epd', {'table': [[[0.5, 1.0]]]})
+    """
+    name, _, rest = text.partition(":")
+    return name.strip(), parse_options(filter(str.strip, _split(rest)), repr(text))
+
+
+def parse_options(items: Iterable[str], where: str) -> dict[str, Any]:
+    """Options from ``name=value`` each; values are JSON or Python where they look like it.
+
+    >>> parse_options(["shift=3", "nodes=[1, 0.5, 0.1]", "space=ve", "c2=.5"], "--option")
+    {'shift': 3, 'nodes': [1, 0.5, 0.1], 'space': 've', 'c2': 0.5}
+    """
+    options: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key:
+            raise ValueError(f"{item!r} in {where}: give options as name=value")
+        if key in options:
+            raise ValueError(f"{item!r} in {where}: {key} is given twice")
+        options[key] = _value(value)
+    return options
+
+
+def _split(text: str) -> list[str]:
+    """At the commas outside of brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for c in text:
+        if c in "'\"" and quote in ("", c):
+            quote = "" if quote else c
+        elif not quote:
+            depth += (c in "[({") - (c in "])}")
+        if c == "," and depth <= 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return parts
+
+
+def _value(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+def options_of(factory: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options checked against the fields of a dataclass: known names, and numbers where numbers are declared.
+
+    Raises:
+        ValueError: names the option, the value, and what is accepted.
+    """
+    accepted = {f.name: f.type for f in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
+    for option in given:
+        if option not in accepted:
+            raise unknown(f"option of {factory.__name__}", option, accepted)
+    return {option: _number(option, value, accepted[option]) for option, value in given.items()}
+
+
+def _number(option: str, value: Any, declared: Any) -> Any:
+    """The value as declared: a Python number if it is to be one."""
+    kind = declared if isinstance(declared, str) else getattr(declared, "__name__", "")
+    kinds: dict[str, tuple[type, type, str]] = {
+        "bool": (bool, bool, "true or false"),
+        "int": (numbers.Integral, int, "a whole number"),
+        "float": (numbers.Real, float, "a number"),
+    }
+    if kind not in kinds:
+        return value
+    accepted, make, words = kinds[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
+        raise ValueError(f"{option}={value!r}: accepted is {words}")
+    return make(value)

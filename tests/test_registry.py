@@ -1,0 +1,187 @@
+"""The registry: other packages add to it, and what is wrong with one of them harms nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flowsamplers as fs
+from flowsamplers.registry import SAMPLERS, SCHEDULES, Registered, Registry
+
+SOURCE = """
+from dataclasses import dataclass
+import flowsamplers as fs
+from flowsamplers import Evaluate, Sampler
+
+@dataclass(frozen=True)
+class Slow(Sampler):
+    'Euler in disguise.'
+    def step(self, x, at, state):
+        v = yield Evaluate(x, at.s0)
+        return x + at.h * v, state
+
+def half(steps):
+    'Everything at once.'
+    return fs.SigmaGrid([1.0, 0.5, 0.0])
+"""
+
+
+def installed(folder: Path, package: str, entries: str, source: str = SOURCE) -> None:
+    """A package that is on the path with nothing but a module and its metadata."""
+    (folder / f"{package}.py").write_text(source)
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entries)
+
+
+def python(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
+    )
+
+
+def test_a_package_adds_samplers_schedules_flows_and_metrics(tmp_path: Path) -> None:
+    groups = {"samplers": "slow = theirs:Slow", "schedules": "half = theirs:half"}
+    groups |= {"flows": "mine = theirs:half", "metrics": "distance = theirs:half"}
+    installed(tmp_path, "theirs", "".join(f"[flowsamplers.{g}]\n{line}\n" for g, line in groups.items()))
+    code = (
+        "import flowsamplers as fs, sys; from flowsamplers.registry import METRICS, FLOWS\n"
+        "fs.get_sampler('euler'); assert 'theirs' not in sys.modules\n"
+        "print(fs.nfe('slow', fs.get_schedule('half', 2)), fs.sampler_info('slow').origin, fs.list_samplers()[-1].name)\n"
+        "print(METRICS.names(), 'mine' in FLOWS.names(), fs.to_config(fs.get_sampler('slow')))"
+    )
+    run = python(tmp_path, code)
+    assert run.stdout.splitlines() == ["2 theirs slow", "['distance'] True {'name': 'slow', 'options': {}}"], run.stderr
+
+
+BROKEN = {
+    "an attribute that is not there": ("theirs:Nothing", SOURCE),
+    "a module that is not there": ("nowhere.at.all:Slow", SOURCE),
+    "an exception when imported": ("theirs:Slow", "raise RuntimeError('out of order')"),
+    "a syntax error": ("theirs:Slow", "def ("),
+    "something else than a sampler": ("theirs:value", "value = 3"),
+}
+
+
+@pytest.mark.parametrize(("target", "source"), BROKEN.values(), ids=list(BROKEN))
+@pytest.mark.parametrize("group", ["samplers", "schedules"])
+def test_a_broken_entry_point_is_a_warning_and_everything_else_works(
+    tmp_path: Path, group: str, target: str, source: str
+) -> None:
+    installed(tmp_path, "theirs", f"[flowsamplers.{group}]\nbroken = {target}\n", source)
+    kind = group.removesuffix("s")
+    ask = "fs.get_sampler('broken')" if kind == "sampler" else "fs.get_schedule('broken', 4)"
+    code = (
+        "import warnings, flowsamplers as fs\n"
+        "warnings.simplefilter('error'); print(fs.nfe('heun', fs.get_schedule('flux2', 4)))\n"  # nothing is said where nobody asks
+        "warnings.resetwarnings()\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n"
+        f"    print(len(fs.list_{group}()) > 20)\n"
+        "print([str(w.message) for w in said])\n"
+        f"try: {ask}\n"
+        "except ImportError as error: print(error)"
+    )
+    run = python(tmp_path, code)
+    works, lists, warned, asked = run.stdout.splitlines()
+    assert (works, lists) == ("8", "True")
+    for text in (warned, asked):
+        assert f"{kind} 'broken' of package 'theirs'" in text
+        assert f"entry point '{target}'" in text
+        assert "cannot be loaded" in text
+    assert "Traceback" not in run.stderr
+
+
+def test_a_broken_loader_of_flows_leaves_the_others_alone(tmp_path: Path) -> None:
+    installed(tmp_path, "theirs", "[flowsamplers.flows]\nbroken = theirs:Nothing\n")
+    code = (
+        "import flowsamplers as fs; print(fs.flows.load_flow('mixture:appendix-a').dim)\n"
+        "try: fs.flows.load_flow('broken:model')\n"
+        "except ImportError as error: print(error)"
+    )
+    dim, said = python(tmp_path, code).stdout.splitlines()
+    assert dim == "8"
+    assert "'broken' of package 'theirs' (entry point 'theirs:Nothing')" in said
+
+
+@pytest.mark.parametrize("name", ["heun", "ddim", "lms"])  # a name, an alias, a preset
+def test_a_name_that_two_claim_is_an_error_that_names_both_and_no_other_name_is_touched(tmp_path: Path, name: str) -> None:
+    installed(tmp_path, "theirs", f"[flowsamplers.samplers]\n{name} = theirs:Slow\n")
+    code = (
+        "import warnings, flowsamplers as fs\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n"
+        "    fs.list_samplers()\n"
+        "print([str(w.message) for w in said])\n"
+        "print(fs.get_sampler('midpoint'))\n"
+        f"try: fs.get_sampler('{name}')\n"
+        "except ValueError as error: print(error)"
+    )
+    run = python(tmp_path, code)
+    warned, other, asked = run.stdout.splitlines()
+    assert other.startswith("Midpoint")
+    for text in (warned, asked):
+        assert f"sampler name '{name}' is claimed twice" in text
+        assert "of package 'flowsamplers'" in text
+        assert "by theirs:Slow of package 'theirs'" in text
+
+
+def test_two_packages_that_claim_one_name_are_named_both(tmp_path: Path) -> None:
+    for package in ("theirs", "others"):
+        installed(tmp_path, package, f"[flowsamplers.samplers]\nslow = {package}:Slow\n")
+    run = python(tmp_path, "import flowsamplers as fs; fs.get_sampler('slow')")
+    assert "claimed twice" in run.stderr
+    assert "theirs" in run.stderr
+    assert "others" in run.stderr
+
+
+def test_a_class_that_decorates_itself_may_be_an_entry_point_too(tmp_path: Path) -> None:
+    source = SOURCE.replace("@dataclass(frozen=True)", "@fs.register('slow', aliases=('slower',))\n@dataclass(frozen=True)")
+    installed(tmp_path, "theirs", "[flowsamplers.samplers]\nslow = theirs:Slow\n", source)
+    run = python(tmp_path, "import flowsamplers as fs; print(fs.get_sampler('slower'), fs.get_sampler('slow'))")
+    assert run.stdout.strip() == "Slow() Slow()", run.stderr  # the alias is found although no entry point has its name
+
+
+@pytest.mark.parametrize("name", ["heun", "rf_solver"])
+def test_registering_a_name_that_is_taken_names_both(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' is claimed twice: by flowsamplers\..* and by .*\.Other of package"):
+
+        @fs.register(name)
+        class Other(fs.Sampler):
+            """Another."""
+
+    assert fs.get_sampler(name).order == 2
+
+
+def test_an_unknown_name_suggests_the_nearest_of_its_kind() -> None:
+    with pytest.raises(ValueError, match="unknown sampler 'huen': did you mean 'heun'"):
+        fs.get_sampler("huen")
+    with pytest.raises(ValueError, match="unknown schedule 'karas': did you mean 'karras'"):
+        fs.get_schedule("karas", 4)
+
+
+def test_one_registry_serves_anything() -> None:
+    """Names, aliases, the thing behind a target, and clashes, of things that are numbers."""
+    numbers: Registry[int] = Registry("number", "flowsamplers.numbers", lambda name, target: None)
+    numbers.add(Registered(("one", "uno"), "1", 1, "mine"))
+    numbers.add(Registered(("two",), "2", 2, "mine"))
+    assert [numbers.find(n).info for n in ("one", "uno", "two")] == [1, 1, 2]
+    assert numbers.names() == ["one", "uno", "two"]
+    assert numbers.of("2") == numbers.find("two")
+    with pytest.raises(ValueError, match="number name 'uno' is claimed twice"):
+        numbers.add(Registered(("three", "uno"), "3", 3, "yours"))
+    assert "three" not in numbers.names()
+
+
+@pytest.mark.parametrize("registry", [SAMPLERS, SCHEDULES], ids=lambda r: r.what)
+def test_every_name_finds_the_thing_that_lists_it(registry: Registry) -> None:
+    things = registry.all()
+    assert len({n for t in things for n in t.names}) == sum(len(t.names) for t in things)
+    for thing in things:
+        assert all(registry.find(name) is thing for name in thing.names)
