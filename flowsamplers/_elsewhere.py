@@ -36,7 +36,7 @@ _VE = "adds the noise of a variance-exploding process: on a rectified flow its v
 COMFYUI: Mapping[str, Here] = {
     "euler": Here("euler", "with s_churn: churn:base=euler, in the form for rectified flows; heun and dpm_2 likewise"),
     **_all("euler_cfg_pp euler_ancestral_cfg_pp dpmpp_2m_cfg_pp dpmpp_2s_ancestral_cfg_pp", "", _CFG_PP),
-    **_all("res_multistep_cfg_pp res_multistep_ancestral_cfg_pp gradient_estimation_cfg_pp", "", _CFG_PP),
+    **_all("res_multistep_cfg_pp res_multistep_ancestral_cfg_pp gradient_estimation_cfg_pp cfgpp_ud10_ab", "", _CFG_PP),
     "euler_ancestral": Here("euler_ancestral"),
     "heun": Here("heun:last=euler", "the last step of the plain name is Heun's own"),
     **_same("heunpp2", "exp_heun_2_x0", "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms"),
@@ -47,7 +47,10 @@ COMFYUI: Mapping[str, Here] = {
     **_same("dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
     **_all("dpmpp_3m_sde dpmpp_3m_sde_gpu", "dpmpp_3m_sde:correction=heun", "the second step of the plain name is diffusers'"),
     "ddpm": Here("ddim_eta", "ComfyUI's " + _VE + "; this one takes the noise-to-signal ratio, and is euler_sde at eta 1"),
-    **_same("lcm", "ipndm", "ipndm_v", "deis", "res_multistep"),
+    **_same("lcm", "ipndm", "deis", "res_multistep"),
+    "ipndm_v": Here(
+        "ipndm_v", "the same on equal steps; on others ComfyUI's weights of orders 3 and 4 lack a pair of parentheses"
+    ),
     "res_multistep_ancestral": Here("res_2m_sde", "ComfyUI's " + _VE + "; this one is the same method on the flow's SDE"),
     **_same("gradient_estimation"),
     "er_sde": Here("er_sde", "with exact integrals where ComfyUI sums 200 points"),
@@ -163,6 +166,7 @@ OTHERS: Mapping[str, Here] = {
     **_all("ddss s4s", "", "a solver with a table of its own: ns_solver, see fit_ns_solver"),
     **_all("amed amed_plugin", "", "a learned midpoint: epd with a table of one midpoint for each step"),
     **_all("ns_solver bns neural_solver epd parallel_midpoint", "", "made by its option table, see fit_ns_solver"),
+    "precise": Here("euler_sde", "its strength a is eta = a^2 / 2"),
     "plms": Here("ipndm"),
     "pndm": Here("ipndm"),
     "unipc_bh1": Here("unipc:base=bh1"),
@@ -183,9 +187,21 @@ SCHEDULES: Mapping[str, Here] = {
     "vp": Here(
         "", "a schedule of the variance-preserving process: it has no counterpart on a rectified flow; cosine comes near"
     ),
-    **_all("ays align_your_steps AYS", "ays_sdxl", "also ays_sd1 and ays_svd; none was made for a flow"),
-    **_all("gits GITS", "gits_sd1", "made for SD 1.5, not for a flow"),
-    **_all("oss optimal_steps OptimalSteps", "oss_flux", "also oss_wan and oss_chroma"),
+    "Flux2Scheduler": Here("flux2", "tokens from the size, as there"),
+    "LTXVScheduler": Here(
+        "flow_match_euler",
+        "with shift_terminal=0.1, use_dynamic_shifting and mu from 0.95 at 1024 tokens to 2.05 at 4096",
+    ),
+    "SDTurboScheduler": Here(
+        "", "ten fixed times of SD-Turbo, a distilled variance-preserving model; on a flow shift with few steps"
+    ),
+    **_all(
+        "ays align_your_steps AYS AlignYourSteps AlignYourStepsScheduler",
+        "ays_sdxl",
+        "also ays_sd1 and ays_svd; none was made for a flow",
+    ),
+    **_all("gits GITS GITSScheduler", "gits_sd1", "made for SD 1.5, not for a flow"),
+    **_all("oss optimal_steps OptimalSteps OptimalStepsScheduler", "oss_flux", "also oss_wan and oss_chroma"),
 }
 """ComfyUI's schedules, and those of its nodes."""
 

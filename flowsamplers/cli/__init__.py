@@ -11,6 +11,7 @@ try:
     import click
 
     from flowsamplers.cli.cite import cite
+    from flowsamplers.cli.comfyui import comfyui
     from flowsamplers.cli.generate import generate
     from flowsamplers.cli.listing import list_
     from flowsamplers.cli.schedule import schedule
@@ -26,5 +27,5 @@ def main() -> None:
     """Samplers and schedules for flow-matching models, and the tools to measure them."""
 
 
-for command in (study, report, schedule, list_, trace, generate, cite):
+for command in (study, report, schedule, list_, trace, generate, cite, comfyui):
     main.add_command(command)

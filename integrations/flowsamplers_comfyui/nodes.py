@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -65,7 +66,7 @@ def checked(ask: Callable[[], object]) -> bool | str:
     """ComfyUI's answer to a validation: True, or the sentence of the error."""
     try:
         ask()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         return str(error)
     return True
 
@@ -351,6 +352,83 @@ def planned(samplers: str, calls: str, schedule: str, budget: int, tokens: int) 
     return work.plan(names, counts, lambda steps: fs.get_schedule(name, steps, **options), budget)
 
 
+class FittedSolver(io.ComfyNode):
+    """A solver that was fitted to a flow, from its file, as SAMPLER and SIGMAS."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """The inputs and outputs."""
+        return io.Schema(
+            node_id="FlowFittedSolver",
+            display_name="Fitted Solver",
+            category=CATEGORY,
+            description="A solver from a file of flowsamplers fit, or of the node Fit. Its sampler and its sigmas belong together.",
+            inputs=[io.String.Input("path", default="", tooltip="The JSON file of the solver.")],
+            outputs=[io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, path: str) -> bool | str:
+        """Refuse a file that is none, before anything runs; a path that is connected is read later."""
+        return checked(lambda: fs.load_solver(path)) if path else True
+
+    @classmethod
+    def fingerprint_inputs(cls, path: str) -> str:
+        """The content of the file, so that a new fit is read."""
+        return Path(path).read_text() if path and Path(path).is_file() else ""
+
+    @classmethod
+    def execute(cls, path: str) -> Any:
+        """Read it."""
+        return io.NodeOutput(*solver_outputs(fs.load_solver(path)))
+
+
+def solver_outputs(solver: fs.Solver) -> tuple[Any, Tensor, str]:
+    """SAMPLER, SIGMAS and a description of a fitted solver."""
+    options = {"sampler": solver.sampler, "last": host.OWN, "noise_seed": None}
+    about = f"{solver.nfe} model calls\nfitted to {dict(solver.fitted_to)}"
+    if solver.validation is not None:
+        about += f"\n{solver.validation.verdict}"
+    sigmas = torch.tensor(solver.grid.sigmas, dtype=torch.float32)
+    return comfy.samplers.KSAMPLER(host.flow_sampler, options), sigmas, about
+
+
+class FlowFit(io.ComfyNode):
+    """A solver fitted to the model and the conditioning at hand."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """The inputs and outputs."""
+        return io.Schema(
+            node_id="FlowFit",
+            display_name="Fit",
+            category=CATEGORY,
+            description="Fit nodes and weights of a solver to this model. The latent's batch gives the starts: some dozens of images.",
+            inputs=[
+                *model_inputs(),
+                io.Int.Input("calls", default=8, min=1, max=100, tooltip="Model calls of the solver."),
+                io.Int.Input("rounds", default=0, min=0, max=10, tooltip="Gauss-Newton rounds; 0 uses the profile alone."),
+                io.Int.Input("max_batch", default=8, min=1, max=4096, tooltip="Images in one model call."),
+                io.String.Input("path", default="solver.json", tooltip="Where the solver is written."),
+            ],
+            outputs=[io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, latent: Any, cfg: float, seed: int, calls: int, rounds: int,
+        max_batch: int, path: str,
+    ) -> Any:  # fmt: skip
+        """Fit it."""
+
+        def fit(velocity: host.Velocity, x: Tensor) -> fs.Solver:
+            return fs.fit(velocity, x, calls, rounds=rounds, max_batch=max_batch, tokens=schedules.tokens_of(latent["samples"]))
+
+        solver = with_velocity(model, (positive, negative, cfg), latent, seed, torch.tensor([1.0, 0.0]), calls, fit)
+        solver.save(path)
+        return io.NodeOutput(*solver_outputs(solver))
+
+
 class FlowExtension(ComfyExtension):
     """The pack: what ComfyUI asks for after `comfy_entrypoint`."""
 
@@ -360,4 +438,4 @@ class FlowExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[Any]:
         """The nodes."""
-        return [FlowSampler, FlowSchedule, FlowInspect, FlowStudy]
+        return [FlowSampler, FlowSchedule, FittedSolver, FlowFit, FlowInspect, FlowStudy]
