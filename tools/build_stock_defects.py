@@ -74,9 +74,14 @@ METHODS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         for kind in ("midpoint", "heun")
     },
     "bh2, order 2": ("UniPCMultistep", {"solver_order": 2, **ENDS}, "unipc", {}),
-    "bh2, order 3": ("UniPCMultistep", {"solver_order": 3, **ENDS}, "unipc_3", {"startup": "ramp"}),
-    "order 2": ("DEISMultistep", {"solver_order": 2, "lower_order_final": False}, "deis_log_rho", {}),
-    "order 3": ("DEISMultistep", {"solver_order": 3, "lower_order_final": False}, "deis_log_rho", {"max_order": 3}),
+    "bh2, order 3": ("UniPCMultistep", {"solver_order": 3, **ENDS}, "unipc_3", {}),
+    "order 2": ("DEISMultistep", {"solver_order": 2, "lower_order_final": False}, "deis_log_rho", {"last": "method"}),
+    "order 3": (
+        "DEISMultistep",
+        {"solver_order": 3, "lower_order_final": False},
+        "deis_log_rho",
+        {"max_order": 3, "last": "method"},
+    ),
 }
 """Options -> a stock scheduler with them, and ours."""
 

@@ -206,16 +206,17 @@ class DEISLogRho(Adams):
     $$ x' = \frac{\alpha'}{\alpha} x + \alpha' \int_\rho^{\rho'} \hat\epsilon\,d\rho $$
 
     Args:
-        last: policy of the last step, see `LastStep`.
+        last: policy of the last step, see `LastStep`; diffusers has none to copy, because it never reaches 0.
         startup: policy of the first step, see `Multistep`.
         max_order: predictions that are used, 2 or 3; the order 3 needs a ``startup`` that keeps it.
 
     Examples:
         >>> import flowsamplers as fs
         >>> fs.nfe("deis_log_rho", fs.schedules.linear(8))
-        8
+        9
     """
 
+    last: SamplerLike = "midpoint"
     max_order: int = 2
 
     order: ClassVar[int] = 2
@@ -236,3 +237,17 @@ class DEISLogRho(Adams):
     def interpolates_in(self) -> str:
         """See `Adams`."""
         return "lambda"
+
+    def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
+        """See `Adams` and `regular`."""
+        regularly = regular("lambda", s0, s1, past) == "lambda"
+        return self if regularly else _DEISFromNoise(self.last, self.startup, self.max_order)
+
+
+class _DEISFromNoise(DEISLogRho):
+    """The step after one from ``sigma = 1``."""
+
+    @property
+    def interpolates_in(self) -> str:
+        """See `Adams`."""
+        return "neg_log_sigma"
