@@ -101,13 +101,21 @@ def progress(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
     def report(stage: str, done: int, total: int) -> None:
         if stage not in bars:
             for bar in bars.values():
-                bar.close()
+                full(bar)
             unit = " rows"
             bars[stage] = tqdm(total=total or None, desc=f"{stage:<10}", unit=unit, disable=quiet, ncols=80, mininterval=0.2)
         bars[stage].update(done - bars[stage].n if total else done)
 
+    def full(bar: Any) -> None:
+        if bar.total:  # what a stage takes at most; it took less
+            bar.total = bar.n
+            bar.refresh()
+        bar.close()
+
     try:
         yield report
+        for bar in bars.values():
+            full(bar)
     finally:
         for bar in bars.values():
             bar.close()

@@ -40,7 +40,8 @@ def load_klein(
         device: by default CUDA where there is one, else the CPU.
         offload: keep the weights on the CPU and move them to the device when needed, ``"model"`` by model or ``"sequential"``
             by layer.
-        **kwargs: given to ``from_pretrained``, such as ``revision``.
+        **kwargs: given to ``from_pretrained``, such as ``revision``. Weights are read from safetensors only; ``use_safetensors=False``
+            also reads pickled ``.bin`` files.
 
     Returns:
         The stock diffusers pipeline.
@@ -62,6 +63,7 @@ def load_klein(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if offload == "sequential" and device.type == "cpu":
         raise ValueError(f"offload='sequential': device={str(device)!r} is where the weights are kept; it needs an accelerator")
+    kwargs = {"use_safetensors": True, **kwargs}  # a pickle is read only when the caller asks for it
     with _quiet() if bundled else nullcontext():
         pipe: Any = Flux2KleinPipeline.from_pretrained(source, **{_DTYPE: dtype}, local_files_only=bundled, **kwargs)
     if bundled:
