@@ -22,7 +22,7 @@ class Counted(Tensor):
         return type("Counting", (cls,), {"alive": [], "peak": 0})
 
     @staticmethod
-    def __new__(cls, data: Tensor) -> Counted:
+    def __new__(cls: type[Counted], data: Tensor) -> Counted:
         """The same memory, counted."""
         made = data.as_subclass(cls)
         cls._note([made])
@@ -42,5 +42,5 @@ class Counted(Tensor):
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  (as torch's notes on extending say)
             cls.alive += [weakref.ref(t) for t in made if isinstance(t, cls) and t.numel() >= 16]
             there = [t for ref in cls.alive if (t := ref()) is not None]
-            cls.alive = [weakref.ref(t) for t in there]
+            cls.alive = [weakref.ref[Tensor](t) for t in there]
             cls.peak = max(cls.peak, len({t.untyped_storage().data_ptr() for t in there}))

@@ -11,7 +11,7 @@ gets a copy of the state, and the sampler gets a copy of the velocity, so a mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -264,7 +264,7 @@ def _place(asked: Asked) -> str:
 
 
 @contextmanager
-def _bar(sampler: Sampler, grid: SigmaGrid, *, show: bool) -> Iterator[Callable[[Asked, Tensor], None] | None]:
+def _bar(sampler: Sampler, grid: SigmaGrid, *, show: bool) -> Generator[Callable[[Asked, Tensor], None] | None, None, None]:
     """What counts model calls on a progress bar, if one is to be shown."""
     if not show:
         yield None
