@@ -69,8 +69,8 @@ def tiny(comfy, kind):
     config.unet_config["dtype"] = torch.float32
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device="cpu")
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    for tensor in (*model.parameters(), *model.diffusion_model.buffers()):  # some are made without values
+        torch.nn.init.normal_(tensor, std=0.2)
     model.eval()
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu")), cond
 
