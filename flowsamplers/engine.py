@@ -150,7 +150,7 @@ def _edited(sampler: Sampler, x: Tensor, state: State, edited: Tensor) -> tuple[
 def sample(
     velocity: Velocity,
     x1: Tensor,
-    grid: SigmaGrid,
+    grid: SigmaGrid | Any,
     sampler: SamplerLike = "euler",
     *,
     seed: Seeds | Noise | None = None,
@@ -166,7 +166,7 @@ def sample(
         velocity: ``velocity(x, sigma)`` with x like ``x1`` and sigma ``(rows,)``; returns v shaped like x. It may edit its x, and return
             the same tensor every time.
         x1: start, ``(rows, ...)``, any floating dtype, on any device; pure noise for a grid that starts at 1.
-        grid: the schedule.
+        grid: the schedule; or a `Solver`, which has its own and its sampler.
         sampler: a name, a configuration, or a sampler.
         seed: for a stochastic sampler: an int, a list with one int per row, or a `noise.Noise`.
         carry: dtype of the state; by default float32, or float64 if ``x1`` is.
@@ -191,6 +191,8 @@ def sample(
         0.0 tensor(0.2500)
         tensor([0.2500, 0.2500, 0.2500])
     """
+    if not isinstance(grid, SigmaGrid):  # a `Solver` is both
+        grid, sampler = grid.grid, grid
     method = get_sampler(sampler)
     with _bar(method, grid, show=progress) as count_call:
         x = run_directly(velocity, x1, grid, method, seed, carry, check, grad=grad, on_step=on_step, seen=count_call)

@@ -211,6 +211,11 @@ class Sampler:
         return None
 
     @property
+    def own_grid(self) -> SigmaGrid | None:
+        """The schedule that the sampler was fitted to and brings along; None for one that runs on any."""
+        return None
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options as JSON values; a nested sampler is ``{"name": ..., "options": ...}``."""
         fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()

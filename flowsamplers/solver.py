@@ -13,6 +13,7 @@ from flowsamplers._files import write_atomically
 from flowsamplers.engine import nfe
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, get_sampler, to_config
+from flowsamplers.samplers.learned import OnItsGrid
 
 SCHEMA = 1
 """Version of the file. A file with a higher number was written by a newer version of this library."""
@@ -101,6 +102,11 @@ class Solver:
     def nfe(self) -> int:
         """Model calls of a run."""
         return nfe(self.sampler, self.grid)
+
+    @property
+    def as_sampler(self) -> OnItsGrid:
+        """The sampler that brings its schedule: what the solver is wherever a sampler is named."""
+        return OnItsGrid(self.sampler, self.grid.sigmas, tuple(self.fitted_to.get("shape", ())))
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all.

@@ -12,6 +12,7 @@ try:
 
     from flowsamplers.cli.cite import cite
     from flowsamplers.cli.comfyui import comfyui
+    from flowsamplers.cli.fit import fit
     from flowsamplers.cli.generate import generate
     from flowsamplers.cli.listing import list_
     from flowsamplers.cli.schedule import schedule
@@ -27,5 +28,5 @@ def main() -> None:
     """Samplers and schedules for flow-matching models, and the tools to measure them."""
 
 
-for command in (study, report, schedule, list_, trace, generate, cite, comfyui):
+for command in (study, report, schedule, list_, trace, generate, cite, comfyui, fit):
     main.add_command(command)

@@ -14,6 +14,7 @@ from flowsamplers._errors import unknown
 from flowsamplers.catalogue import Entry, catalogue, spread
 from flowsamplers.cli.types import Command
 from flowsamplers.schedules import ScheduleInfo, list_schedules
+from flowsamplers.solver import load_solver
 
 WIDTH = 80
 
@@ -32,6 +33,11 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
     flowsamplers list --schedules
     flowsamplers list --samplers --json
     """  # noqa: D301
+    for name in [n for n in names if n.endswith(".json")]:
+        click.echo("\n".join(solver_lines(name)))
+    if names and all(n.endswith(".json") for n in names):
+        return
+    names = tuple(n for n in names if not n.endswith(".json"))
     methods = [] if schedules and not samplers else catalogue()
     grids = [] if samplers and not schedules else list_schedules()
     if names:
@@ -48,6 +54,19 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
     blocks = [("sampler", e.info.family, sampler_lines(e)) for e in methods]
     blocks += [("schedule", i.family, schedule_lines(i)) for i in grids]
     click.echo("\n".join(_under_headings(blocks)))
+
+
+def solver_lines(path: str) -> list[str]:
+    """The file of a fitted solver for the terminal."""
+    solver = load_solver(path)
+    told = ", ".join(f"{k}={v}" for k, v in solver.fitted_to.items())
+    judged = [] if solver.validation is None else [*solver.validation.lines(), *_wrapped(solver.validation.verdict)]
+    return [
+        path,
+        *_wrapped("sigmas: " + ", ".join(f"{s:.4f}" for s in solver.grid.sigmas)),
+        *_wrapped(f"fitted to: {told}"),
+        *judged,
+    ]
 
 
 def sampler_row(entry: Entry) -> dict[str, Any]:

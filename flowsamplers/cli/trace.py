@@ -30,7 +30,7 @@ def trace(
     flowsamplers trace --sampler heun --steps 4
     """  # noqa: D301
     flow = open_flow(model, prompt, flow_options)
-    grid = fs.schedules.flux2(steps, tokens=flow.tokens, arithmetic="stock")
+    grid = method.own_grid or fs.schedules.flux2(steps, tokens=flow.tokens, arithmetic="stock")
     run = fs.trace(flow.velocity, flow.noise([seed]), grid, method, seed=seed)
     parts = flow.parts() if hasattr(flow, "parts") else []
     rows = [

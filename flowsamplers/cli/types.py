@@ -11,6 +11,7 @@ import click
 
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Sampler
+from flowsamplers.solver import load_solver
 from flowsamplers.study.cost import Budget
 
 FAMILIAR = (ValueError, OSError, ImportError, FloatingPointError)
@@ -99,7 +100,7 @@ class Size(click.ParamType[Any]):
 
 
 class Method(click.ParamType[Any]):
-    """``NAME`` or ``NAME:option=value,option=value``."""
+    """``NAME``, ``NAME:option=value,option=value``, or the JSON file of a fitted solver."""
 
     name = "SAMPLER"
 
@@ -108,8 +109,8 @@ class Method(click.ParamType[Any]):
         if isinstance(value, Sampler):
             return value
         try:
-            return get_sampler(str(value))
-        except (ValueError, ImportError) as error:
+            return load_solver(value).as_sampler if str(value).endswith(".json") else get_sampler(str(value))
+        except (ValueError, ImportError, OSError) as error:
             self.fail(str(error), param, ctx)
 
 

@@ -65,6 +65,9 @@ class SamplerInfo:
     @property
     def options(self) -> dict[str, Any]:
         """The options it takes, with their defaults."""
+        if self.needs:
+            fields = dataclasses.fields(self.factory) if dataclasses.is_dataclass(self.factory) else ()
+            return {f.name: f.default for f in fields if f.name != self.needs}
         return self.factory().options
 
     @property
@@ -183,6 +186,8 @@ def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
         >>> fs.get_sampler("lms")  # a preset: what k-diffusion means by this name
         AdamsBashforth4(last='euler', startup='ramp')
     """
+    if isinstance(made := getattr(sampler, "as_sampler", None), Sampler):  # a `Solver`
+        return get_sampler(made, **options)
     if isinstance(sampler, Sampler):
         return dataclasses.replace(sampler, **options_of(type(sampler), options)) if options else sampler  # type: ignore[type-var]
     if isinstance(sampler, Mapping):

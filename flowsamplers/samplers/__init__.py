@@ -48,7 +48,7 @@ from flowsamplers.samplers.stochastic import DDIMEta, EulerAncestral, EulerSDE, 
 from flowsamplers.samplers.exponential_sde import ERSDE, DPMSolverPP2MSDE, DPMSolverPP3MSDE, StochasticAdams
 from flowsamplers.samplers.exponential_rk_sde import SEEDS, SEEDS2, SEEDS3, AncestralStep
 from flowsamplers.samplers.sa_solver import SASolver
-from flowsamplers.samplers.learned import NSSolver, ParallelMidpoints
+from flowsamplers.samplers.learned import NSSolver, OnItsGrid, ParallelMidpoints
 
 __all__ = [
     "DEIS",
@@ -104,6 +104,7 @@ __all__ = [
     "Midpoint",
     "Multistep",
     "NSSolver",
+    "OnItsGrid",
     "ParallelMidpoints",
     "RadauIIA2",
     "Ralston",

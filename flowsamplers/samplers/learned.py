@@ -12,8 +12,9 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.registry import get_sampler, register
+from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.policies import METHOD, LastStep
 
 Row: TypeAlias = tuple[float, ...]
@@ -139,3 +140,71 @@ def _rows(name: str, table: Sequence[Any]) -> tuple[Any, ...]:
     if len(table) == 0:
         raise ValueError(f"table=(): {name} is made by its table, a row for each step; see `fit_ns_solver` for one")
     return tuple(tuple(tuple(e) if isinstance(e, list | tuple) else float(e) for e in row) for row in table)
+
+
+@register(
+    "fitted",
+    needs="sigmas",
+    reference="Bespoke non-stationary solvers, arXiv:2403.01329; GITS, arXiv:2405.11326",
+    advice="What the file of `flowsamplers fit` is wherever a sampler is named.",
+)
+@dataclass(frozen=True)
+class OnItsGrid(Sampler):
+    """A sampler that brings the schedule that it was fitted to, and refuses any other.
+
+    Args:
+        method: what makes the steps.
+        sigmas: its schedule.
+        shape: of the rows that it was fitted to; empty if that is not known.
+
+    Raises:
+        ValueError: no schedule; on a run: another schedule.
+
+    Examples:
+        >>> import flowsamplers as fs
+        >>> ours = OnItsGrid("ab2", (1.0, 0.6, 0.2, 0.0))
+        >>> fs.nfe(ours, ours.own_grid)
+        3
+    """
+
+    method: SamplerLike = "euler"
+    sigmas: tuple[float, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    multistep: ClassVar[bool] = True
+    affine: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the schedule; lists, as JSON has them, become tuples."""
+        if len(self.sigmas) == 0:
+            raise ValueError("sigmas=(): fitted is made by its schedule; see `fit` and `load_solver` for one")
+        object.__setattr__(self, "method", get_sampler(self.method))
+        object.__setattr__(self, "sigmas", SigmaGrid(self.sigmas).sigmas)
+        object.__setattr__(self, "shape", tuple(self.shape))
+
+    @property
+    def own_grid(self) -> SigmaGrid:
+        """See `Sampler.own_grid`."""
+        return SigmaGrid(self.sigmas)
+
+    def init(self, x: Tensor) -> State:
+        """See `Sampler.init`."""
+        return get_sampler(self.method).init(x)
+
+    def resume(self, velocity: Tensor) -> State:
+        """See `Sampler.resume`."""
+        return get_sampler(self.method).resume(velocity)
+
+    def moved(self, state: State, by: Tensor) -> State:
+        """See `Sampler.moved`."""
+        return get_sampler(self.method).moved(state, by)
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        far = len(at.grid.sigmas) != len(self.sigmas)
+        if far or any(abs(a - b) > 2.0**-20 for a, b in zip(at.grid.sigmas, self.sigmas, strict=True)):
+            raise ValueError(
+                f"grid of {at.grid.steps} steps from {at.grid.start:g}: this sampler was fitted to a schedule of its own, of "
+                f"{len(self.sigmas) - 1} steps from {self.sigmas[0]:g}; run it on its own_grid"
+            )
+        return (yield from get_sampler(self.method).step(x, at, state))

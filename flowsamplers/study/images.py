@@ -77,8 +77,13 @@ def draw(
     def grid_of(steps: int) -> Any:
         return flux2(steps, tokens=flow.tokens, arithmetic="stock")
 
-    steps = {(m, n): largest_steps(m, n, grid_of) if by_nfe else n for m in methods for n in counts}
-    cells = [(m, n, grid_of(taken)) for (m, n), taken in steps.items() if taken or not by_nfe]
+    def taken_by(m: Sampler, n: int) -> int:
+        if m.own_grid is not None:
+            return m.own_grid.steps
+        return largest_steps(m, n, grid_of) if by_nfe else n
+
+    steps = {(m, n): taken_by(m, n) for m in methods for n in counts}
+    cells = [(m, n, m.own_grid or grid_of(taken)) for (m, n), taken in steps.items() if taken or not by_nfe]
     if not cells:
         raise ValueError(f"nfe={list(counts)}: not one step of {', '.join(map(label_of, methods))} fits")
     x1 = flow.noise([seed])

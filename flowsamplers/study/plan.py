@@ -147,6 +147,9 @@ class Study:
         planned: list[Planned] = []
         for sampler in map(get_sampler, self.samplers):
             done: set[int] = set()
+            if sampler.own_grid is not None:
+                planned.append(Planned(sampler, sampler.own_grid, nfe(sampler, sampler.own_grid), {}))
+                continue
             for budget in sorted(self.nfe):
                 steps = largest_steps(sampler, budget, lambda n: self.grid(n, tokens)[0])
                 if steps and steps not in done:

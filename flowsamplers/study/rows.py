@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
-from flowsamplers.registry import get_sampler, to_config
+from flowsamplers.registry import get_sampler, sampler_info, to_config
 from flowsamplers.sampler import Sampler
 
 Key: TypeAlias = tuple[str, str, int, str, str, str, str, int]
@@ -122,7 +122,8 @@ def label(name: str, options: Mapping[str, Any]) -> str:
     >>> label("ab2", {"last": "midpoint"})
     'ab2 last=midpoint'
     """
-    shown = [f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in options.items()]
+    named = {k: v for k, v in options.items() if not isinstance(v, list | tuple)}  # tables and schedules are no names
+    shown = [f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in named.items()]
     return " ".join([name, *shown])
 
 
@@ -134,8 +135,8 @@ def label_of(sampler: Sampler) -> str:
 def changed_options(sampler: Sampler) -> dict[str, Any]:
     """The options of a sampler that differ from its defaults, as JSON values."""
     config = to_config(sampler)
-    default = get_sampler(config["name"]).options
-    return {k: v for k, v in config["options"].items() if v != default[k]}
+    default = {} if sampler_info(config["name"]).needs else get_sampler(config["name"]).options
+    return {k: v for k, v in config["options"].items() if k not in default or v != default[k]}
 
 
 def to_dict(row: Row) -> dict[str, Any]:

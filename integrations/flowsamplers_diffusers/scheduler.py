@@ -31,6 +31,7 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, get_sampler, to_config
 from flowsamplers.samplers import Euler, Renoise
 from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
+from flowsamplers.solver import load_solver
 from flowsamplers_diffusers.carried import CallNoise, CarriedRun, version
 from flowsamplers_diffusers.foreign import sigmas_of, translated
 from flowsamplers_diffusers.hosts import Order, told_the_target
@@ -79,7 +80,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         use_beta_sigmas: re-space by beta quantiles.
         time_shift_type: form of the dynamic shift, ``"exponential"`` or ``"linear"``.
         stochastic_sampling: FlowMatchEuler's full re-noise; the same as ``sampler="lcm"``.
-        sampler: name of a registered sampler, or a sampler object.
+        sampler: name of a registered sampler, a sampler object, or a solver of `fit` as an object or the path of its JSON file. A
+            solver brings its own sigmas, which replace the pipeline's.
         sampler_options: its options as one JSON dict, such as ``{"last": "midpoint"}``.
         carry: dtype of the state between steps. ``"float32"`` or ``"float64"``: a master copy, so that many steps in bfloat16
             do not pile up rounding; ``"model"``: rounded to the model's dtype on every step, as stock does (for ``euler`` and
@@ -148,7 +150,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             if value not in known:
                 raise unknown(option, str(value), [name for name in known if name])
         self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
-        if isinstance(sampler, Sampler):
+        if not isinstance(sampler, str) or sampler.endswith(".json"):
             self._register_object(self._method)
         self._seed = _seeds(seed)
         self._dtype, self._rounds, self._checks = _CARRIES[carry], carry == "model", check == "finite"
@@ -162,6 +164,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self.grid: SigmaGrid | None = None
         self._announced: tuple[int, int, int | None] | None = None
         self._calls: tuple[Evaluation, ...] = ()
+        self._told_of_shape = False
         self._first = 0
         self._run: CarriedRun | None = None
         self._followed: tuple[Any, ...] = ()
@@ -242,7 +245,17 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         if sigmas is not None:
             _check_given(sigmas)
         make = self._grid if self.config.budget == "steps" else self._grid_within
-        self.grid = make(num_inference_steps, sigmas, mu, timesteps)
+        own = self._method.own_grid
+        if own is None:
+            self.grid = make(num_inference_steps, sigmas, mu, timesteps)
+        else:
+            asked = num_inference_steps if sigmas is None else len(sigmas)
+            if asked not in (None, own.steps) or timesteps is not None:
+                raise ValueError(
+                    f"num_inference_steps={asked}: the solver was fitted to {own.steps} steps, with sigmas of its own; pass "
+                    f"num_inference_steps={own.steps}"
+                )
+            self.grid = own
         self._refuse_targets()
         self.num_inference_steps = self.grid.steps
         self._calls, self._first = dry_run(self._method, self.grid), 0
@@ -520,11 +533,24 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         below = torch.where(listed < own[None] - 1e-6, listed, torch.zeros_like(listed)).amax(dim=0)
         return sample.to(torch.float32) + (own - below)[..., None] * v
 
+    def _check_fitted(self, call: int, sample: Tensor) -> None:
+        """A fitted solver runs from its first sigma; another shape than it was fitted to is told once."""
+        own, shape = self._method.own_grid, getattr(self._method, "shape", ())
+        if own is not None and call:
+            raise ValueError(
+                f"the run begins at model call {call}: a fitted solver runs from its first sigma, {own.start:g}. For "
+                "image-to-image fit one with start=, and pass strength=0.999, so that the pipeline leaves out no call"
+            )
+        if shape and tuple(sample.shape[1:]) != shape and not self._told_of_shape:
+            self._told_of_shape = True
+            logger.warning("the solver was fitted to rows of shape %s and runs on %s", shape, tuple(sample.shape[1:]))
+
     def _carried(self, index: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
         """One call of the run; a run that stands elsewhere, or had another shape, is another run."""
         run, call = self._run, self._first + index
         if run is None or run.next != call or run.shape != sample.shape:
             assert self.grid is not None
+            self._check_fitted(call, sample)
             run = self._run = CarriedRun(
                 self._method,
                 self.grid,
@@ -592,6 +618,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
 
 
 def _method(sampler: Any, options: dict[str, Any], *, stochastic: bool) -> Sampler:
+    if isinstance(sampler, str) and sampler.endswith(".json"):
+        sampler = load_solver(sampler)
     method = get_sampler(sampler, **options)
     if method.adaptive:
         raise ValueError(

@@ -1,0 +1,140 @@
+"""``flowsamplers fit``: a schedule and a sampler for one's own model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from flowsamplers.cli.models import default_prompt, model_options, named_by_loader, open_flow, progress
+from flowsamplers.cli.types import Command, Cost, Several
+from flowsamplers.fit import FOLDS, Rows
+from flowsamplers.profile import calls_of_a_path
+from flowsamplers.study.cost import Budget, Meter, probe
+from flowsamplers.study.plan import DEFAULT_PROMPTS
+from flowsamplers.study.store import check_writable
+
+HELD_PROMPTS = ("zero", "a handwritten 5", "the digit two")
+"""Prompts that judge a solver of klein-digits."""
+
+
+@click.command(cls=Command)
+@model_options
+@click.option("--prompt", "prompts", multiple=True, help="To fit to; may be repeated.")
+@click.option(
+    "--held-prompt", "held", multiple=True, help="To judge by; may be repeated.  [default: the prompts, with other seeds]"
+)
+@click.option("--rows", type=int, default=32, show_default=True, help="Noises, each with a prompt. Every fourth judges.")
+@click.option("--nfe", type=int, cls=Several, help="Model calls, one or several.  [default: 8]")
+@click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the paths that are followed.")
+@click.option("--rounds", type=int, default=4, show_default=True, help="Gauss-Newton steps; 0 uses the profile alone.")
+@click.option("--profile", "kept", type=click.Path(path_type=Path), help="Keep the profile here; an interrupted one goes on.")
+@click.option("--distilled", is_flag=True, help="Fit to a distilled model all the same.")
+@click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
+@click.option("--dry-run", is_flag=True, help="Only say what it would cost; write nothing.")
+@click.option("--budget", type=Cost(), help="Stop at so many evaluations, or after 90s, 10min, 2h.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("solver.json"), show_default=True, help="JSON file.")
+@click.option("--json", "as_rows", is_flag=True, help="Print the solvers as JSON lines, or the plan as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def fit(
+    model: str,
+    flow_options: dict[str, Any],
+    prompts: tuple[str, ...],
+    held: tuple[str, ...],
+    rows: int,
+    nfe: tuple[int, ...],
+    nodes: int,
+    rounds: int,
+    kept: Path | None,
+    distilled: bool,
+    max_batch: int,
+    dry_run: bool,
+    budget: Budget | None,
+    out: Path,
+    as_rows: bool,
+    quiet: bool,
+) -> None:
+    """Fit a schedule and a sampler to a model: eight calls that are as good as Euler's fifty.
+
+    The result is a file that stands wherever a sampler is named. With several numbers of calls there is a file for each, such as
+    solver-8.json.
+
+    \b
+    flowsamplers fit --nfe 8 --out klein8.json
+    flowsamplers fit --nfe 4 8 --rows 16 --dry-run
+    flowsamplers fit --model black-forest-labs/FLUX.2-klein-base-4B --device cuda --prompt "a cat" --profile cat.safetensors
+    flowsamplers generate --sampler klein8.json
+    """  # noqa: D301
+    wanted = nfe or (8,)
+    if rows < 1:
+        raise ValueError(f"rows={rows}: a fit needs at least 1")
+    for n in wanted:
+        if not 1 <= n <= nodes:
+            raise ValueError(f"nfe={n}: a solver makes from 1 to {nodes} calls, as many as the profile has nodes")
+    check_writable(out.parent)
+    defaults: tuple[str | None, ...] = (None,) if named_by_loader(model) else (default_prompt(model),)
+    fitting = prompts or (DEFAULT_PROMPTS if model == "klein-digits" else defaults)
+    judging = held or (HELD_PROMPTS if model == "klein-digits" and not prompts else fitting)
+    flow = open_flow(model, fitting[0], flow_options)
+    described = flow.describe() if hasattr(flow, "describe") else {"model": model}
+    if getattr(flow, "is_distilled", False) and not distilled:
+        raise ValueError(
+            f"model={model!r} is distilled: it was trained for a few Euler steps, and following its paths more closely may not please. "
+            "Pass --distilled to fit to it all the same"
+        )
+    # Every fourth row judges: it has a seed of its own, as all rows, and a prompt that no other has.
+    condition = [
+        judging[i // FOLDS % len(judging)] if i % FOLDS == FOLDS - 1 else fitting[i % len(fitting)] for i in range(rows)
+    ]
+    cost = _cost(rows, nodes, wanted, rounds)
+    metered = Meter(flow, budget)
+    if dry_run:
+        timed = probe(metered, fitting[0], min(rows, max_batch))
+        plan = {"evaluations": cost, "passes": flow.passes_per_evaluation * cost, "seconds": cost * timed.batched}
+        text = f"at most {cost:,} evaluations, {plan['passes']:,} forward passes, about {plan['seconds']:.0f} s"
+        click.echo(json.dumps(plan) if as_rows else text)
+        return
+    about = {**described, "prompts": list(fitting), "torch": torch.__version__}
+    done = 0
+    with progress(quiet) as report:
+
+        def on_call(n: int) -> None:
+            nonlocal done
+            done += n
+            report("fit", done, cost)
+
+        measured = Rows.of(
+            _Conditioned(metered), flow.noise(list(range(rows))), condition=condition, max_batch=max_batch, on_call=on_call,
+            nodes=nodes, file=kept, about=about,
+        )  # fmt: skip
+        solvers = [measured.fit(n, rounds=rounds, tokens=flow.tokens) for n in wanted]
+    for n, solver in zip(wanted, solvers, strict=True):
+        path = out if len(wanted) == 1 else out.with_name(f"{out.stem}-{n}{out.suffix}")
+        solver.save(path)
+        if as_rows:
+            click.echo(json.dumps(solver.to_dict()))
+            continue
+        if solver.validation is not None:
+            click.echo("\n".join([*solver.validation.lines(), "", solver.validation.verdict]))
+        click.echo(f"solver: {path}\n")
+
+
+class _Conditioned:
+    """A metered flow without the other attributes of the flow."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.velocity = meter.velocity
+
+
+def _cost(rows: int, nodes: int, wanted: tuple[int, ...], rounds: int) -> int:
+    """Evaluations at most: the paths, the runs with changed parameters, and what is measured beside the solvers."""
+    judges = rows // FOLDS
+    fitting = rows - judges
+    total = rows * calls_of_a_path(nodes)
+    for n in wanted:
+        parameters = n - 1 + n * (n - 1) // 2
+        total += rounds * fitting * n * (parameters // 2 + 5) + judges * (30 * n + 50)
+    return total

@@ -1,0 +1,155 @@
+"""The file of a fitted solver stands wherever a sampler is named."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import flowsamplers as fs
+from flowsamplers.cli import main
+from flowsamplers.flows import MixtureFlow
+from flowsamplers.testing import laws
+
+
+@pytest.fixture(scope="module")
+def flow() -> MixtureFlow:
+    return MixtureFlow.random(1)
+
+
+@pytest.fixture(scope="module")
+def solver(flow) -> fs.Solver:
+    return fs.fit(flow.velocity, flow.noise(list(range(16))), 4)
+
+
+@pytest.fixture
+def file(solver, tmp_path) -> str:
+    solver.save(tmp_path / "four.json")
+    return str(tmp_path / "four.json")
+
+
+def run(*args: str):
+    return CliRunner().invoke(main, args)
+
+
+def test_a_solver_is_run_as_it_is(flow, solver, file) -> None:
+    x1 = flow.noise([100, 101])
+    expected = fs.sample(flow.velocity, x1, solver.grid, solver.sampler)
+    assert torch.equal(fs.sample(flow.velocity, x1, fs.load_solver(file)), expected)
+    assert torch.equal(fs.sample(flow.velocity, x1, solver.grid, fs.load_solver(file)), expected)
+    with pytest.raises(ValueError, match="fitted to a schedule of its own, of 4 steps from 1"):
+        fs.sample(flow.velocity, x1, fs.schedules.linear(4), solver)
+
+
+ON_ITS_GRID = (
+    laws.applied_dt_sum_to_end_minus_start,
+    laws.straight_paths_are_exact,
+    laws.rotations_commute,
+    laws.translations_commute,
+    laws.permutations_of_rows_commute,
+    laws.rows_do_not_see_each_other,
+    laws.shapes_do_not_matter,
+    laws.evaluations_are_as_declared,
+    laws.requests_stay_inside_their_step,
+    laws.inputs_and_modes_are_untouched,
+    laws.drivers_agree,
+    laws.every_host_applies_the_same_dt,
+    laws.copies_between_calls_change_nothing,
+    laws.edits_are_honoured,
+)
+
+
+@pytest.mark.parametrize("law", ON_ITS_GRID, ids=lambda law: law.__name__)
+def test_a_fitted_solver_keeps_the_laws(law, solver) -> None:
+    law(solver.as_sampler, solver.grid)
+
+
+def scheduled(flow, sampler, x1, steps=4):
+    from flowsamplers_diffusers import FlowSamplerScheduler
+
+    scheduler = FlowSamplerScheduler.from_config({"use_dynamic_shifting": True}, sampler=sampler)
+    scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], mu=2.0)
+    x = x1
+    for t in scheduler.timesteps:
+        x = scheduler.step(flow.velocity(x, (t / 1000).to(x).expand(len(x))), t, x, return_dict=False)[0]
+    return scheduler, x
+
+
+def test_the_scheduler_takes_the_file_or_the_object_and_its_own_sigmas(flow, solver, file) -> None:
+    pytest.importorskip("diffusers")
+    x1 = flow.noise([100, 101]).float()
+    expected = fs.sample(flow.velocity, x1, solver.grid, solver.sampler)
+    for sampler in (file, solver):
+        scheduler, x = scheduled(flow, sampler, x1)
+        torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
+        assert scheduler.sigmas.tolist() == pytest.approx(list(solver.grid.sigmas))
+    again = type(scheduler).from_config(json.loads(json.dumps(dict(scheduler.config), default=list)))
+    assert again._method == solver.as_sampler
+    with pytest.raises(ValueError, match=r"num_inference_steps=50: .*pass num_inference_steps=4"):
+        scheduled(flow, file, x1, steps=50)
+
+
+def test_the_scheduler_refuses_a_run_that_begins_in_the_middle_and_tells_of_another_shape_once(flow, file, caplog) -> None:
+    pytest.importorskip("diffusers")
+    from flowsamplers_diffusers import FlowSamplerScheduler
+
+    scheduler = FlowSamplerScheduler(sampler=file)
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(2)
+    x = torch.zeros(1, 6)
+    with pytest.raises(ValueError, match="fit one with start="):
+        scheduler.step(x, scheduler.timesteps[2], x)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            scheduler.set_timesteps(4)
+            scheduler.step(torch.zeros(1, 9), scheduler.timesteps[0], torch.zeros(1, 9))
+    assert sum("fitted to rows of shape (6,)" in r.message for r in caplog.records) == 1
+
+
+def test_the_command_fits_and_its_file_is_a_sampler_everywhere(tmp_path) -> None:
+    out = tmp_path / "s.json"
+    args = ("fit", "--model", "mixture:1", "--rows", "8", "--nodes", "16", "--out", str(out), "--quiet")
+    done = run(*args, "--nfe", "3", "4")
+    assert done.exit_code == 0, done.output
+    assert "rows that were not fitted to" in done.output
+    three = str(tmp_path / "s-3.json")
+    assert fs.load_solver(three).nfe == 3
+    assert "fitted to: " in run("list", three).output
+    assert run("cite", three).exit_code == 0
+    study = run(
+        "study",
+        "--model",
+        "mixture:1",
+        "--sampler",
+        three,
+        "--seed",
+        "0",
+        "--out",
+        str(tmp_path / "study"),
+        "--json",
+        "--quiet",
+    )
+    assert study.exit_code == 0, study.output
+    assert [json.loads(line)["nfe"] for line in study.output.splitlines() if line.startswith("{")] == [3]
+
+
+def test_a_dry_run_writes_nothing_and_counts_at_least_what_is_spent(tmp_path) -> None:
+    out = tmp_path / "s.json"
+    args = ("fit", "--model", "mixture:1", "--rows", "8", "--nodes", "16", "--nfe", "3", "--out", str(out), "--quiet")
+    plan = json.loads(run(*args, "--dry-run", "--json").output)
+    assert not out.exists()
+    assert run(*args, "--budget", str(plan["evaluations"])).exit_code == 0
+    assert out.exists()
+
+
+@pytest.mark.parametrize("content", ["", '{"kind": "solver", "schema": 99, "sigmas": [1, 0]}'])
+def test_a_bad_file_is_a_sentence_and_exit_code_2(content: str, tmp_path) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(content)
+    done = run("generate", "--sampler", str(file))
+    assert done.exit_code == 2
+    assert "not a solver file that can be used" in done.output
+    assert run("generate", "--sampler", str(tmp_path / "none.json")).exit_code == 2
