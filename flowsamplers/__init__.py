@@ -1,9 +1,10 @@
 """Samplers and schedules for flow-matching models, and the tools to measure them.
 
->>> import flowsamplers as fs
->>> grid = fs.schedules.flux2(steps=4, tokens=4096)
->>> [round(s, 4) for s in grid.sigmas]
-[1.0, 0.9674, 0.9081, 0.7672, 0.0]
+Examples:
+    >>> import flowsamplers as fs
+    >>> grid = fs.schedules.flux2(steps=4, tokens=4096)
+    >>> [round(s, 4) for s in grid.sigmas]
+    [1.0, 0.9674, 0.9081, 0.7672, 0.0]
 """
 
 from flowsamplers import flows, plot, reference, schedules, study

@@ -209,8 +209,9 @@ SCHEDULES: Mapping[str, Here] = {
 def sampler_elsewhere(name: str) -> str:
     """What to say of a sampler's name that is not one here; empty if it is nowhere known.
 
-    >>> sampler_elsewhere("ralston_2s")
-    "a name of RES4LYF: here it is 'ralston'. "
+    Examples:
+        >>> sampler_elsewhere("ralston_2s")
+        "a name of RES4LYF: here it is 'ralston'. "
     """
     for source, names in (("ComfyUI", COMFYUI), ("RES4LYF", RES4LYF), ("diffusers", DIFFUSERS), ("", OTHERS)):
         if name in names:

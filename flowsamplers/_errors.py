@@ -10,10 +10,11 @@ from collections.abc import Iterable
 def unknown(what: str, value: object, accepted: Iterable[str], hint: str = "") -> ValueError:
     """The error for a name that is not in a closed list; suggests the nearest one that is, unless it is given a better hint.
 
-    >>> print(unknown("sampler", "huen", ["euler", "heun"]))
-    unknown sampler 'huen': did you mean 'heun'? Accepted: euler, heun
-    >>> print(unknown("sampler", "DPM++ 2M", ["dpm_2", "dpmpp_2m"]))
-    unknown sampler 'DPM++ 2M': did you mean 'dpmpp_2m'? Accepted: dpm_2, dpmpp_2m
+    Examples:
+        >>> print(unknown("sampler", "huen", ["euler", "heun"]))
+        unknown sampler 'huen': did you mean 'heun'? Accepted: euler, heun
+        >>> print(unknown("sampler", "DPM++ 2M", ["dpm_2", "dpmpp_2m"]))
+        unknown sampler 'DPM++ 2M': did you mean 'dpmpp_2m'? Accepted: dpm_2, dpmpp_2m
     """
     names = list(accepted)
     spelled = re.sub(r"[\s-]+", "_", str(value).lower().replace("++", "pp"))
@@ -25,8 +26,9 @@ def unknown(what: str, value: object, accepted: Iterable[str], hint: str = "") -
 def missing(what: str, package: str, extra: str) -> ImportError:
     """The error for an optional package that is not installed; it names commands that work in a clone and beside a wheel.
 
-    >>> print(missing("plots need", "matplotlib", "study"))
-    plots need the package 'matplotlib': pip install matplotlib, or in a clone of flowsamplers pip install -e '.[study]'
+    Examples:
+        >>> print(missing("plots need", "matplotlib", "study"))
+        plots need the package 'matplotlib': pip install matplotlib, or in a clone of flowsamplers pip install -e '.[study]'
     """
     return ImportError(
         f"{what} the package {package!r}: pip install {package}, or in a clone of flowsamplers pip install -e '.[{extra}]'"

@@ -12,8 +12,9 @@ MOST = 24
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
     """A table in HTML, numbers to six digits.
 
-    >>> table(["sigma"], [[0.5]])
-    '<table><tr><th>sigma</th></tr><tr><td>0.5</td></tr></table>'
+    Examples:
+        >>> table(["sigma"], [[0.5]])
+        '<table><tr><th>sigma</th></tr><tr><td>0.5</td></tr></table>'
     """
     shown = list(rows) if len(rows) <= MOST else [*rows[: MOST // 2], ["..."] * len(head), *rows[-MOST // 2 :]]
     lines = [_row("th", head), *(_row("td", row) for row in shown)]

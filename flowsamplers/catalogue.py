@@ -108,8 +108,9 @@ class Entry:
 def spread(orders: Mapping[str, float | None]) -> str:
     """Smallest and largest of the measured orders, in words; empty where none was measured.
 
-    >>> spread({"mixture-2, uniform": 1.98, "mixture-4, uniform": 2.01, "mixture-4, shift-2": None})
-    '1.98 to 2.01'
+    Examples:
+        >>> spread({"mixture-2, uniform": 1.98, "mixture-4, uniform": 2.01, "mixture-4, shift-2": None})
+        '1.98 to 2.01'
     """
     known = sorted(v for v in orders.values() if v is not None)
     if not known:

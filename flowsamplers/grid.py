@@ -89,16 +89,18 @@ class SigmaGrid:
     def reversed(self) -> SigmaGrid:
         """The same nodes in the opposite direction.
 
-        >>> SigmaGrid([1.0, 0.25, 0.0]).reversed().sigmas
-        (0.0, 0.25, 1.0)
+        Examples:
+            >>> SigmaGrid([1.0, 0.25, 0.0]).reversed().sigmas
+            (0.0, 0.25, 1.0)
         """
         return SigmaGrid(reversed(self.sigmas), rising=not self.rising)
 
     def refined(self, parts: int) -> SigmaGrid:
         """Every interval cut into ``parts`` equal ones: the same-family grid for a convergence study.
 
-        >>> SigmaGrid([1.0, 0.5, 0.0]).refined(2).sigmas
-        (1.0, 0.75, 0.5, 0.25, 0.0)
+        Examples:
+            >>> SigmaGrid([1.0, 0.5, 0.0]).refined(2).sigmas
+            (1.0, 0.75, 0.5, 0.25, 0.0)
         """
         if parts < 1:
             raise ValueError(f"parts={parts}: an interval is cut into at least 1 part")

@@ -47,8 +47,9 @@ Seeds: TypeAlias = int | Sequence[int]
 def fold(seed: int, *keys: int) -> int:
     """A 63-bit seed made from a seed and any integers that name what it is for.
 
-    >>> fold(0, 1, 2) == fold(0, 1, 2), fold(0, 1, 2) == fold(0, 2, 1)
-    (True, False)
+    Examples:
+        >>> fold(0, 1, 2) == fold(0, 1, 2), fold(0, 1, 2) == fold(0, 2, 1)
+        (True, False)
     """
     digest = hashlib.blake2b(b"".join(struct.pack("<q", k) for k in (_as_int64(seed), *keys)), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -60,8 +61,9 @@ def row_seeds(seeds: Seeds, rows: int) -> list[int]:
     Raises:
         ValueError: a list of seeds whose length is not ``rows``.
 
-    >>> row_seeds([3, 4], 2)
-    [3, 4]
+    Examples:
+        >>> row_seeds([3, 4], 2)
+        [3, 4]
     """
     if isinstance(seeds, int):
         return [fold(seeds, i) for i in range(rows)]
@@ -75,8 +77,9 @@ def normal(seed: int, shape: Sequence[int], dtype: torch.dtype, device: torch.de
 
     Runs in float32 and in float64, on any device, so share one noise up to rounding.
 
-    >>> torch.equal(normal(7, (2,), torch.float64).float(), normal(7, (2,), torch.float32))
-    True
+    Examples:
+        >>> torch.equal(normal(7, (2,), torch.float64).float(), normal(7, (2,), torch.float32))
+        True
     """
     if torch.device(device).type == "meta":
         return torch.empty(tuple(shape), dtype=dtype, device="meta")

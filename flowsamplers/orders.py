@@ -46,8 +46,9 @@ class OrderVerdict:
 def pairwise_slopes(n: Sequence[float], error: Sequence[float]) -> list[float]:
     """``log(e_i / e_{i+1}) / log(n_{i+1} / n_i)`` for each pair of neighbours, on any grid of n.
 
-    >>> [round(s, 6) for s in pairwise_slopes([1, 2, 8], [1.0, 0.25, 0.25 / 16])]
-    [2.0, 2.0]
+    Examples:
+        >>> [round(s, 6) for s in pairwise_slopes([1, 2, 8], [1.0, 0.25, 0.25 / 16])]
+        [2.0, 2.0]
     """
     pairs = zip(n, n[1:], error, error[1:], strict=False)
     return [math.log(e0 / e1) / math.log(n1 / n0) for n0, n1, e0, e1 in pairs]

@@ -356,8 +356,9 @@ def measured(
 def path_nodes(nodes: int, start: float = 1.0) -> tuple[float, ...]:
     """The nodes of a path, close to each other near both ends.
 
-    >>> [round(s, 3) for s in path_nodes(4)]
-    [1.0, 0.854, 0.5, 0.146, 0.0]
+    Examples:
+        >>> [round(s, 3) for s in path_nodes(4)]
+        [1.0, 0.854, 0.5, 0.146, 0.0]
     """
     if nodes < 4 or nodes % 2:
         raise ValueError(f"nodes={nodes}: give an even number of at least 4 intervals")
@@ -370,8 +371,9 @@ def path_nodes(nodes: int, start: float = 1.0) -> tuple[float, ...]:
 def calls_of_a_path(nodes: int, *, checked: bool = True) -> int:
     """Evaluations of each row of a path, and of the same at half the resolution.
 
-    >>> calls_of_a_path(64), calls_of_a_path(64, checked=False)
-    (382, 255)
+    Examples:
+        >>> calls_of_a_path(64), calls_of_a_path(64, checked=False)
+        (382, 255)
     """
     return 4 * nodes - 1 + (4 * (nodes // 2) - 1 if checked else 0)
 

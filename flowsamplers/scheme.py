@@ -40,8 +40,9 @@ class Scheme(NamedTuple):
 def amplification(scheme: Scheme) -> float:
     r"""The largest $\sum_j |B_{kj}| / |s_{k+1} - s_0|$ of all points: how much larger an error of the velocities can come out.
 
-    >>> amplification(scheme_of("ab2", linear(4)))
-    1.5
+    Examples:
+        >>> amplification(scheme_of("ab2", linear(4)))
+        1.5
     """
     ends_ = (*scheme.sigmas[1:], scheme.end)
     found = [float(np.abs(b).sum()) / abs(s - scheme.sigmas[0]) for b, s in zip(scheme.weights, ends_, strict=True)]

@@ -352,3 +352,12 @@ def test_words_of_the_glossary_are_explained() -> None:
         "reference",
     ):
         assert f"**{word}" in text, word
+
+
+def test_doctests_of_docstrings_stand_under_a_heading() -> None:
+    """Markdown reads a bare >>> of a docstring as three quotations."""
+    for file in [*(ROOT / "flowsamplers").rglob("*.py"), *(ROOT / "integrations").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node) or ""
+                assert not re.search(r"^>>>", text, re.MULTILINE), f"{file.name}: put it below 'Examples:', indented"

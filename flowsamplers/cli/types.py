@@ -38,8 +38,9 @@ class Several(click.Option):
 def spread(args: Sequence[str], several: Container[str]) -> list[str]:
     """Arguments with the name of the option before each of its values; values go on until the next option.
 
-    >>> spread(["--steps", "1", "2", "--out", "a.png", "--seed", "-1", "0"], {"--steps", "--seed"})
-    ['--steps', '1', '--steps', '2', '--out', 'a.png', '--seed', '-1', '--seed', '0']
+    Examples:
+        >>> spread(["--steps", "1", "2", "--out", "a.png", "--seed", "-1", "0"], {"--steps", "--seed"})
+        ['--steps', '1', '--steps', '2', '--out', 'a.png', '--seed', '-1', '--seed', '0']
     """
     out: list[str] = []
     option, values = "", 0

@@ -34,8 +34,9 @@ def parse_specification(text: str) -> tuple[str, dict[str, Any]]:
 def parse_options(items: Iterable[str], where: str) -> dict[str, Any]:
     """Options from ``name=value`` each; values are JSON or Python where they look like it.
 
-    >>> parse_options(["shift=3", "nodes=[1, 0.5, 0.1]", "space=ve", "c2=.5"], "--option")
-    {'shift': 3, 'nodes': [1, 0.5, 0.1], 'space': 've', 'c2': 0.5}
+    Examples:
+        >>> parse_options(["shift=3", "nodes=[1, 0.5, 0.1]", "space=ve", "c2=.5"], "--option")
+        {'shift': 3, 'nodes': [1, 0.5, 0.1], 'space': 've', 'c2': 0.5}
     """
     options: dict[str, Any] = {}
     for item in items:

@@ -37,8 +37,9 @@ POINTS = 48
 def half_log_snr(sigma: float) -> float:
     r"""$\lambda = \log\frac{1 - \sigma}{\sigma}$, exact at the ends: minus infinity at 1, infinity at 0.
 
-    >>> half_log_snr(1.0), half_log_snr(0.5), half_log_snr(0.0)
-    (-inf, 0.0, inf)
+    Examples:
+        >>> half_log_snr(1.0), half_log_snr(0.5), half_log_snr(0.0)
+        (-inf, 0.0, inf)
     """
     if sigma <= 0:
         return math.inf
@@ -91,8 +92,9 @@ def moments(prediction: str, variable: str, s0: float, s1: float, count: int, da
     Empty where the variable or the kernel is infinite at an end: a polynomial says nothing there, and what remains of the
     formula is Euler's step. The data prediction in plain sigma has a limit at ``sigma = 0``, all moments 1: the polynomial's end.
 
-    >>> moments("velocity", "sigma", 1.0, 0.5, 3)  # h, h / 2, h / 3
-    (-0.5, -0.25, -0.16666666666666666)
+    Examples:
+        >>> moments("velocity", "sigma", 1.0, 0.5, 3)  # h, h / 2, h / 3
+        (-0.5, -0.25, -0.16666666666666666)
     """
     g = VARIABLES[variable]
     start, length = g(s0), g(s1) - g(s0)
@@ -151,8 +153,9 @@ def _rule_in_lambda(s0: float, s1: float, damping: Damping) -> tuple[np.ndarray,
 def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> list[float]:
     """Where earlier nodes lie, in units of the step from s0 to s1; those at infinity are left out, with all before them.
 
-    >>> positions("sigma", 0.5, 0.25, (0.75, 1.0))
-    [-1.0, -2.0]
+    Examples:
+        >>> positions("sigma", 0.5, 0.25, (0.75, 1.0))
+        [-1.0, -2.0]
     """
     g = VARIABLES[variable]
     length = g(s1) - g(s0)
@@ -175,8 +178,9 @@ def regular(variable: str, s0: float, s1: float, past: Sequence[float], *, new: 
         past: sigmas of the earlier predictions.
         new: whether there is a prediction at s1, too.
 
-    >>> regular("lambda", 0.75, 0.5, (1.0,)), regular("lambda", 0.5, 0.25, (0.75, 1.0))
-    ('neg_log_sigma', 'lambda')
+    Examples:
+        >>> regular("lambda", 0.75, 0.5, (1.0,)), regular("lambda", 0.5, 0.25, (0.75, 1.0))
+        ('neg_log_sigma', 'lambda')
     """
     g = VARIABLES[variable]
     lost = not math.isfinite(g(s0)) or not (new or not past or positions(variable, s0, s1, past))
@@ -190,8 +194,9 @@ def through(thetas: Sequence[float], values: Sequence[float]) -> list[float]:
         thetas: places of the P_j, without the 0 of $P_0$.
         values: $M_1, M_2, \dots$, as many.
 
-    >>> [round(w, 12) for w in through([-1.0], [0.5])]  # Adams-Bashforth 2
-    [-0.5]
+    Examples:
+        >>> [round(w, 12) for w in through([-1.0], [0.5])]  # Adams-Bashforth 2
+        [-0.5]
     """
     powers = np.array([[t ** (k + 1) for t in thetas] for k in range(len(thetas))])
     return [float(w) for w in np.linalg.solve(powers, np.array(values))] if len(thetas) else []
@@ -203,8 +208,9 @@ def phi(k: int, z: float) -> float:
     Reference:
         Hochbruck and Ostermann, Exponential integrators, Acta Numerica 19 (2010), (2.10).
 
-    >>> phi(1, 0.0), phi(2, 0.0), abs(phi(1, 2.0) - (1 - math.exp(-2)) / 2) < 1e-15
-    (1.0, 0.5, True)
+    Examples:
+        >>> phi(1, 0.0), phi(2, 0.0), abs(phi(1, 2.0) - (1 - math.exp(-2)) / 2) < 1e-15
+        (1.0, 0.5, True)
     """
     if z < 1:  # the series has no cancellation
         return math.fsum((-z) ** j / math.factorial(j + k) for j in range(24))

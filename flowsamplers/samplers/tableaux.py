@@ -99,8 +99,9 @@ class ButcherTableau:
 def trees(nodes: int) -> tuple[Tree, ...]:
     """All rooted trees with this many nodes.
 
-    >>> [len(trees(n)) for n in range(1, 7)]
-    [1, 1, 2, 4, 9, 20]
+    Examples:
+        >>> [len(trees(n)) for n in range(1, 7)]
+        [1, 1, 2, 4, 9, 20]
     """
 
     def forests(left: int, largest: int) -> Iterator[Tree]:
@@ -142,8 +143,9 @@ def low_storage(a: Sequence[float], b: Sequence[float], order: int) -> ButcherTa
     Reference:
         Williamson, J. Comput. Phys. 35 (1980).
 
-    >>> low_storage((0, -1 / 2), (1 / 2, 1), 2).b
-    (0.0, 1.0)
+    Examples:
+        >>> low_storage((0, -1 / 2), (1 / 2, 1), 2).b
+        (0.0, 1.0)
     """
     q, x, rows = [0.0] * len(a), [0.0] * len(a), list[tuple[float, ...]]()
     for i, (ai, bi) in enumerate(zip(a, b, strict=True)):

@@ -286,8 +286,9 @@ def pipeline_sigmas(steps: int, arithmetic: Arithmetic = "float64") -> Array:
     Raises:
         ValueError: fewer than 1 step.
 
-    >>> pipeline_sigmas(4).tolist()
-    [1.0, 0.75, 0.5, 0.25]
+    Examples:
+        >>> pipeline_sigmas(4).tolist()
+        [1.0, 0.75, 0.5, 0.25]
     """
     at_least_one("steps", steps)
     if arithmetic == "stock":

@@ -33,8 +33,9 @@ def tokens_for(width: int, height: int) -> int:
     Raises:
         ValueError: a side below 16 pixels.
 
-    >>> tokens_for(1024, 1024)
-    4096
+    Examples:
+        >>> tokens_for(1024, 1024)
+        4096
     """
     for name, side in (("width", width), ("height", height)):
         if side < PIXELS_PER_TOKEN:
@@ -196,8 +197,9 @@ def beta_quantiles(probabilities: Array, alpha: float, beta: float) -> Array:
     Raises:
         ValueError: a parameter that is not positive.
 
-    >>> beta_quantiles(np.array([0.0, 0.5, 1.0]), 0.6, 0.6).round(6).tolist()
-    [0.0, 0.5, 1.0]
+    Examples:
+        >>> beta_quantiles(np.array([0.0, 0.5, 1.0]), 0.6, 0.6).round(6).tolist()
+        [0.0, 0.5, 1.0]
     """
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not (math.isfinite(value) and value > 0):

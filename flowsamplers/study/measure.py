@@ -39,8 +39,9 @@ class Errors:
     def of(cls, x: Tensor, truth: Tensor) -> Errors:
         """Of one row ``(1, ...)``; computed in float64.
 
-        >>> Errors.of(torch.tensor([[3.0, 5.0]]), torch.tensor([[3.0, 4.0]])).error
-        0.2
+        Examples:
+            >>> Errors.of(torch.tensor([[3.0, 5.0]]), torch.tensor([[3.0, 4.0]])).error
+            0.2
         """
         a, b = x.double().flatten(), truth.double().flatten()
         angle = torch.nn.functional.cosine_similarity(a, b, dim=0, eps=0.0)
@@ -65,8 +66,9 @@ def forward_passes(flow: Any, sigmas: Iterable[float]) -> int:
 def psnr(image: Tensor, truth: Tensor) -> float:
     """Peak signal-to-noise ratio in decibels of images with values in [0, 1], at most `BEST_PSNR`.
 
-    >>> round(psnr(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.1)), 6)
-    20.0
+    Examples:
+        >>> round(psnr(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.1)), 6)
+        20.0
     """
     mse = (image.double() - truth.double()).square().mean().item()
     return BEST_PSNR if mse <= 10 ** (-BEST_PSNR / 10) else -10 * math.log10(mse)
@@ -80,8 +82,9 @@ def ssim(image: Tensor, truth: Tensor) -> float:
     Reference:
         Wang, Bovik, Sheikh, Simoncelli, IEEE Transactions on Image Processing 13 (2004), equation 13.
 
-    >>> ssim(torch.rand(3, 16, 16), torch.rand(3, 16, 16)) < 1.0 == ssim(torch.ones(3, 9, 9), torch.ones(3, 9, 9))
-    True
+    Examples:
+        >>> ssim(torch.rand(3, 16, 16), torch.rand(3, 16, 16)) < 1.0 == ssim(torch.ones(3, 9, 9), torch.ones(3, 9, 9))
+        True
     """
     size = min(11, *image.shape[1:])
     line = torch.exp(-((torch.arange(size, dtype=torch.float64) - (size - 1) / 2) ** 2) / (2 * 1.5**2))

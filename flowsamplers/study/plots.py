@@ -343,8 +343,9 @@ def _labels_at_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) ->
 def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
     """Rising places as near as may be to the wanted ones, at least so far apart that things of these sizes do not overlap.
 
-    >>> [round(y, 3) for y in _apart([0.5, 0.5], [0.1, 0.1])]
-    [0.45, 0.55]
+    Examples:
+        >>> [round(y, 3) for y in _apart([0.5, 0.5], [0.1, 0.1])]
+        [0.45, 0.55]
     """
     groups: list[tuple[list[float], list[float]]] = []  # offsets within the group and what each member would have the group at
     for want, size in zip(wanted, sizes, strict=True):

@@ -131,8 +131,9 @@ def _doubt(results: Results, name: str, budget: int) -> str:
 def percent(error: float) -> str:
     """A relative error for everybody; very small ones as powers of ten.
 
-    >>> percent(0.076), percent(1.1), percent(3e-7)
-    ('7.6 %', '110 %', '3.0e-07')
+    Examples:
+        >>> percent(0.076), percent(1.1), percent(3e-7)
+        ('7.6 %', '110 %', '3.0e-07')
     """
     if error < 1e-4:
         return f"{error:.1e}"

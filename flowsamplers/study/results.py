@@ -203,8 +203,9 @@ def _frame(package: str, build: Callable[[Any, list[dict[str, Any]]], Any], rows
 def geometric_mean(values: Sequence[float]) -> float:
     """Of positive numbers; NaN if one is not.
 
-    >>> round(geometric_mean([1.0, 100.0]), 9)
-    10.0
+    Examples:
+        >>> round(geometric_mean([1.0, 100.0]), 9)
+        10.0
     """
     return float(np.exp(np.mean(np.log(values)))) if all(v > 0 for v in values) else float("nan")
 
@@ -214,8 +215,9 @@ def bootstrap(values: Sequence[float]) -> Interval:
 
     The resampling is the same every time.
 
-    >>> bootstrap([2.0, 2.0, 2.0])
-    Interval(value=2.0, low=2.0, high=2.0)
+    Examples:
+        >>> bootstrap([2.0, 2.0, 2.0])
+        Interval(value=2.0, low=2.0, high=2.0)
     """
     value = geometric_mean(values)
     if len(values) < 2 or not np.isfinite(value):

@@ -119,8 +119,9 @@ _NAMES = frozenset(f.name for f in fields(Row))
 def label(name: str, options: Mapping[str, Any]) -> str:
     """A sampler with its options in words.
 
-    >>> label("ab2", {"last": "midpoint"})
-    'ab2 last=midpoint'
+    Examples:
+        >>> label("ab2", {"last": "midpoint"})
+        'ab2 last=midpoint'
     """
     named = {k: v for k, v in options.items() if not isinstance(v, list | tuple)}  # tables and schedules are no names
     shown = [f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in named.items()]

@@ -44,8 +44,9 @@ class ScheduleTable:
     def of(cls, steps: int, tokens: int, mu: float | None = None) -> ScheduleTable:
         """The table of the FLUX.2 schedule.
 
-        >>> [round(t, 4) for t in ScheduleTable.of(3, 4096).timesteps]
-        [1000.0, 952.1271, 832.5565]
+        Examples:
+            >>> [round(t, 4) for t in ScheduleTable.of(3, 4096).timesteps]
+            [1000.0, 952.1271, 832.5565]
         """
         strength = empirical_mu(tokens=tokens, steps=steps) if mu is None else mu
         grid = flux2(steps, tokens=tokens, mu=strength, arithmetic="stock")
@@ -112,8 +113,9 @@ def klein_steps(
 def grid_lines(grid: SigmaGrid) -> list[str]:
     """The numbers of any schedule, for the terminal.
 
-    >>> print(grid_lines(SigmaGrid([1.0, 0.0]))[1])
-      0     1.0000000     1000.0000    -1.0000000
+    Examples:
+        >>> print(grid_lines(SigmaGrid([1.0, 0.0]))[1])
+          0     1.0000000     1000.0000    -1.0000000
     """
     lines = [f"{'i':>3}{'sigma':>14}{'timestep':>14}{'dt':>14}"]
     for i, (s, t, h) in enumerate(zip(grid.sigmas[:-1], grid.timesteps, grid.dt, strict=True)):

@@ -147,9 +147,10 @@ class KleinFlow:
     def passes(self, sigma: float) -> int:
         """Forward passes of the network that the evaluation of one row takes at this sigma.
 
-        >>> flow = KleinFlow.load("klein-digits", guidance_interval=(0.2, 0.8))
-        >>> flow.passes(1.0), flow.passes(0.5)
-        (1, 2)
+        Examples:
+            >>> flow = KleinFlow.load("klein-digits", guidance_interval=(0.2, 0.8))
+            >>> flow.passes(1.0), flow.passes(0.5)
+            (1, 2)
         """
         guided = self.guided and (self.guidance_interval is None or bool(self._inside(torch.tensor(sigma))))
         return 2 if guided else 1
