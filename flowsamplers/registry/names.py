@@ -79,7 +79,7 @@ class Registry(Generic[T]):
             self._import_built_in()
         for name in thing.names:
             other = self._names.get(name, thing)
-            if other.target is not thing.target:
+            if other.target != thing.target:
                 raise ValueError(
                     f"{self.what} name {name!r} is claimed twice: by {other} and by {thing}; one needs another name"
                 )
@@ -142,7 +142,7 @@ class Registry(Generic[T]):
                 self._register(entry.name, target)
             except Exception as error:
                 raise self._failed(entry, package, error) from error
-        elif other.target is not target:
+        elif other.target != target:  # two bound methods of one class are equal and not the same
             raise ValueError(
                 f"{self.what} name {entry.name!r} is claimed twice: by {other} and by {entry.value} of package {package!r}; "
                 "one needs another name"
