@@ -40,7 +40,7 @@ class Counted(Tensor):
     @classmethod
     def _note(cls, made: Sequence[Any]) -> None:
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  (as torch's notes on extending say)
-            cls.alive += [weakref.ref(t) for t in made if isinstance(t, cls) and t.numel() >= 16]
+            cls.alive.extend(weakref.ref[Tensor](t) for t in made if isinstance(t, cls) and t.numel() >= 16)
             there = [t for ref in cls.alive if (t := ref()) is not None]
             cls.alive = [weakref.ref[Tensor](t) for t in there]
             cls.peak = max(cls.peak, len({t.untyped_storage().data_ptr() for t in there}))

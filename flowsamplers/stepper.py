@@ -170,10 +170,10 @@ class Stepper:
         if self.done or self._moves:
             return None
         if self._work is None:
-            self._work = self.sampler.step(self._x, self.steps[self._index], self._state)
-            self._request = next(self._work)
+            work: StepGenerator = self.sampler.step(self._x, self.steps[self._index], self._state)
+            self._work, self._request = work, next(work)
             for v in self._received:
-                self._request = self._work.send(v)
+                self._request = work.send(v)
         return self._request
 
     def _advance(self, velocity: Tensor) -> None:
