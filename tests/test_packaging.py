@@ -67,7 +67,7 @@ LEVELS = [
     {"registry"},
     {"schedules", "samplers"},
     {"engine"},
-    {"lockstep", "stepper", "tracing"},
+    {"lockstep", "methods", "stepper", "tracing"},
     {"flows", "reference", "orders"},
     {"profile", "solver"},
     {"scheme"},
