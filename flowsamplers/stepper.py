@@ -45,7 +45,7 @@ class Stepper:
         >>> while not stepper.done:
         ...     stepper.tell(stepper.sigma * stepper.point)  # dx/dsigma = sigma * x
         >>> stepper.point.item()
-        0.61328125
+        0.6015625
     """
 
     def __init__(self, sampler: SamplerLike, grid: SigmaGrid, x: Tensor, noise: Noise | None = None, *, begin: int = 0) -> None:
