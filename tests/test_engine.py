@@ -47,7 +47,7 @@ def test_the_preview_is_the_data_where_the_velocity_points_at_it(name: str) -> N
 @pytest.mark.parametrize("name", [n for n in DETERMINISTIC if n in FIXED])
 @pytest.mark.parametrize("index", [0, 2])
 def test_an_edit_is_honoured_as_by_the_stepper(name: str, index: int) -> None:
-    """As a host edits at the start of the next step. The edit is small beside the step: a larger one the stepper takes for another point."""
+    """As a host edits at the start of the next step, by little: the stepper takes a large edit for another point."""
     shift = 1e-3 * torch.linspace(-1, 1, 5, dtype=torch.float64)
 
     def edit(end: fs.StepEnd) -> Tensor | None:
