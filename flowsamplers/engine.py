@@ -19,12 +19,13 @@ from itertools import count, takewhile
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowsamplers._counted import Counted
 from flowsamplers._errors import unknown
-from flowsamplers.grid import SigmaGrid
+from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Clock, Noise, Seeds, as_noise
 from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, get_sampler, steps_of
 
@@ -149,8 +150,8 @@ def _edited(sampler: Sampler, x: Tensor, state: State, edited: Tensor) -> tuple[
 
 def sample(
     velocity: Velocity,
-    x1: Tensor,
-    grid: SigmaGrid | Any,
+    x1: Tensor | np.ndarray[Any, Any],
+    grid: GridLike | Any,
     sampler: SamplerLike = "euler",
     *,
     seed: Seeds | Noise | None = None,
@@ -165,9 +166,11 @@ def sample(
     Args:
         velocity: ``velocity(x, sigma)`` with x like ``x1`` and sigma ``(rows,)``; returns v shaped like x. It may edit its x, and return
             the same tensor every time.
-        x1: start, ``(rows, ...)``, any floating dtype, on any device; pure noise for a grid that starts at 1.
-        grid: the schedule; or a `Solver`, which has its own and its sampler.
-        sampler: a name, a configuration, or a sampler.
+        x1: start, ``(rows, ...)``, any floating dtype, on any device; pure noise for a grid that starts at 1. A numpy array is copied
+            into a tensor.
+        grid: the schedule, as a `SigmaGrid` or its sigmas (a list, tuple, array or tensor); or a `Solver`, which has its own and its
+            sampler.
+        sampler: a name, a specification, a configuration, or a sampler.
         seed: for a stochastic sampler: an int, a list with one int per row, or a `noise.Noise`.
         carry: dtype of the state; by default float32, or float64 if ``x1`` is.
         check: ``"finite"`` raises at the first velocity that is not finite.
@@ -180,6 +183,7 @@ def sample(
 
     Raises:
         ValueError: unknown sampler, a stochastic one without a seed or on a rising grid, a velocity of the wrong shape.
+        TypeError: something that is no grid, or no sampler.
         FloatingPointError: with ``check="finite"``, a velocity that is not finite; names step, stage and sigma.
 
     Examples:
@@ -191,9 +195,10 @@ def sample(
         0.0 tensor(0.2500)
         tensor([0.2500, 0.2500, 0.2500])
     """
-    if not isinstance(grid, SigmaGrid):  # a `Solver` is both
-        grid, sampler = grid.grid, grid
-    method = get_sampler(sampler)
+    solver: Any = grid
+    if hasattr(solver, "as_sampler"):  # a `Solver` is both
+        grid, sampler = solver.grid, solver
+    method, grid, x1 = get_sampler(sampler), as_grid(grid), as_start(x1)
     with _bar(method, grid, show=progress) as count_call:
         x = run_directly(velocity, x1, grid, method, seed, carry, check, grad=grad, on_step=on_step, seen=count_call)
     return x.to(x1.dtype)
@@ -283,18 +288,22 @@ def _bar(sampler: Sampler, grid: SigmaGrid, *, show: bool) -> Generator[Callable
         yield count_call
 
 
-def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:
+def dry_run(sampler: SamplerLike, grid: GridLike) -> tuple[Evaluation, ...]:
     """Every model call that a run will make, before anything is run: the sampler is driven with zeros.
+
+    Args:
+        sampler: see `sample`.
+        grid: see `sample`.
 
     Raises:
         ValueError: the sampler is adaptive, so its calls depend on the data; a stochastic one on a rising grid.
-        TypeError: the sampler is not an immutable value.
+        TypeError: the sampler is not an immutable value, or the grid is none.
 
     Examples:
         >>> [e.sigma for e in dry_run("midpoint", SigmaGrid([1.0, 0.5, 0.0]))]
         [1.0, 0.75, 0.5, 0.25]
     """
-    method = get_sampler(sampler)
+    method, grid = get_sampler(sampler), as_grid(grid)
     if type(method).__hash__ is None:
         raise TypeError(
             f"{type(method).__name__} is not hashable: a sampler is an immutable value, use @dataclass(frozen=True)"
@@ -302,7 +311,7 @@ def dry_run(sampler: SamplerLike, grid: SigmaGrid) -> tuple[Evaluation, ...]:
     return (_short if grid.steps <= FEW else _long)(method, grid)
 
 
-def nfe(sampler: SamplerLike, grid: SigmaGrid) -> int:
+def nfe(sampler: SamplerLike, grid: GridLike) -> int:
     """How many model calls a run makes, from the dry run.
 
     Examples:
@@ -312,7 +321,7 @@ def nfe(sampler: SamplerLike, grid: SigmaGrid) -> int:
     return len(dry_run(sampler, grid))
 
 
-def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], SigmaGrid]) -> int:
+def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], GridLike]) -> int:
     """The largest number of steps whose dry run needs at most so many model calls; 0 if not even one fits.
 
     Calls grow with steps, but not always by each step: a policy that acts between two sigmas, as Restart's, may need fewer calls for
@@ -337,7 +346,7 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Sig
 
     def fits(steps: int) -> bool:
         asked: list[Evaluation] = []
-        unspent = takewhile(lambda _: len(asked) <= calls, steps_of(grid_of(steps), silence))
+        unspent = takewhile(lambda _: len(asked) <= calls, steps_of(as_grid(grid_of(steps), "grid_of"), silence))
         _unanswered(whole(method, NOTHING, unspent), asked)
         return len(asked) <= calls
 
@@ -348,7 +357,7 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Sig
     return next(filter(fits, range(min(low + BEYOND, calls), low, -1)), low)
 
 
-def live_latents(sampler: SamplerLike, grid: SigmaGrid) -> int:
+def live_latents(sampler: SamplerLike, grid: GridLike) -> int:
     """How many tensors of the state's size a run holds at its peak, measured on a run with zeros.
 
     Counted are distinct memories: the state, what the sampler remembers, and the results of its arithmetic. What the model holds is
@@ -363,13 +372,18 @@ def live_latents(sampler: SamplerLike, grid: SigmaGrid) -> int:
         >>> live_latents("euler", grid) < live_latents("rk4", grid)
         True
     """
-    method = get_sampler(sampler)
+    method, grid = get_sampler(sampler), as_grid(grid)
     _check_direction(method, grid)
     counted = Counted.counting()
     run = Running(whole(method, counted(torch.zeros(1, 16, dtype=torch.float64)), steps_of(grid, silence)))
     while (asked := run.request) is not None:
         run.tell(torch.zeros_like(asked.x))
     return counted.peak
+
+
+def as_start(x1: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    """The start as a tensor: a numpy array is copied."""
+    return torch.from_numpy(x1.copy()) if isinstance(x1, np.ndarray) else x1
 
 
 def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
@@ -379,7 +393,7 @@ def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
         ValueError: ``x1`` is not a floating tensor with a row dimension.
     """
     if not isinstance(x1, Tensor):
-        raise ValueError(f"x1 is of type {type(x1).__name__}: the start is a floating (rows, ...) tensor")
+        raise ValueError(f"x1 is of type {type(x1).__name__}: the start is a floating (rows, ...) tensor or numpy array")
     if carry is not None and not (isinstance(carry, torch.dtype) and carry.is_floating_point):
         raise ValueError(f"carry={carry!r}: the state is carried in a floating dtype, such as torch.float32")
     if not x1.is_floating_point() or x1.ndim < 1:

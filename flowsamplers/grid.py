@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, TypeAlias
 
 from flowsamplers._html import table
 
@@ -227,6 +228,40 @@ class SigmaGrid:
         raised = dict.fromkeys(max(s, lowest) for s in self.sigmas[1:-1])
         inner = [s for s in raised if low < s < high]
         return SigmaGrid([self.start, *inner, self.end], rising=self.rising)
+
+
+GridLike: TypeAlias = SigmaGrid | Iterable[float]
+"""A `SigmaGrid`, or its falling sigmas as a list, a tuple, a numpy array or a tensor of one axis."""
+
+
+def as_grid(grid: GridLike | Any, name: str = "grid") -> SigmaGrid:
+    """The grid that a user holds as a `SigmaGrid`, or as its sigmas.
+
+    Args:
+        grid: a `SigmaGrid`; or the sigmas, falling from noise to data, as a list, a tuple, a numpy array or a tensor of one axis on any
+            device, as programs of k-diffusion's kind have them.
+        name: of the argument, for messages.
+
+    Raises:
+        TypeError: anything else, such as the name of a schedule or a number of steps.
+        ValueError: sigmas that make no grid, see `SigmaGrid`.
+
+    Examples:
+        >>> as_grid([1, 0.5, 0]) == as_grid(SigmaGrid([1.0, 0.5, 0.0]))
+        True
+    """
+    if isinstance(grid, SigmaGrid):
+        return grid
+    accepted = "accepted are a SigmaGrid, such as get_schedule('flux2', 4), and its sigmas as a list, tuple, array or tensor"
+    held: Any = grid
+    values = held.tolist() if hasattr(held, "tolist") else held
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}={grid!r}: this is no grid; {accepted}")
+    sigmas = list(values)
+    for i, sigma in enumerate(sigmas):
+        if isinstance(sigma, str | bytes | bool) or not hasattr(sigma, "__float__"):
+            raise TypeError(f"{name}[{i}]={sigma!r}: a sigma is one number; {accepted}")
+    return SigmaGrid(sigmas)
 
 
 def _validate(nodes: tuple[float, ...], *, rising: bool) -> None:

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import Asked, Work, carry_dtype, check_velocity, noise_for, whole
-from flowsamplers.grid import SigmaGrid
+from flowsamplers.engine import Asked, Work, as_start, carry_dtype, check_velocity, noise_for, whole
+from flowsamplers.grid import SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds
 from flowsamplers.sampler import Evaluate, Running, SamplerLike, get_sampler, steps_of
 
@@ -38,8 +38,8 @@ class Run:
     """One run of a batch for `sample_many`.
 
     Attributes:
-        x1: start, ``(rows, ...)``.
-        grid: its schedule.
+        x1: start, ``(rows, ...)``; a numpy array becomes a tensor.
+        grid: its schedule; sigmas become a `SigmaGrid`, see `sample`.
         sampler: a sampler, by name or as an object.
         condition: what the flow is conditioned on, for all rows of this run; None for nothing.
         seeds: seeds of a stochastic sampler.
@@ -50,6 +50,11 @@ class Run:
     sampler: SamplerLike = "euler"
     condition: Any = None
     seeds: Seeds | Noise | None = None
+
+    def __post_init__(self) -> None:
+        """Make a tensor and a grid of what stands for them."""
+        object.__setattr__(self, "x1", as_start(self.x1))
+        object.__setattr__(self, "grid", as_grid(self.grid))
 
 
 class Halt(Exception):  # noqa: N818  (nothing went wrong)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import NOTHING, asked_for, dry_run, silence
-from flowsamplers.grid import SigmaGrid
+from flowsamplers.engine import NOTHING, as_start, asked_for, dry_run, silence
+from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise
 from flowsamplers.sampler import Evaluate, SamplerLike, State, StepGenerator, get_sampler, steps_of
 
@@ -34,8 +35,8 @@ class Stepper:
 
     Args:
         sampler: a sampler, its name, or its configuration.
-        grid: the schedule.
-        x: start, in the carry dtype.
+        grid: the schedule, as a `SigmaGrid` or its sigmas, see `sample`.
+        x: start, in the carry dtype; a numpy array is copied into a tensor.
         noise: for stochastic samplers.
         begin: index of the model call to begin with. Inside a step, the calls left in it become Euler moves along the
             listed sigmas to the end of the step.
@@ -48,12 +49,20 @@ class Stepper:
         0.6015625
     """
 
-    def __init__(self, sampler: SamplerLike, grid: SigmaGrid, x: Tensor, noise: Noise | None = None, *, begin: int = 0) -> None:
+    def __init__(
+        self,
+        sampler: SamplerLike,
+        grid: GridLike,
+        x: Tensor | np.ndarray[Any, Any],
+        noise: Noise | None = None,
+        *,
+        begin: int = 0,
+    ) -> None:
         self.sampler = get_sampler(sampler)
-        self.grid = grid
+        self.grid = grid = as_grid(grid)
         self.steps = tuple(steps_of(grid, noise))
         self._index, self._moves = _beginning(self.sampler, grid, begin)
-        self._x = x.clone()
+        self._x = as_start(x).clone()
         self._state: State = self.sampler.init(self._x)
         self._received: tuple[Tensor, ...] = ()
         self._offset: Tensor | None = None

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowsamplers._html import table
-from flowsamplers.engine import Asked, OnStep, StepEnd, Velocity, carry_dtype, run_directly
-from flowsamplers.grid import SigmaGrid
+from flowsamplers.engine import Asked, OnStep, StepEnd, Velocity, as_start, carry_dtype, run_directly
+from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds
 from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
 
@@ -79,8 +81,8 @@ class Trace:
 
 def trace(
     velocity: Velocity,
-    x1: Tensor,
-    grid: SigmaGrid,
+    x1: Tensor | np.ndarray[Any, Any],
+    grid: GridLike,
     sampler: SamplerLike = "euler",
     *,
     seed: Seeds | Noise | None = None,
@@ -108,7 +110,7 @@ def trace(
         >>> run.nfe, [e.sigma for e in run.evaluations]
         (4, [1.0, 0.5, 0.5, 0.0])
     """
-    method = get_sampler(sampler)
+    method, grid, x1 = get_sampler(sampler), as_grid(grid), as_start(x1)
     record: list[TracedEvaluation] = []
     velocities: list[Tensor] = []
     dtype = carry_dtype(x1, carry)

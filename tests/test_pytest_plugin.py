@@ -67,6 +67,47 @@ def test_a_wrong_weight_is_found_by_name(tmp_path) -> None:
     assert "Wrong declares order 2; measured 1." in text
 
 
+CLASSES = """
+import pytest
+import flowsamplers as fs
+from hypothesis import given, settings
+from flowsamplers.testing import SamplerConformance, ScheduleConformance, strategies
+
+class TestHeun(SamplerConformance):
+    @pytest.fixture
+    def subject(self):
+        return "heun"
+
+class TestEuler(SamplerConformance):
+    @pytest.fixture
+    def subject(self):
+        return "euler"
+
+class TestLinear(ScheduleConformance):
+    @pytest.fixture
+    def build(self):
+        return fs.schedules.linear
+
+class TestBeta(ScheduleConformance):
+    @pytest.fixture
+    def build(self):
+        return lambda steps: fs.get_schedule("beta_comfy", steps)
+
+@settings(max_examples=200)
+@given(build=strategies.schedules())
+def test_of_ones_own_under_the_usual_deadline(build):
+    assert build(1).steps >= 1
+"""
+
+
+def test_two_classes_of_each_kind_pass_in_one_session_under_the_default_profile(tmp_path) -> None:
+    (tmp_path / "test_mine.py").write_text(CLASSES)
+    chosen = "any_grid or applied or sound or dt_sum or deadline or noise_to_data"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=default", "-k", chosen]
+    out = subprocess.run([*command, "test_mine.py"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert out.returncode == 0, out.stdout + out.stderr
+
+
 def test_a_wrong_name_is_said(tmp_path) -> None:
     code, text = check(tmp_path, "mypkg:Nobody")
     assert code != 0

@@ -15,7 +15,14 @@ from flowsamplers.sampler import SamplerLike
 from flowsamplers.testing import laws, strategies
 from flowsamplers.testing.subject import Subject
 
-_shared = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+_shared = settings(
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,  # a subject is a value: it is the same for every example
+        HealthCheck.differing_executors,  # every class that inherits runs the same function
+        HealthCheck.too_slow,
+    ],
+)
 
 
 def _holds(law: Callable[..., None], *args: Any) -> None:

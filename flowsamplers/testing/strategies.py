@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -184,7 +185,14 @@ def schedules(*, complete: bool | None = None, exact_steps: bool | None = None) 
     """
     infos = [i for i in list_schedules() if complete in (None, i.complete) and exact_steps in (None, i.exact_steps)]
     names = [name for i in infos for name in (i.name, *i.presets)]
-    return st.sampled_from(names).flatmap(lambda name: schedule_options(name).map(lambda o: Built(name, o)))
+    return st.sampled_from(names).map(_imported).flatmap(lambda name: schedule_options(name).map(lambda o: Built(name, o)))
+
+
+@cache
+def _imported(name: str) -> str:
+    """The name, once what its first grid imports (scipy.stats takes half a second) is there: no deadline of a test pays for it."""
+    get_schedule(name, 1)
+    return name
 
 
 _OPTIONS: dict[str, st.SearchStrategy[Any]] = {

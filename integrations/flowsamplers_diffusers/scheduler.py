@@ -80,9 +80,9 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         use_beta_sigmas: re-space by beta quantiles.
         time_shift_type: form of the dynamic shift, ``"exponential"`` or ``"linear"``.
         stochastic_sampling: FlowMatchEuler's full re-noise; the same as ``sampler="lcm"``.
-        sampler: name of a registered sampler, a sampler object, or a solver of `fit` as an object or the path of its JSON file. A
-            solver brings its own sigmas, which replace the pipeline's.
-        sampler_options: its options as one JSON dict, such as ``{"last": "midpoint"}``.
+        sampler: name or specification (``"unipc:last=ralston3"``) of a registered sampler, a sampler object, or a solver of `fit` as
+            an object or the path of its JSON file. A solver brings its own sigmas, which replace the pipeline's.
+        sampler_options: its options as one dict, such as ``{"last": "midpoint"}``; a sampler in it may be an object.
         carry: dtype of the state between steps. ``"float32"`` or ``"float64"``: a master copy, so that many steps in bfloat16
             do not pile up rounding; ``"model"``: rounded to the model's dtype on every step, as stock does (for ``euler`` and
             the full re-noise, bit for bit stock).
@@ -150,7 +150,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             if value not in known:
                 raise unknown(option, str(value), [name for name in known if name])
         self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
-        if not isinstance(sampler, str) or sampler.endswith(".json"):
+        held = any(isinstance(value, Sampler) for value in (sampler_options or {}).values())
+        if not isinstance(sampler, str) or sampler.endswith(".json") or held:  # the configuration is JSON
             self._register_object(self._method)
         self._seed = _seeds(seed)
         self._dtype, self._rounds, self._checks = _CARRIES[carry], carry == "model", check == "finite"
