@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowsamplers.engine import largest_steps, nfe
+from flowsamplers.flows.own import check_flow, completed
 from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, to_config
@@ -61,8 +62,8 @@ class Study:
     """The error of samplers against the number of model calls, on one model.
 
     Args:
-        model: see `flows.load_flow`.
-        prompts: conditions; one None for a model without.
+        model: see `flows.load_flow`; with ``flow`` only a name for it.
+        prompts: conditions; one None for a model without, which is the default where ``flow`` is given.
         seeds: of the noises; every prompt is run from every noise.
         samplers: names, configurations or objects; none of them stochastic or adaptive.
         nfe: budgets of model calls; each sampler takes as many steps as fit in each.
@@ -75,9 +76,14 @@ class Study:
         max_batch: rows in one model call; changes what a study costs, not what it finds.
         reference_evaluations: budget of each reference.
         local_nfe: up to this budget the local errors of the first prompt and seed are measured.
+        flow: an object to be measured in place of a model that is opened by name; only ``velocity(x, sigma)`` is needed, see
+            `flows.OwnFlow`.
+        shape: of one row of its noise, if the object has no attribute ``shape``.
 
     Raises:
-        ValueError: budgets below 1, nothing to do or the same twice, a sampler that has no place here.
+        ValueError: budgets below 1, nothing to do or the same twice, a sampler that has no place here, a flow without a shape or with
+            a velocity of another.
+        TypeError: a flow without a velocity, a model that is no name.
 
     Examples:
         >>> study = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8))
@@ -99,9 +105,12 @@ class Study:
     max_batch: int = 64
     reference_evaluations: int = 2400
     local_nfe: int = 16
+    flow: Any = field(default=None, repr=False)
+    shape: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
+        self._complete_flow()
         for name in ("prompts", "seeds", "samplers", "nfe"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_numbers()
@@ -119,6 +128,27 @@ class Study:
                 kind = "stochastic (see study.stochastic_orders)" if sampler.stochastic else "adaptive"
                 name = to_config(sampler)["name"]
                 raise ValueError(f"sampler {name!r} is {kind}: it has no error against the number of steps")
+
+    def _complete_flow(self) -> None:
+        """Give an object that was passed as the flow what it does not bring, and see that it works."""
+        if not isinstance(self.model, str):
+            raise TypeError(f"model={type(self.model).__name__}: accepted is a name; give an object as flow=")
+        if self.flow is None:
+            if self.shape is not None:
+                raise ValueError(f"shape={self.shape}: this is the shape of a row of an object, which is given as flow=")
+            return
+        if self.flow_options:
+            raise ValueError(
+                f"flow_options={dict(self.flow_options)}: these are for a model that is opened by name, not for flow="
+            )
+        if self.prompts is DEFAULT_PROMPTS:
+            object.__setattr__(self, "prompts", (None,))
+        condition = next(iter(self.prompts), None)
+        flow = completed(self.flow, self.shape, condition=condition)
+        if self.model == Study.model:
+            object.__setattr__(self, "model", str(getattr(flow, "name", type(flow).__name__)))
+        object.__setattr__(self, "flow", flow)
+        check_flow(flow, condition)
 
     def _check_numbers(self) -> None:
         for budget in self.nfe:
@@ -172,15 +202,17 @@ class Study:
 
     def settings(self) -> dict[str, Any]:
         """What defines the study, as JSON values; not how it is computed."""
-        values = asdict(self)
-        del values["max_batch"]
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("max_batch", "flow", "shape")}
+        values |= {"schedule_options": dict(self.schedule_options), "flow_options": dict(self.flow_options)}
         values["samplers"] = [to_config(get_sampler(s)) for s in self.samplers]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def open(self) -> Any:
-        """The model's velocity field, see `flows.load_flow`."""
+        """The model's velocity field: the object, or what `flows.load_flow` opens."""
+        if self.flow is not None:
+            return self.flow
         prompt = {} if self.prompts[0] is None else {"prompt": self.prompts[0]}
-        return load_flow(self.model, **prompt, **self.flow_options)
+        return completed(load_flow(self.model, **prompt, **self.flow_options), condition=self.prompts[0])
 
     def plan(self, flow: Any = None) -> Plan:
         """What it will cost: opens the model, times a few calls, computes nothing else and writes nothing.

@@ -233,8 +233,9 @@ def provenance(flow: Any) -> dict[str, Any]:
 def weights_digest(flow: Any) -> str | None:
     """A digest of all weights and buffers of a flow's networks; None if it has none that can be found.
 
-    Networks are attributes of the flow, or components of its ``pipe``.
+    Networks are the flow itself, attributes of it, or components of its ``pipe``.
     """
+    flow = getattr(flow, "own", flow)
     parts = {**getattr(getattr(flow, "pipe", None), "components", {}), **getattr(flow, "__dict__", {})}
     if isinstance(flow, torch.nn.Module):
         parts = {"": flow}
