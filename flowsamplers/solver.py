@@ -145,7 +145,7 @@ def load_solver(path: str | Path) -> Solver:
     try:
         found = json.loads(Path(path).read_text(), parse_constant=_refused)
         return _read(found)
-    except (UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise ValueError(f"{path}: not a solver file that can be used ({reason})") from error
 

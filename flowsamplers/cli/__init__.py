@@ -1,32 +1,39 @@
-"""The ``flowsamplers`` command: a thin shell over the library, with a room for each command."""
+"""The ``flowsamplers`` command: a thin shell over the library, with a room for each command.
+
+A room is imported when its command is given, so that ``flowsamplers --help`` does not wait for torch.
+"""
 
 from __future__ import annotations
 
 import sys
 
-import flowsamplers as fs
+from flowsamplers import __version__
 from flowsamplers._errors import missing
 
 try:
     import click
 
-    from flowsamplers.cli.cite import cite
-    from flowsamplers.cli.comfyui import comfyui
-    from flowsamplers.cli.fit import fit
-    from flowsamplers.cli.generate import generate
-    from flowsamplers.cli.listing import list_
-    from flowsamplers.cli.schedule import schedule
-    from flowsamplers.cli.study import report, study
-    from flowsamplers.cli.trace import trace
+    from flowsamplers.cli.root import Root
 except ModuleNotFoundError as error:
     sys.exit(str(missing("the flowsamplers command needs", str(error.name), "cli")))
 
+ROOMS = {
+    "cite": ("cite:cite", "Print BibTeX of the library and of what was used."),
+    "comfyui": ("comfyui:comfyui", "Install the nodes into ComfyUI, or remove them."),
+    "fit": ("fit:fit", "Fit a schedule and a sampler to a model: eight calls that are as good as Euler's fifty."),
+    "generate": ("generate:generate", "Draw an image, or a labelled grid, all from one noise."),
+    "list": ("listing:list_", "List samplers and schedules, or those with the NAMES given."),
+    "report": ("study:report", "Make the figures and the HTML report of a study anew."),
+    "schedule": ("schedule:schedule", "Print the numbers of a schedule: sigmas, timesteps, dt and their sum."),
+    "study": ("study:study", "Measure the error of samplers against the number of model calls."),
+    "trace": ("trace:trace", "Run once and print every model call: the debugger made unnecessary."),
+}
+"""Commands: module and object, and a line of help."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(fs.__version__)
+
+@click.group(
+    "flowsamplers", cls=Root, rooms=ROOMS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__)
 def main() -> None:
     """Samplers and schedules for flow-matching models, and the tools to measure them."""
-
-
-for command in (study, report, schedule, list_, trace, generate, cite, comfyui, fit):
-    main.add_command(command)

@@ -2,4 +2,4 @@
 
 from flowsamplers.cli import main
 
-main()
+main(prog_name="flowsamplers")

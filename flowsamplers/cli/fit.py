@@ -69,11 +69,7 @@ def fit(
     flowsamplers generate --sampler klein8.json
     """  # noqa: D301
     wanted = nfe or (8,)
-    if rows < 1:
-        raise ValueError(f"rows={rows}: a fit needs at least 1")
-    for n in wanted:
-        if not 1 <= n <= nodes:
-            raise ValueError(f"nfe={n}: a solver makes from 1 to {nodes} calls, as many as the profile has nodes")
+    _check(rows, nodes, wanted, rounds)
     check_writable(out.parent)
     defaults: tuple[str | None, ...] = (None,) if named_by_loader(model) else (default_prompt(model),)
     fitting = prompts or (DEFAULT_PROMPTS if model == "klein-digits" else defaults)
@@ -127,6 +123,17 @@ class _Conditioned:
 
     def __init__(self, meter: Meter) -> None:
         self.velocity = meter.velocity
+
+
+def _check(rows: int, nodes: int, wanted: tuple[int, ...], rounds: int) -> None:
+    """Refuse what no fit can be made of, before a model is opened."""
+    if rows < 1:
+        raise ValueError(f"rows={rows}: a fit needs at least 1")
+    if rounds < 0:
+        raise ValueError(f"rounds={rounds}: must not be negative; 0 uses the profile alone")
+    for n in wanted:
+        if not 1 <= n <= nodes:
+            raise ValueError(f"nfe={n}: a solver makes from 1 to {nodes} calls, as many as the profile has nodes")
 
 
 def _cost(rows: int, nodes: int, wanted: tuple[int, ...], rounds: int) -> int:

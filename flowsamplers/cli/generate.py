@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress
-from flowsamplers.cli.types import Command, Method, Several
+from flowsamplers.cli.types import SEED, Command, Method, Several
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Sampler
 from flowsamplers.study.images import draw
@@ -22,7 +22,7 @@ from flowsamplers.study.store import check_writable
 @click.option("--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="One or several.  [default: euler]")
 @click.option("--steps", type=int, cls=Several, help="One or several.  [default: 20]")
 @click.option("--nfe", type=int, cls=Several, help="Budgets of model calls, instead of steps; each sampler takes what fits.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("image.png"), show_default=True, help="PNG file.")
 @click.option("--json", "as_rows", is_flag=True, help="Print what was drawn as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")

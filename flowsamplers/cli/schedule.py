@@ -10,6 +10,7 @@ import click
 import flowsamplers as fs
 from flowsamplers.cli.types import Command, Size
 from flowsamplers.registry import parse_options
+from flowsamplers.registry.specifications import as_declared
 from flowsamplers.schedules import schedule_info, tokens_for
 from flowsamplers.study.steps import ScheduleTable, as_json, grid_lines
 
@@ -48,7 +49,8 @@ def schedule(
         if "tokens" in info.options:
             given.setdefault("tokens", tokens_for(*size) if tokens is None else tokens)
         if info.name == "flux2" and set(given) <= {"tokens", "mu"}:
-            table = ScheduleTable.of(steps, given["tokens"], given.get("mu"))
+            shift = as_declared("mu", given.get("mu"), "float | None")
+            table = ScheduleTable.of(steps, as_declared("tokens", given["tokens"], "int"), shift)
             click.echo(json.dumps(as_json(table)) if as_rows else "\n".join(table.lines()))
             return
         grid = fs.get_schedule(name, steps, **given)

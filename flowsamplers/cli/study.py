@@ -12,7 +12,7 @@ from typing import Any, Literal
 import click
 
 from flowsamplers.cli.models import default_prompt, model_options, named_by_loader, open_flow, progress
-from flowsamplers.cli.types import Command, CommandWithOthers, Cost, Method, Several, Shift
+from flowsamplers.cli.types import SEED, Command, CommandWithOthers, Cost, Method, Several, Shift
 from flowsamplers.sampler import Sampler
 from flowsamplers.study.cost import Budget
 from flowsamplers.study.diff import diff
@@ -26,7 +26,7 @@ from flowsamplers.study.steps import klein_steps
 @click.group(cls=CommandWithOthers, invoke_without_command=True)
 @model_options
 @click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
-@click.option("--seed", "--seeds", "seeds", type=int, cls=Several, help="One or several.  [default: 0 1 2]")
+@click.option("--seed", "--seeds", "seeds", type=SEED, cls=Several, help="One or several.  [default: 0 1 2]")
 @click.option(
     "--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="NAME or NAME:option=value, one or several."
 )
@@ -142,5 +142,7 @@ def report(folder: Path) -> None:
     from flowsamplers.study import page  # noqa: PLC0415
 
     results = load(folder)
+    if not results.rows:
+        raise ValueError(f"{folder}: this study has no rows yet; give its command again")
     page.write(results, folder)
     click.echo(f"{terminal(results)}\n\nreport: {folder / page.REPORT}")

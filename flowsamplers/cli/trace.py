@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
 
 import flowsamplers as fs
 from flowsamplers.cli.models import model_options, open_flow
-from flowsamplers.cli.types import Command, Method
+from flowsamplers.cli.types import SEED, Command, Method
 from flowsamplers.sampler import Sampler
 from flowsamplers.study.measure import forward_passes
 
@@ -19,7 +20,7 @@ from flowsamplers.study.measure import forward_passes
 @click.option("--sampler", "method", type=Method(), default="euler", show_default=True)
 @click.option("--steps", type=int, default=4, show_default=True)
 @click.option("--prompt", help="What to draw.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--json", "as_rows", is_flag=True, help="Print JSON.")
 def trace(
     model: str, flow_options: dict[str, Any], method: Sampler, steps: int, prompt: str | None, seed: int, as_rows: bool
@@ -53,5 +54,8 @@ def trace(
             f"{r['step']:>4} {r['stage']:>5} {r['sigma']:>10.7f} {r['timestep']:>10.4f} {r['dt']:>11.7f} "
             f"{r['x_rms']:>9.5f} {r['v_rms']:>9.5f}"
         )
+    lost = next((r for r in rows if not math.isfinite(r["v_rms"])), None)
+    if lost is not None:
+        raise FloatingPointError(f"the velocity at sigma {lost['sigma']:g} in step {lost['step']} is not finite")
     passes = forward_passes(flow, (e.sigma for e in run.evaluations))
     click.echo(f"sum of dt {sum(grid.dt):.7f}, {run.nfe} model calls, {passes} forward passes")

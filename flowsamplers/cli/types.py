@@ -1,10 +1,9 @@
-"""What the command line's options are made of, and how errors become messages."""
+"""What the command line's options are made of."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from typing import Any
 
 import click
@@ -13,19 +12,6 @@ from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Sampler
 from flowsamplers.solver import load_solver
 from flowsamplers.study.cost import Budget
-
-FAMILIAR = (ValueError, OSError, ImportError, FloatingPointError)
-"""What the library raises for bad input, missing files, full disks and missing extras: a message, not a traceback."""
-
-
-@contextmanager
-def messages(ctx: click.Context) -> Generator[None]:
-    """Turn the library's errors into a message and exit code 2."""
-    try:
-        yield
-    except FAMILIAR as error:
-        text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-        raise click.UsageError(text.splitlines()[0] if text else type(error).__name__, ctx) from error
 
 
 class Several(click.Option):
@@ -56,7 +42,7 @@ def spread(args: Sequence[str], several: Container[str]) -> list[str]:
     return out
 
 
-class _TakesSeveral(click.Command):
+class Command(click.Command):
     """A command with options of the kind `Several`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -65,24 +51,14 @@ class _TakesSeveral(click.Command):
         return super().parse_args(ctx, spread(args, names))
 
 
-class Command(_TakesSeveral):
-    """A command whose errors are messages."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run it."""
-        with messages(ctx):
-            return super().invoke(ctx)
-
-
-class CommandWithOthers(_TakesSeveral, click.Group):
-    """A command that has others below it; errors are messages."""
+class CommandWithOthers(Command, click.Group):
+    """A command that has others below it."""
 
     command_class = Command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run it."""
-        with messages(ctx):
-            return super().invoke(ctx)
+
+SEED = click.IntRange(-(2**63), 2**64 - 1)
+"""What a generator of torch takes."""
 
 
 class Size(click.ParamType[Any]):
@@ -111,7 +87,7 @@ class Method(click.ParamType[Any]):
             return value
         try:
             return load_solver(value).as_sampler if str(value).endswith(".json") else get_sampler(str(value))
-        except (ValueError, ImportError, OSError) as error:
+        except (TypeError, ValueError, ImportError, OSError) as error:
             self.fail(str(error), param, ctx)
 
 

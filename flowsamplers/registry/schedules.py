@@ -11,7 +11,7 @@ from flowsamplers._elsewhere import schedule_elsewhere
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry.names import Registered, Registry
-from flowsamplers.registry.specifications import parse_specification
+from flowsamplers.registry.specifications import as_declared, parse_specification
 
 Builder: TypeAlias = Callable[..., SigmaGrid]
 
@@ -170,11 +170,13 @@ def get_schedule(name: str, steps: int, *, start: float | None = None, **options
     if not isinstance(name, str):
         raise TypeError(f"schedule={name!r}: accepted are a name and 'name:option=value'")
     plain, given = parse_specification(name)
+    start = as_declared("start", start, "float | None")
     info, given = schedule_info(plain), {**given, **options}
     for option in given:
         if option not in info.options:
             raise unknown(f"option of schedule {plain!r}", option, info.options)
-    given = {**info.presets.get(plain, {}), **given}
+    declared = inspect.signature(info.builder).parameters
+    given = {k: as_declared(k, v, declared[k].annotation) for k, v in {**info.presets.get(plain, {}), **given}.items()}
     if start is None:
         return info.builder(steps, **given)
     whole = info.builder(steps, **given)

@@ -83,12 +83,34 @@ def options_of(factory: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     for option in given:
         if option not in accepted:
             raise unknown(f"option of {factory.__name__}", option, accepted)
-    return {option: _number(option, value, accepted[option]) for option, value in given.items()}
+    return {option: as_declared(option, value, accepted[option]) for option, value in given.items()}
 
 
-def _number(option: str, value: Any, declared: Any) -> Any:
-    """The value as declared: a Python number if it is to be one."""
+def as_declared(option: str, value: Any, declared: Any) -> Any:
+    """The value as declared: a Python number, or numbers, if it is to be that; others are returned as they are.
+
+    Raises:
+        ValueError: names the option, the value, and what is accepted.
+
+    Examples:
+        >>> as_declared("shift", 3, "float | None"), as_declared("shift", None, "float | None")
+        (3.0, None)
+        >>> as_declared("mu", "abc", "float")
+        Traceback (most recent call last):
+        ValueError: mu='abc': accepted is a number
+    """
     kind = declared if isinstance(declared, str) else getattr(declared, "__name__", "")
+    optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
+    if optional and value is None:
+        return None
+    if kind == "Sequence[float]" or (kind == "str | Sequence[float]" and not isinstance(value, str)):
+        try:
+            if isinstance(value, str | Mapping):
+                raise TypeError
+            [float(v) for v in value]
+        except (TypeError, ValueError):
+            raise ValueError(f"{option}={value!r}: accepted are numbers, such as [1, 0.5, 0.1]") from None
+        return value
     kinds: dict[str, tuple[type, type, str]] = {
         "bool": (bool, bool, "true or false"),
         "int": (numbers.Integral, int, "a whole number"),

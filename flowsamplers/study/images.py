@@ -68,6 +68,7 @@ def draw(
 
     Raises:
         ValueError: the model makes no images, a count below 1, or nothing fits the budgets.
+        FloatingPointError: the latents are not finite.
     """
     from flowsamplers.study import plots  # noqa: PLC0415  (matplotlib is an extra)
 
@@ -88,6 +89,10 @@ def draw(
         raise ValueError(f"nfe={list(counts)}: not one step of {', '.join(map(label_of, methods))} fits")
     x1 = flow.noise([seed])
     outs = sample_many(flow, [Run(x1, grid, m, seeds=seed) for m, _, grid in cells], on_call=on_call)
+    if not all(x.isfinite().all() for x in outs):
+        raise FloatingPointError(
+            f"model {flow.name!r} gives latents that are not finite: NaN in its weights, or a dtype too small"
+        )
     images = [flow.decode(x)[0] for x in outs]
     drawn = [
         Drawn(label_of(m), g.steps, nfe(m, g), forward_passes(flow, (c.sigma for c in dry_run(m, g)))) for m, _, g in cells

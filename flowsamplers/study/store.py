@@ -160,10 +160,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder}: no study here, {SETTINGS} is missing")
     try:
         settings = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a study's settings: {error}") from error
     if not isinstance(settings, dict) or "model" not in settings:
         raise ValueError(f"{path}: not a study's settings: no model in it")
+    kinds = {"prompts": list, "seeds": list, "samplers": list, "nfe": list, "flow": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(settings.get(name, kind()), kind)]
+    if not wrong and not all(isinstance(s, dict) and {"name", "options"} <= set(s) for s in settings.get("samplers", ())):
+        wrong = ["samplers"]
+    if wrong:
+        raise ValueError(f"{path}: not a study's settings: {wrong[0]} is of another kind than a study writes")
     return settings
 
 

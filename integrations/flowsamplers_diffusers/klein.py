@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -74,7 +75,7 @@ class KleinFlow:
         self.pipe: Any = pipe
         self.prompt = prompt
         multiple = self.pipe.vae_scale_factor * 2
-        self.height, self.width = (side or self.pipe.vae.config.sample_size for side in (height, width))
+        self.height, self.width = (self.pipe.vae.config.sample_size if side is None else side for side in (height, width))
         for argument, side in (("height", self.height), ("width", self.width)):
             if side < multiple or side % multiple:
                 raise ValueError(f"{argument}={side}: this model draws sizes that are multiples of {multiple}")
@@ -104,8 +105,8 @@ class KleinFlow:
     def _guidance(self, scale: float | None) -> float:
         if scale is None:
             return 1.0 if self.is_distilled else 4.0
-        if scale < 0:
-            raise ValueError(f"guidance_scale={scale}: must not be negative; 1 is no guidance")
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"guidance_scale={scale}: must be finite and not negative; 1 is no guidance")
         if scale > 1 and self.is_distilled:
             logger.warning("guidance_scale=%s is ignored: the model is distilled", scale)
             return 1.0

@@ -15,6 +15,7 @@ import transformers
 from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
 from diffusers.utils import deprecation_utils
 
+from flowsamplers._devices import usable_device
 from flowsamplers._errors import unknown
 
 Offload = Literal["model", "sequential"]
@@ -48,8 +49,8 @@ def load_klein(
 
     Raises:
         FileNotFoundError: a folder that is not there or holds no pipeline.
-        ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload; sequential
-            offloading to a CPU.
+        ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload; a device that this
+            machine does not have; sequential offloading to a CPU; files that are damaged.
 
     Examples:
         >>> pipe = load_klein("klein-digits")
@@ -58,13 +59,13 @@ def load_klein(
     """
     if offload not in (None, "model", "sequential"):
         raise unknown("offload", offload, ["model", "sequential"])
+    device = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     source, bundled = _resolve(str(name_or_path))
     dtype = _dtype(dtype) or (torch.float32 if bundled else torch.bfloat16)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if offload == "sequential" and device.type == "cpu":
         raise ValueError(f"offload='sequential': device={str(device)!r} is where the weights are kept; it needs an accelerator")
     kwargs = {"use_safetensors": True, **kwargs}  # a pickle is read only when the caller asks for it
-    with _quiet() if bundled else nullcontext():
+    with _quiet() if Path(source).is_dir() else nullcontext(), _damaged(name_or_path):
         pipe: Any = Flux2KleinPipeline.from_pretrained(source, **{_DTYPE: dtype}, local_files_only=bundled, **kwargs)
     if bundled:
         pipe.set_progress_bar_config(disable=True)
@@ -79,8 +80,20 @@ def load_klein(
 
 
 @contextmanager
+def _damaged(name: str | Path) -> Generator[None]:
+    """Files that diffusers and transformers choke on, each in its own way, are one kind of error; a missing file says so itself."""
+    try:
+        yield
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model {str(name)!r} cannot be loaded: {type(error).__name__}: {reason[:500]}") from error
+
+
+@contextmanager
 def _quiet() -> Generator[None]:
-    """No progress bars for a load that takes a tenth of a second."""
+    """No progress bars where nothing is downloaded."""
     loggers = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
     for m in loggers:
         m.disable_progress_bar()
@@ -95,12 +108,18 @@ def _resolve(name: str) -> tuple[str, bool]:
     """Where a model is, and whether it is bundled; nothing is asked of the network for what looks like a path."""
     if name in BUNDLED:
         return str(files("flowsamplers_diffusers").joinpath(BUNDLED[name])), True
+    accepted = [*BUNDLED, "a folder with a model_index.json", "a hub id owner/name"]
+    if not name:
+        raise unknown("model", name, accepted)
     path = Path(name).expanduser()
     if path.is_dir():
         index = path / "model_index.json"
         if not index.is_file():
             raise FileNotFoundError(f"model {name!r}: the folder has no model_index.json, so it holds no diffusers pipeline")
-        found = json.loads(index.read_text()).get("_class_name", "")
+        try:
+            found = str(json.loads(index.read_text())["_class_name"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise ValueError(f"model {name!r}: its model_index.json does not say which pipeline it is") from None
         if "Klein" not in found:
             raise ValueError(f"model {name!r} is a {found}; a Flux2KleinPipeline is needed")
         return str(path), False
@@ -108,7 +127,7 @@ def _resolve(name: str) -> tuple[str, bool]:
         return name, False
     if "/" in name or name.startswith((".", "~")):
         raise FileNotFoundError(f"model {name!r}: no such folder")
-    raise unknown("model", name, [*BUNDLED, "a folder with a model_index.json", "a hub id owner/name"])
+    raise unknown("model", name, accepted)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -1,0 +1,246 @@
+"""Every mistake on every command is one line on standard error and exit code 2, and says what would be accepted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("diffusers")
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+import flowsamplers_diffusers
+from flowsamplers.cli import main
+
+DEEP = "[" * 100_000
+BUNDLED = Path(flowsamplers_diffusers.__file__).parent / "klein_digits"
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+STUDY = "study --model mixture --quiet --seed 0 --nfe 4 8 --samplers euler heun --out"
+ABSENT = [d for d in ("cuda", "cuda:7", "mps", "xpu", "meta", "cpu:3") if torch.device(d).type not in ("cuda", "mps", "xpu") or not
+          getattr(torch, torch.device(d).type).device_count()]  # fmt: skip
+OPENING = ("generate", "trace", "fit", "study --dry-run")
+"""Commands that open a model."""
+NO_DEVICE = "this machine does not have it; it has cpu"
+
+CASES = [
+    # the command itself
+    ("nope", "No such command 'nope'; see flowsamplers --help"),
+    ("--nope", "No such option"),
+    ("generate --nope", "No such option"),
+    ("generate extra", "unexpected extra argument (extra); see flowsamplers generate --help"),
+    ("generate --steps", "requires an argument"),
+    ("comfyui", "give one of install, uninstall"),
+    ("comfyui nope", "No such command 'nope'"),
+    ("comfyui install", "Missing argument 'PATH'"),
+    ("comfyui install nowhere", "nowhere: it has no folder custom_nodes"),
+    ("comfyui uninstall nowhere", "nowhere: it has no folder custom_nodes"),
+    # devices
+    *[(f"{c} --device {d}", f"device='{d}': {NO_DEVICE}") for c in OPENING for d in ABSENT],
+    *[(f"{c} --device '{d}'", f"device='{d}': this is not the name") for c in OPENING for d in ("cudaa", "")],
+    ("generate --dtype int8", "'int8' is not one of"),
+    ("generate --offload disk", "'disk' is not one of"),
+    ("generate --offload sequential --device cpu", "it needs an accelerator"),
+    # sizes and guidance
+    ("generate --size 0x0", "height=0: this model draws sizes that are multiples of 4"),
+    ("generate --size 0x16", "width=0"),
+    ("generate --size 17x16", "width=17"),
+    ("generate --size axb", "give the size as WIDTHxHEIGHT"),
+    ("generate --size -4x4", "give the size as WIDTHxHEIGHT"),
+    ("study --dry-run --size 0x0", "height=0"),
+    ("trace --size 0x0", "height=0"),
+    *[(f"{c} --guidance {g}", f"guidance_scale={g}: must be finite") for c in OPENING for g in ("nan", "inf")],
+    ("generate --guidance -1", "guidance_scale=-1.0: must be finite and not negative"),
+    ("generate --guidance abc", "'abc' is not a valid float"),
+    ("generate --guidance-interval nan 1", "give two sigmas in [0, 1]"),
+    ("generate --guidance-interval 1 0", "the lower one first"),
+    # samplers
+    ("generate --sampler huen", "did you mean 'heun'?"),
+    ("generate --sampler ''", "unknown sampler ''"),
+    ("generate --sampler dpmpp_2s:c2=half", "c2='half': accepted is a number"),
+    ("generate --sampler dpmpp_2s:c2=nan", "c2='nan': accepted is a number"),
+    (f"generate --sampler dpmpp_2s:c2={DEEP}", "c2='[[[["),
+    ("generate --sampler ab2:last=[1]", "sampler=[1]: this is no sampler"),
+    ("generate --sampler ab2:last=nope", "unknown sampler 'nope'"),
+    ("generate --sampler ab2:last", "give options as name=value"),
+    ("generate --sampler euler:x=1", "unknown option of Euler 'x'"),
+    ("generate --sampler euler_ancestral:eta=x", "eta='x': accepted is a number"),
+    ("generate --sampler nowhere.json", "nowhere.json: no such solver file"),
+    *[(f"{c} {f}.json", f"{f}.json: not a solver file that can be used")
+      for c in ("generate --sampler", "list", "cite") for f in ("empty", "list", "cut", "deep", "binary")],
+    # counts and seeds
+    ("generate --steps 0", "steps=0: a schedule needs at least 1 step"),
+    ("generate --steps x", "'x' is not a valid integer"),
+    ("generate --nfe 0", "nfe=[0]"),
+    ("generate --steps 1 --nfe 1", "give the one or the other"),
+    ("generate --seed x", "'x' is not a valid integer"),
+    ("generate --seed 99999999999999999999999", "is not in the range"),
+    ("study --dry-run --seed 99999999999999999999999", "is not in the range"),
+    ("trace --steps 0", "steps=0"),
+    ("trace --sampler nope", "unknown sampler 'nope'"),
+    ("fit --rows 0", "rows=0: a fit needs at least 1"),
+    ("fit --nfe 0", "nfe=0: a solver makes from 1 to 48 calls"),
+    ("fit --rounds -1", "rounds=-1: must not be negative"),
+    ("fit --budget soon", "give a number of evaluations, or a time"),
+    ("study --dry-run --nfe 0", "nfe=0: a budget is at least 1 model call"),
+    ("study --dry-run --mu nan", "mu=nan: the time shift needs a finite number"),
+    ("study --dry-run --mu x", "accepted are a number, 'fixed' and 'follow'"),
+    ("study --dry-run --schedule nope", "unknown schedule 'nope'"),
+    ("study --dry-run --budget -1", "give a number of evaluations, or a time"),
+    ("study --dry-run --max-batch 0", "max_batch=0"),
+    ("study --dry-run --samplers euler euler", "samplers: one of them is there twice"),
+    ("study --engine moon", "'moon' is not one of"),
+    # models
+    ("generate --model ''", "unknown model ''"),
+    ("generate --model klein", "unknown model ''"),
+    ("generate --model klein:", "unknown model ''"),
+    ("generate --model klein-digit", "did you mean 'klein-digits'?"),
+    ("generate --model ./nowhere", "model './nowhere': no such folder"),
+    ("generate --model empty-folder", "the folder has no model_index.json"),
+    ("generate --model mixture", "makes vectors, not images"),
+    ("trace --model mixture:x", "unknown mixture 'x'"),
+    ("trace --model mixture --prompt x", "prompt: a mixture has no such option"),
+    ("generate --model index-list", "its model_index.json does not say which pipeline it is"),
+    ("generate --model index-deep", "its model_index.json does not say which pipeline it is"),
+    ("generate --model other-pipeline", "is a StableDiffusionPipeline; a Flux2KleinPipeline is needed"),
+    *[(f"{c} --model {m}", m) for c in ("generate", "trace")
+      for m in ("weights-cut", "weights-3-bytes", "weights-short", "config-text", "config-empty", "no-vae", "tokenizer-empty")],
+    ("generate --quiet --model weights-nan", "gives latents that are not finite"),
+    # schedules
+    *[(f"schedule --option mu={v}", f"mu={said}: accepted is a number")
+      for v, said in (("abc", "'abc'"), ("nan", "'nan'"), ("[1]", "[1]"), ("{}", "{}"), ("true", "True"), (DEEP, "'[[[["))][:5],
+    (f"schedule --option mu={DEEP}", "mu='[[[["),
+    ("schedule --option mu", "give options as name=value"),
+    ("schedule --option nope=1", "unknown option of schedule 'flux2' 'nope'"),
+    ("schedule --option tokens=abc", "tokens='abc': accepted is a whole number"),
+    ("schedule --option tokens=1.5", "tokens=1.5: accepted is a whole number"),
+    ("schedule --tokens 0", "tokens=0"),
+    ("schedule --steps 0", "steps=0"),
+    ("schedule --size 0x0", "width=0"),
+    ("schedule --mu inf", "mu=inf"),
+    ("schedule --schedule nope", "unknown schedule 'nope'"),
+    ("schedule --schedule linear --option start=x", "start='x': accepted is a number"),
+    ("schedule --schedule beta_comfy --option shift=x", "shift='x': accepted is a number"),
+    ("schedule --schedule beta_comfy --option points=1e18", "points=1e+18: accepted is a whole number"),
+    ("schedule --schedule beta_comfy --option alpha=[]", "alpha=[]: accepted is a number"),
+    ("schedule --schedule karras_ve --option rho=x", "rho='x': accepted is a number"),
+    ("schedule --schedule table --option nodes=x", "unknown table 'x'"),
+    ("schedule --schedule table --option nodes=3", "nodes=3: accepted are numbers"),
+    ("schedule --schedule table --option nodes=[1,null]", "nodes=[1, None]: accepted are numbers"),
+    ("schedule --schedule table --option nodes=[[1]]", "nodes=[[1]]: accepted are numbers"),
+    ("schedule --schedule table --option nodes={}", "nodes={}: accepted are numbers"),
+    ("schedule --sigmas 1,x", "'x' is no number"),
+    ("schedule --sigmas 1,nan", "every sigma must be finite"),
+    # lists, citations and studies
+    ("list nope", "unknown sampler or schedule 'nope'"),
+    ("cite nope", "unknown sampler 'nope'"),
+    ("cite --schedule nope", "unknown schedule 'nope'"),
+    ("report", "Missing argument 'FOLDER'"),
+    ("report nowhere", "nowhere: no study here"),
+    ("report no-rows", "no-rows: this study has no rows yet"),
+    ("report rows-other", "rows-other/rows.jsonl, line 1: not a row of a study"),
+    *[(f"{c} {s}", f"{s}/study.json: not a study's settings") for c in ("report", "study diff whole", STUDY)
+      for s in ("settings-empty", "settings-cut", "settings-deep", "settings-null", "settings-number", "settings-text")],
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models, studies and files that are damaged in the ways that the cases name."""
+    root = tmp_path_factory.mktemp("mistakes")
+
+    def model(name: str) -> Path:
+        return Path(shutil.copytree(BUNDLED, root / name))
+
+    for name, size in (("weights-cut", 5000), ("weights-3-bytes", 3)):
+        file = model(name) / WEIGHTS
+        file.write_bytes(file.read_bytes()[:size])
+    whole = load_file(BUNDLED / WEIGHTS)
+    save_file({k: v * float("nan") for k, v in whole.items()}, model("weights-nan") / WEIGHTS)
+    first = min(whole)
+    save_file({**whole, first: whole[first][:1].clone()}, model("weights-short") / WEIGHTS)
+    (model("config-text") / "transformer/config.json").write_text("nothing")
+    (model("config-empty") / "transformer/config.json").write_text("{}")
+    (model("tokenizer-empty") / "tokenizer/tokenizer.json").write_text("{}")
+    shutil.rmtree(model("no-vae") / "vae")
+    for name, index in (
+        ("index-list", "[]"),
+        ("index-deep", DEEP),
+        ("other-pipeline", '{"_class_name": "StableDiffusionPipeline"}'),
+    ):
+        (root / name).mkdir()
+        (root / name / "model_index.json").write_text(index)
+    (root / "empty-folder").mkdir()
+    for name, text in (("empty", b"{}"), ("list", b"[1]"), ("cut", b"{"), ("deep", DEEP.encode()), ("binary", b"\xff\xfe\x00")):
+        (root / f"{name}.json").write_bytes(text)
+    done = CliRunner().invoke(main, [*shlex.split(STUDY), str(root / "whole")])
+    assert done.exit_code == 0, done.output
+    settings = json.loads((root / "whole/study.json").read_text())
+    for name, text in (
+        ("empty", "{}"),
+        ("cut", json.dumps(settings)[:40]),
+        ("deep", DEEP),
+        ("null", json.dumps(dict.fromkeys(settings))),
+        ("number", json.dumps({**settings, "samplers": 3})),
+        ("text", json.dumps({**settings, "samplers": ["euler"]})),
+    ):
+        shutil.copytree(root / "whole", root / f"settings-{name}")
+        (root / f"settings-{name}/study.json").write_text(text)
+    for name, text in (("no-rows", ""), ("rows-other", "[]\n")):
+        shutil.copytree(root / "whole", root / name)
+        (root / name / "rows.jsonl").write_text(text)
+    return root
+
+
+def test_there_are_at_least_150() -> None:
+    assert len(CASES) >= 150
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_a_mistake_is_one_line_and_exit_code_2(number: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, said = CASES[number]
+    monkeypatch.chdir(place)
+    result = CliRunner().invoke(main, shlex.split(line))
+    assert result.exit_code == 2, (line[:200], result.output[-500:], result.exception)
+    assert len(result.stderr.splitlines()) == 1, (line[:200], result.stderr[-1000:])
+    assert result.stderr.startswith("Error: ")
+    assert said in result.stderr, (line[:200], result.stderr[:500])
+    assert "unexpected " not in result.stderr.replace("unexpected extra argument", "")
+    assert len(result.stderr) < 3100
+
+
+def test_a_trace_of_nan_prints_its_table_and_one_line(place: Path) -> None:
+    result = CliRunner().invoke(main, ["trace", "--model", str(place / "weights-nan")])
+    assert result.exit_code == 2
+    assert "timestep" in result.stdout
+    assert result.stderr == "Error: the velocity at sigma 1 in step 0 is not finite\n"
+
+
+def test_what_nobody_foresaw_is_one_line_too_and_a_variable_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*args: object, **kwargs: object) -> None:
+        raise KeyError("sigma")
+
+    monkeypatch.setattr("flowsamplers.cli.cite.citations.cite", lost)
+    result = CliRunner().invoke(main, ["cite"])
+    assert result.exit_code == 2
+    assert result.stderr == "Error: unexpected KeyError: 'sigma' (FLOWSAMPLERS_TRACEBACK=1 shows where)\n"
+    monkeypatch.setenv("FLOWSAMPLERS_TRACEBACK", "1")
+    assert isinstance(CliRunner().invoke(main, ["cite"]).exception, KeyError)
+
+
+def test_a_reader_that_has_left_ends_the_command_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "flowsamplers.cli", "schedule"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
