@@ -416,14 +416,14 @@ def _whole_call(place: Place) -> None:
 
 
 def training(place: Place) -> Iterator[Row]:
-    """The training tool's text on the device, on pictures of noise: seconds a step."""
+    """The training of klein-emoji on pictures of noise: seconds for some steps."""
     import train_klein_emoji as emoji  # noqa: PLC0415  (scikit-learn is an extra)
 
     steps, batch = (1, 8) if place.tiny else (50, emoji.BATCH)
     data = emoji.Data(torch.rand(8, 3, emoji.SIZE, emoji.SIZE) * 2 - 1, torch.arange(8), list("abcdefgh"), [""] * 8)
     with tempfile.TemporaryDirectory() as folder, place.device:
         work = Path(folder)
-        for stage, train in (("vae", emoji.train_vae), ("teacher", emoji.train_teacher), ("student", emoji.train_student)):
+        for stage, train in (("vae", emoji.train_vae), ("teacher", emoji.train_teacher)):
             began_at = time.perf_counter()
             train(work, data, steps, batch=batch)
             place.synchronize()

@@ -1,11 +1,10 @@
-"""Train ``klein-emoji``, the coloured FLUX.2 Klein that ships with flowsamplers, and its distilled twin.
+"""Train ``klein-emoji``, a coloured FLUX.2 Klein of 64x64 pixels.
 
 Each stage writes checkpoints into the work folder every two minutes and goes on from them when it is run again:
 
     python tools/train_klein_emoji.py vae --work ../klein-emoji
     python tools/train_klein_emoji.py teacher --work ../klein-emoji
-    python tools/train_klein_emoji.py student --work ../klein-emoji
-    python tools/train_klein_emoji.py look --work ../klein-emoji --of student
+    python tools/train_klein_emoji.py look --work ../klein-emoji
 
 The pictures are fetched through npm's client from the packages ``emoji-datasource-twitter`` and ``emoji-datasource-google``.
 """
@@ -31,8 +30,6 @@ from torch import Tensor
 from train_klein_digits import KL_WEIGHT, encode, fast_columns, make_scheduler
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-import flowsamplers as fs
-
 SIZE = 64
 """Height and width of an image in pixels."""
 SIDE = SIZE // 8
@@ -41,8 +38,7 @@ TEXT_LENGTH = 12
 """Tokens of a prompt, padding included."""
 BATCH = 64
 GUIDANCE = 3.0
-"""The teacher's scale of guidance, which the student learns."""
-STUDENT_CALLS = 4
+"""At which pictures are drawn."""
 SETS = ("twitter", "google")
 VERSION = "16.0.0"
 CHAT_TEMPLATE = (
@@ -451,77 +447,11 @@ def train_teacher(work: Path, data: Data, steps: int, seed: int = 0, batch: int 
     run(loss, slow_times(run.model))
 
 
-def student_grid() -> fs.SigmaGrid:
-    """The schedule that the student learns: FLUX.2's at four steps and this model's number of tokens."""
-    return fs.schedules.flux2(STUDENT_CALLS, tokens=SIDE * SIDE)
-
-
-@torch.no_grad()
-def teacher_paths(texts: Texts, model: Flux2Transformer2DModel, labels: Tensor, rng: torch.Generator, parts: int = 4) -> Tensor:
-    """Points of the teacher's guided paths at the nodes of the student's schedule, ``(n, nodes, tokens, channels)``."""
-    coarse = student_grid()
-    fine = fs.schedules.flux2(
-        STUDENT_CALLS * parts, tokens=SIDE * SIDE, mu=fs.schedules.empirical_mu(tokens=SIDE * SIDE, steps=STUDENT_CALLS)
-    )
-    assert all(abs(a - b) < 1e-6 for a, b in zip(fine.sigmas[::parts], coarse.sigmas, strict=True))
-    both = torch.cat([texts.first[labels], torch.full_like(labels, texts.empty)])
-
-    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-        with_prompt, without = texts.velocity(model, x.repeat(2, 1, 1), sigma.repeat(2), both).chunk(2)
-        return without + GUIDANCE * (with_prompt - without)
-
-    noise = torch.randn(len(labels), SIDE * SIDE, model.config.in_channels, generator=rng)
-    return torch.stack(fs.trace(velocity, noise, fine, "ab2").states[::parts], dim=1)
-
-
-def make_paths(work: Path, data: Data, texts: Texts, model: Flux2Transformer2DModel, count: int, seed: int) -> None:
-    """Solve so many of the teacher's paths, and keep them in ``paths.pt`` as they come."""
-    path = work / "paths.pt"
-    kept = (
-        torch.load(path, weights_only=True) if path.exists() else {"labels": torch.empty(0, dtype=torch.long), "states": None}
-    )
-    choice = torch.tensor([2.0 if p in COMMON_PROMPTS else 0.4 for p in data.prompts])
-    saved = time.monotonic()
-    while len(kept["labels"]) < count:
-        rng = torch.Generator(choice.device).manual_seed(seed + 1 + len(kept["labels"]))
-        labels = torch.multinomial(choice, min(32, count), replacement=True, generator=rng)
-        states = teacher_paths(texts, model, labels, rng).half()
-        kept["labels"] = torch.cat([kept["labels"], labels])
-        kept["states"] = states if kept["states"] is None else torch.cat([kept["states"], states])
-        if time.monotonic() - saved > 60 or len(kept["labels"]) >= count:
-            print(f"{len(kept['labels'])}/{count} paths", flush=True)
-            torch.save(kept, path)
-            saved = time.monotonic()
-
-
-def train_student(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH, paths: int = 4) -> None:
-    """Fit one step from node to node of the teacher's guided paths, beginning with the teacher's weights."""
+def assemble(work: Path, data: Data) -> Flux2KleinPipeline:
+    """The pipeline with averaged weights."""
     pipe = make_pipeline(work)
-    encode(pipe.vae, data.images)
-    texts = Texts(pipe, data)
     load_average(pipe.transformer, work / "teacher.pt")
-    make_paths(work, data, texts, pipe.transformer.eval(), paths, seed)
-    kept = torch.load(work / "paths.pt", weights_only=True)
-    run = Run(pipe.transformer, work / "student.pt", steps, 5e-4, seed)
-    sigmas = torch.tensor(student_grid().sigmas)
-
-    def loss() -> Tensor:
-        rows = torch.randint(len(kept["labels"]), (batch,), generator=run.rng)
-        k = torch.randint(STUDENT_CALLS, (batch,), generator=run.rng)
-        now, then = kept["states"][rows, k].float(), kept["states"][rows, k + 1].float()
-        h = (sigmas[k + 1] - sigmas[k])[:, None, None]
-        text = texts.draw(kept["labels"][rows], run.rng)
-        return F.mse_loss(texts.velocity(run.model, now, sigmas[k], text), (then - now) / h)
-
-    run(loss, slow_times(run.model))
-
-
-def assemble(work: Path, data: Data, name: str) -> Flux2KleinPipeline:
-    """The pipeline of the teacher or the student, with averaged weights that are bfloat16 numbers."""
-    pipe = make_pipeline(work)
-    load_average(pipe.transformer, work / f"{name}.pt")
     encode(pipe.vae, data.images)
-    pipe.register_to_config(is_distilled=name == "student")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -535,7 +465,7 @@ def draw(pipe: Flux2KleinPipeline, prompts: list[str], steps: int, seed: int = 0
                 height=SIZE,
                 width=SIZE,
                 num_inference_steps=steps,
-                guidance_scale=GUIDANCE if not pipe.config.is_distilled else 1.0,
+                guidance_scale=GUIDANCE,
                 generator=[torch.Generator().manual_seed(seed + j) for j in range(i, min(i + 32, len(prompts)))],
                 max_sequence_length=TEXT_LENGTH,
                 output_type="pt",
@@ -558,14 +488,12 @@ def sheet(images: Tensor, columns: int, path: Path) -> None:
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "teacher", "student", "look"))
+    parser.add_argument("stage", choices=("vae", "teacher", "look"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the data and the checkpoints")
     parser.add_argument("--steps", type=int, default=0, help="of the optimizer, those of earlier runs among them")
-    parser.add_argument("--paths", type=int, default=4096, help="of the teacher, for the student")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--of", choices=("teacher", "student"), default="teacher", help="whose pictures to look at")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_default_device(args.device)
@@ -574,12 +502,9 @@ def main() -> None:
         train_vae(args.work, data, args.steps or 3600, args.seed, others=all_pictures(args.work))
     elif args.stage == "teacher":
         train_teacher(args.work, data, args.steps or 30_000, args.seed)
-    elif args.stage == "student":
-        train_student(args.work, data, args.steps or 6_000, args.seed, paths=args.paths)
     else:
-        pipe = assemble(args.work, data, args.of)
         prompts = [p.strip() for p in COMMON.split(";")]
-        sheet(draw(pipe, prompts, 20 if args.of == "teacher" else STUDENT_CALLS), 10, args.work / f"{args.of}.png")
+        sheet(draw(assemble(args.work, data), prompts, 20), 10, args.work / "teacher.png")
 
 
 if __name__ == "__main__":
