@@ -44,8 +44,9 @@ def test_models_are_found_by_name() -> None:
     assert {e.name for e in entry_points(group="flowsamplers.flows")} >= {"klein", "mixture"}
 
 
-def test_the_bundled_model_is_small_and_says_where_it_comes_from() -> None:
-    folder = ROOT / "integrations" / "flowsamplers_diffusers" / "klein_digits"
+@pytest.mark.parametrize("model", ["klein_digits", "klein_digits_distilled"])
+def test_a_bundled_model_is_small_and_says_where_it_comes_from(model: str) -> None:
+    folder = ROOT / "integrations" / "flowsamplers_diffusers" / model
     content = [p for p in folder.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in content) <= 4_000_000
     card = (folder / "README.md").read_text()

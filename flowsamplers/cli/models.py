@@ -90,7 +90,7 @@ def named_by_loader(model: str) -> bool:
 
 def default_prompt(model: str) -> str:
     """What a Klein draws that was told nothing."""
-    return DEFAULT_PROMPTS[0] if model == "klein-digits" else 'A cat holding a sign that says "Gifu AI Study Group"'
+    return DEFAULT_PROMPTS[0] if model.startswith("klein-digits") else 'A cat holding a sign that says "Gifu AI Study Group"'
 
 
 @contextmanager

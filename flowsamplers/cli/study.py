@@ -89,7 +89,7 @@ def study(
         click.echo(f"\nimages: {folder / 'klein-steps.png'}")
         return
     defaults: Sequence[str | None] = (None,) if named_by_loader(model) else (default_prompt(model),)
-    defaults = DEFAULT_PROMPTS if model == "klein-digits" else defaults
+    defaults = DEFAULT_PROMPTS if model.startswith("klein-digits") else defaults
     wanted = Study(
         model,
         prompts=prompts or defaults,

@@ -20,7 +20,7 @@ from flowsamplers._errors import unknown
 
 Offload = Literal["model", "sequential"]
 _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # renamed in diffusers 0.42
-BUNDLED = {"klein-digits": "klein_digits"}
+BUNDLED = {"klein-digits": "klein_digits", "klein-digits-distilled": "klein_digits_distilled"}
 """Models that ship with this package, by name."""
 
 
@@ -35,8 +35,8 @@ def load_klein(
     """Load a FLUX.2 Klein pipeline.
 
     Args:
-        name_or_path: ``"klein-digits"`` (bundled, 2.4 MB), a folder with a ``model_index.json``, or a hub id such as
-            ``"black-forest-labs/FLUX.2-klein-base-4B"``.
+        name_or_path: ``"klein-digits"`` or ``"klein-digits-distilled"`` (bundled, 2.4 MB each), a folder with a
+            ``model_index.json``, or a hub id such as ``"black-forest-labs/FLUX.2-klein-base-4B"``.
         dtype: of the weights, a torch dtype or its name; by default float32 for the bundled model and bfloat16 for others.
         device: by default CUDA where there is one, else the CPU.
         offload: keep the weights on the CPU and move them to the device when needed, ``"model"`` by model or ``"sequential"``
