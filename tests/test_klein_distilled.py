@@ -59,11 +59,12 @@ def test_the_page_shows_the_committed_measurements() -> None:
     assert report.PAGE.read_text() == report.page()
 
 
-def test_the_energy_distance_is_small_between_halves_of_the_data_and_large_to_noise() -> None:
+def test_the_energy_distance_is_small_between_parts_of_the_data_and_large_to_noise() -> None:
     report = tool("build_distilled")
     images, labels = tool("train_klein_digits").digits()
-    judge = report.Judge(labels[:100].tolist())
-    real = judge(images[:100], None, (images[:100] + 1) / 2)
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:100]  # writers stand together in the data
+    judge = report.Judge(labels[rows].tolist())
+    real = judge(images[rows], None, (images[rows] + 1) / 2)
     noise = judge(images[:100], None, torch.rand(100, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     assert abs(real["energy"][0]) < 0.2 < 1.0 < noise["energy"][0]
     assert real["recognised"][0] > 0.95 > 0.3 > noise["recognised"][0]

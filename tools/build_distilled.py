@@ -139,11 +139,23 @@ def figure(found: dict[str, Any]) -> None:
     figure.savefig(PLOT, metadata={"Date": None})
 
 
-def pictures(images: Tensor) -> None:
-    """A row for each run: the teacher, then the samplers shown, from few calls to many."""
-    rows = [torch.cat(list(images[i : i + 10]), dim=2) for i in range(0, len(images), 10)]
-    page = torch.cat(rows, dim=1).repeat_interleave(3, 1).repeat_interleave(3, 2)
-    plt.imsave(PICTURES, page.permute(1, 2, 0).clamp(0, 1).numpy())
+def pictures(found: dict[str, Any], images: Tensor) -> None:
+    """The first ten pictures of some samplers, a line for each number of calls, below the teacher's."""
+    lines = [torch.cat(list(images[i : i + 10]), dim=2).mean(dim=0).numpy() for i in range(0, len(images), 10)]
+    figure, axes = plt.subplots(1, len(SHOWN), figsize=(11, 3.4), constrained_layout=True)
+    first = 1
+    for axis, name in zip(axes, SHOWN, strict=True):
+        calls = [r["calls"] for r in found["runs"] if r["sampler"] == name and r["schedule"] == "flux2" and r["calls"] in CALLS]
+        shown = [lines[0], *lines[first : first + len(calls)]]
+        first += len(calls)
+        blank = np.ones((2, shown[0].shape[1]))
+        axis.imshow(np.concatenate([part for line in shown for part in (line, blank)]), cmap="gray", vmin=0, vmax=1)
+        ticks = [8 + 18 * i for i in range(len(shown))]
+        axis.set_yticks(ticks, ["teacher", *(f"{c} call{'s' * (c > 1)}" for c in calls)], fontsize=8)
+        axis.set(title=name, xticks=[])
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+    figure.savefig(PICTURES, dpi=110)
 
 
 def tables(found: dict[str, Any]) -> str:
@@ -198,7 +210,7 @@ def main() -> None:
         student = KleinFlow.load(args.student, device="cpu", dtype="float32")
         found, images = measure(student, teacher, args.rows)
         DATA.write_text(json.dumps(found, indent=1) + "\n")
-        pictures(images)
+        pictures(found, images)
     figure(json.loads(DATA.read_text()))
     PAGE.write_text(page())
 
