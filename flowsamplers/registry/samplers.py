@@ -141,6 +141,7 @@ def _add_sampler(name: str, loaded: Any) -> None:
 SAMPLERS: Registry[SamplerInfo] = Registry(
     "sampler", "flowsamplers.samplers", _add_sampler, "flowsamplers.samplers", sampler_elsewhere
 )
+"""All samplers: those of the library, and those that other packages register."""
 
 
 def list_samplers(*, needing: bool = False) -> list[SamplerInfo]:
