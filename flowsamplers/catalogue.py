@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from flowsamplers.engine import dry_run
-from flowsamplers.sampler import SamplerInfo, list_samplers
+from flowsamplers.registry import SamplerInfo, list_samplers, sampler_info
 from flowsamplers.schedules import linear
 
 SPANS = ("inside", "complete")
@@ -79,11 +79,16 @@ class Entry:
     weak: Mapping[str, Observed]
 
     @property
+    def name(self) -> str:
+        """The name whose claims, options and calls these are: of a preset its own."""
+        return self.info.preset or self.info.name
+
+    @property
     def calls(self) -> str:
         """Model calls of a run of N steps, as a formula."""
         if self.info.adaptive:
             return "by tolerance"
-        a, b, c = (len(dry_run(self.info.name, linear(n))) for n in (20, 21, 200))
+        a, b, c = (len(dry_run(self.name, linear(n))) for n in (20, 21, 200))
         per, extra = b - a, a - 20 * (b - a)
         if c != 200 * per + extra:
             return f"about {c / 200:.1f} N"
@@ -95,7 +100,7 @@ class Entry:
         """What the first, a usual, and the last step of a complete run cost; None for an adaptive sampler."""
         if self.info.adaptive:
             return None
-        calls = [e.step for e in dry_run(self.info.name, linear(20))]
+        calls = [e.step for e in dry_run(self.name, linear(20))]
         return calls.count(0), calls.count(10), calls.count(19)
 
     @property
@@ -120,14 +125,23 @@ def spread(orders: Mapping[str, float | None]) -> str:
 
 def catalogue() -> list[Entry]:
     """Every registered sampler with its measured orders, which ``tools/build_catalogue.py`` took."""
-    measured = _measured()
-    found: list[Entry] = []
-    for info in list_samplers():
-        its = measured.get(info.name, {})
-        spans = (its.get(span, {}) for span in SPANS)
-        kinds = ({key: Observed(**o) for key, o in its.get(kind, {}).items()} for kind in KINDS)
-        found.append(Entry(info, *spans, *kinds))
-    return found
+    return [_entry(info) for info in list_samplers()]
+
+
+def entry(name: str) -> Entry:
+    """The sampler of a name. A preset has claims of its own; what was measured is the method with its defaults, and no preset.
+
+    Raises:
+        ValueError: no such sampler.
+    """
+    return _entry(sampler_info(name))
+
+
+def _entry(info: SamplerInfo) -> Entry:
+    its = {} if info.preset else _measured().get(info.name, {})
+    spans = (its.get(span, {}) for span in SPANS)
+    kinds = ({key: Observed(**o) for key, o in its.get(kind, {}).items()} for kind in KINDS)
+    return Entry(info, *spans, *kinds)
 
 
 @cache

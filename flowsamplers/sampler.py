@@ -120,14 +120,58 @@ def steps_of(grid: SigmaGrid, source: Noise | None = None) -> Iterator[Step]:
         yield Step(grid.sigmas[i], grid.sigmas[i + 1], i, grid.steps, grid, source)
 
 
+@dataclass(frozen=True)
+class Claims:
+    """What a sampler claims of itself, with the options that it has: the one place where anybody reads it.
+
+    Attributes:
+        order: see `Sampler`, as all others.
+        order_to_data: the order of complete runs, from 1 to 0; never above ``order``.
+        literature: the order that the literature claims; ``order`` where it claims no other.
+        stochastic: see `Sampler`.
+        adaptive: see `Sampler`.
+        keeps_marginals: see `Sampler`.
+        keeps_noise_level: see `Sampler`.
+        weak_order: see `Sampler`.
+        strong_order: see `Sampler`.
+        multistep: see `Sampler`.
+        affine: see `Sampler`.
+        any_steps: see `Sampler`.
+    """
+
+    order: int
+    order_to_data: int
+    literature: int
+    stochastic: bool
+    adaptive: bool
+    keeps_marginals: bool
+    keeps_noise_level: bool
+    weak_order: int
+    strong_order: float
+    multistep: bool
+    affine: bool
+    any_steps: bool
+
+    @classmethod
+    def of(cls, sampler: Sampler | type[Sampler]) -> Claims:
+        """Of a sampler; of a class only where there is no object of it without an option."""
+        stated = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(cls)}
+        predictions: int = getattr(sampler, "memory", sampler.literature)  # k of them give order k at most
+        stated["order_to_data"] = min(sampler.order, sampler.order_to_data)
+        stated["literature"] = max(sampler.order, min(sampler.literature, predictions))
+        return cls(**stated)
+
+
 class Sampler:
     r"""Base of all samplers: an immutable value that holds options only.
 
-    Subclass it as a frozen dataclass, say what the method claims in the class attributes, and write `step`.
+    Subclass it as a frozen dataclass, say what the method claims in the class attributes, and write `step`. Options that change a
+    claim set it on the object in ``__post_init__``. Read `claims`.
 
     Attributes:
         order: the order of the global error $O(h^p)$ that the method has on a rectified flow, strictly inside (0, 1).
         order_to_data: the order on complete runs, from 1 to 0, where that is lower: many last steps are Euler's.
+        literature: the order that the literature claims, if the method does not have it on a rectified flow.
         stochastic: whether it draws noise.
         noise_option: the option of a stochastic sampler that scales its noise: at 0 it is deterministic, and has the orders above.
         adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
@@ -156,6 +200,7 @@ class Sampler:
     """The registered name; set by `flowsamplers.register`."""
     order: ClassVar[int] = 1
     order_to_data: ClassVar[int] = 99
+    literature: ClassVar[int] = 0
     stochastic: ClassVar[bool] = False
     noise_option: ClassVar[str] = "eta"
     adaptive: ClassVar[bool] = False
@@ -199,6 +244,16 @@ class Sampler:
             A generator that yields requests, is sent velocities, and returns ``(new x, new state)``.
         """
         raise NotImplementedError
+
+    @property
+    def claims(self) -> Claims:
+        """What it claims with these options.
+
+        >>> import flowsamplers as fs
+        >>> fs.get_sampler("ab3").claims.order, fs.get_sampler("ab3:startup=ramp").claims.order
+        (3, 2)
+        """
+        return Claims.of(self)
 
     @property
     def noisy(self) -> bool:

@@ -230,7 +230,7 @@ def about(entry: cat.Entry) -> list[str]:
         "adaptive" if i.adaptive else "",
         f"calls: {entry.ends}" if entry.ends else "",
     ]
-    others = ", ".join(f"`{n}`" for n in (*i.aliases, *i.presets))
+    others = ", ".join([f"`{n}`" for n in i.aliases] + [preset(n, i) for n in i.presets])
     parts = [
         i.advice,
         f"Other names and presets: {others}." if others else "",
@@ -238,6 +238,12 @@ def about(entry: cat.Entry) -> list[str]:
         f"Source: {i.reference}.",
     ]
     return [f"**`{i.name}`**", "", *[f"* {part}" for part in parts if part], ""]
+
+
+def preset(name: str, method: fs.SamplerInfo) -> str:
+    """A preset, with its order where that is another than the method's."""
+    own = fs.sampler_info(name).order
+    return f"`{name}`" + (f" (order {own})" if own != method.order else "")
 
 
 def pages() -> dict[str, str]:

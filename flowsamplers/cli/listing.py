@@ -11,7 +11,7 @@ import click
 
 from flowsamplers._elsewhere import elsewhere
 from flowsamplers._errors import unknown
-from flowsamplers.catalogue import Entry, catalogue, spread
+from flowsamplers.catalogue import Entry, catalogue, entry, spread
 from flowsamplers.cli.types import Command
 from flowsamplers.schedules import ScheduleInfo, list_schedules
 from flowsamplers.solver import load_solver
@@ -45,7 +45,8 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
         for name in names:
             if name not in known:
                 raise unknown("sampler or schedule", name, known, elsewhere(name))
-        methods = [e for e in methods if set(names) & set(e.info.names)]
+        presets = [name for e in methods for name in e.info.presets if name in names]
+        methods = [e for e in methods if set(names) & {e.info.name, *e.info.aliases}] + [entry(name) for name in presets]
         grids = [i for i in grids if set(names) & set(i.names)]
     if as_rows:
         rows = {"samplers": [sampler_row(e) for e in methods], "schedules": [schedule_row(i) for i in grids]}
@@ -75,6 +76,7 @@ def sampler_row(entry: Entry) -> dict[str, Any]:
     first, usual, last = entry.evaluations or (None, None, None)
     return {
         "name": info.name,
+        "preset": info.preset,
         "aliases": list(info.aliases),
         "presets": {k: dict(v) for k, v in info.presets.items()},
         "family": info.family,
@@ -138,8 +140,9 @@ def sampler_lines(entry: Entry) -> list[str]:
         if info.adaptive
         else "ODE"
     )
+    made = " ".join([info.name, *(f"{k}={v}" for k, v in info.presets.get(info.preset, {}).items())])
     return [
-        *_names(info.names),
+        *_names((f"{info.preset}: {made}",) if info.preset else info.names),
         *_wrapped(f"{order}, {measured}; {calls}; {kind}"),
         *_options(info.options),
         *_wrapped(info.advice),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from flowsamplers._elsewhere import sampler_elsewhere
 from flowsamplers.registry.names import Registered, Registry
 from flowsamplers.registry.specifications import options_of, parse_specification
-from flowsamplers.sampler import Sampler, SamplerLike, configuration
+from flowsamplers.sampler import Claims, Sampler, SamplerLike, configuration
 
 
 @dataclass(frozen=True)
@@ -22,40 +23,78 @@ class SamplerInfo:
         aliases: other names of the same map.
         presets: names of the method with other options, and these.
         family: the family it belongs to, which is the module it lives in.
-        order: order of the global error strictly inside (0, 1).
-        order_to_data: order of the global error on complete runs.
-        literature: the order that the literature claims, where it is another.
-        stochastic: whether it draws noise, and so needs a seed.
-        adaptive: whether its evaluations depend on the data.
-        keeps_marginals: whether it keeps the flow's marginals in the limit of small steps.
-        keeps_noise_level: whether it keeps the noise level of a data point at any step size.
-        weak_order: of means over the results of a stochastic sampler.
-        strong_order: of the paths of a stochastic sampler.
         reference: where it comes from.
         advice: when to use it, in one line.
         factory: the class; called with the options.
         origin: the package that registered it.
         needs: the option without which there is no such sampler; empty for one that runs as it is.
+        preset: the preset that was asked for, whose claims and options these are; empty for the method with its defaults.
     """
 
     name: str
     aliases: tuple[str, ...]
     presets: Mapping[str, Mapping[str, Any]]
     family: str
-    order: int
-    order_to_data: int
-    literature: int
-    stochastic: bool
-    adaptive: bool
-    keeps_marginals: bool
-    keeps_noise_level: bool
-    weak_order: int
-    strong_order: float
     reference: str
     advice: str
     factory: type[Sampler]
     origin: str
     needs: str = ""
+    preset: str = ""
+
+    @cached_property
+    def claims(self) -> Claims:
+        """What the sampler of this name claims."""
+        return Claims.of(self.factory) if self.needs else self._sampler.claims
+
+    @property
+    def _sampler(self) -> Sampler:
+        return self.factory(**self.presets.get(self.preset, {}))
+
+    @property
+    def order(self) -> int:
+        """See `Claims`."""
+        return self.claims.order
+
+    @property
+    def order_to_data(self) -> int:
+        """See `Claims`."""
+        return self.claims.order_to_data
+
+    @property
+    def literature(self) -> int:
+        """See `Claims`."""
+        return self.claims.literature
+
+    @property
+    def stochastic(self) -> bool:
+        """See `Claims`."""
+        return self.claims.stochastic
+
+    @property
+    def adaptive(self) -> bool:
+        """See `Claims`."""
+        return self.claims.adaptive
+
+    @property
+    def keeps_marginals(self) -> bool:
+        """See `Claims`."""
+        return self.claims.keeps_marginals
+
+    @property
+    def keeps_noise_level(self) -> bool:
+        """See `Claims`."""
+        return self.claims.keeps_noise_level
+
+    @property
+    def weak_order(self) -> int:
+        """See `Claims`."""
+        return self.claims.weak_order
+
+    @property
+    def strong_order(self) -> float:
+        """See `Claims`."""
+        return self.claims.strong_order
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,11 +103,11 @@ class SamplerInfo:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options it takes, with their defaults."""
+        """The options it takes, with their defaults, or with the values of the preset."""
         if self.needs:
             fields = dataclasses.fields(self.factory) if dataclasses.is_dataclass(self.factory) else ()
             return {f.name: f.default for f in fields if f.name != self.needs}
-        return self.factory().options
+        return self._sampler.options
 
     @property
     def summary(self) -> str:
@@ -86,7 +125,6 @@ def register(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     reference: str = "",
     advice: str = "",
-    literature: int | None = None,
     needs: str = "",
 ) -> Callable[[_S], _S]:
     """Class decorator: make a sampler findable by name.
@@ -97,7 +135,6 @@ def register(
         presets: names that users know for this method with other options.
         reference: paper or code it comes from.
         advice: when to use it, in one line.
-        literature: the order that the literature claims, if the method does not have it on a rectified flow.
         needs: an option without which there is no such sampler; `list_samplers` leaves it out then.
 
     Raises:
@@ -110,15 +147,6 @@ def register(
             aliases=aliases,
             presets=dict(presets or {}),
             family=cls.__module__.rpartition(".")[2],
-            order=cls.order,
-            order_to_data=min(cls.order, cls.order_to_data),
-            literature=cls.order if literature is None else literature,
-            stochastic=cls.stochastic,
-            adaptive=cls.adaptive,
-            keeps_marginals=cls.keeps_marginals,
-            keeps_noise_level=cls.keeps_noise_level,
-            weak_order=cls.weak_order,
-            strong_order=cls.strong_order,
             reference=reference,
             advice=advice,
             factory=cls,
@@ -157,13 +185,18 @@ def list_samplers(*, needing: bool = False) -> list[SamplerInfo]:
 
 
 def sampler_info(name: str) -> SamplerInfo:
-    """What is known of the sampler with this name or alias.
+    """What is known of the sampler with this name or alias; of a preset, with the claims and options that it has.
 
     Raises:
         ValueError: no such sampler; the message suggests the nearest name.
         ImportError: the sampler of another package, which cannot be loaded.
+
+    Examples:
+        >>> sampler_info("ab4").order, sampler_info("lms").order  # which begins on a ramp of orders 1, 2, ...
+        (4, 2)
     """
-    return SAMPLERS.find(name).info
+    info = SAMPLERS.find(name).info
+    return dataclasses.replace(info, preset=name) if name in info.presets else info
 
 
 def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:

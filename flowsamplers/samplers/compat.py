@@ -51,7 +51,6 @@ class DPM2(LastStep):
 
 @register(
     "heunpp2",
-    literature=2,
     reference="Heun++ of the extension that goes with Z. Cheng, arXiv:2311.06845; ComfyUI",
     advice="For parity: three calls a step for order 1.",
 )
@@ -75,6 +74,7 @@ class HeunPP2(Sampler):
     """
 
     order: ClassVar[int] = 1
+    literature: ClassVar[int] = 2
     affine: ClassVar[bool] = False
     look_ahead: ClassVar[int] = 1
 

@@ -149,7 +149,6 @@ class DPMSolverPP2M(ExponentialAdams):
 @register(
     "dpmpp_3m",
     aliases=("dpm_solver_pp_3m",),
-    literature=3,
     reference="DPM-Solver++, arXiv:2211.01095; the multistep form of order 3 as in diffusers and ComfyUI",
     advice="For parity: as shipped its order is 2. res_3m is what it means to be.",
 )
@@ -179,6 +178,7 @@ class DPMSolverPP3M(ExponentialAdams):
     kappa: float = 1.0
 
     order: ClassVar[int] = 2
+    literature: ClassVar[int] = 3
     memory: ClassVar[int] = 3
 
     def __post_init__(self) -> None:

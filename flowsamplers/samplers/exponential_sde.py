@@ -132,7 +132,6 @@ class DPMSolverPP2MSDE(StochasticAdams, DPMSolverPP2M):
 @register(
     "dpmpp_3m_sde",
     aliases=("dpmpp_3m_sde_gpu", "dpm_solver_pp_3m_sde"),
-    literature=3,
     reference="k-diffusion's sample_dpmpp_3m_sde, after DPM-Solver++, arXiv:2211.01095",
     advice="As dpmpp_2m_sde, from about 30 calls. eta=0 is dpmpp_3m.",
 )
@@ -178,7 +177,6 @@ class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
     "er_sde",
     aliases=("er_sde_3",),
     presets={"er_sde_1": {"stages": 1}, "er_sde_2": {"stages": 2}},
-    literature=3,
     reference="ER-SDE-Solver, arXiv:2309.06169, algorithms 1 to 3; ComfyUI",
     advice="Stochastic near pure noise, nearly an ODE below: from about 16 calls.",
 )
@@ -219,6 +217,7 @@ class ERSDE(StochasticAdams):
     form: Form = "shipped"
 
     order: ClassVar[int] = 2
+    literature: ClassVar[int] = 3
     memory: ClassVar[int] = 3
 
     def __post_init__(self) -> None:

@@ -170,7 +170,6 @@ class AdamsBashforth4(Adams):
     "deis",
     aliases=("deis_tab3",),
     presets={"deis_tab2": {"max_order": 2}},
-    literature=3,
     reference="DEIS, arXiv:2204.13902 (tAB); the form of diff-sampler and ComfyUI",
     advice="For parity with ComfyUI; ab3 does the same in sigma, and keeps its order.",
 )
@@ -198,6 +197,7 @@ class DEIS(Adams):
     max_order: int = 3
 
     order: ClassVar[int] = 2
+    literature: ClassVar[int] = 3
     memory: ClassVar[int] = 3
     affine: ClassVar[bool] = False
 
@@ -246,7 +246,6 @@ class UniformWeights(Multistep):
     "ipndm",
     aliases=("ipndm4",),
     presets={"ipndm3": {"max_order": 3}},
-    literature=4,
     reference="Zhang and Chen, arXiv:2204.13902, appendix H.2 (iPNDM)",
     advice="For parity; ab2 to ab4 know the lengths of their steps.",
 )
@@ -274,6 +273,7 @@ class IPNDM(UniformWeights):
     max_order: int = 4
 
     order: ClassVar[int] = 2
+    literature: ClassVar[int] = 4
     memory: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
@@ -299,7 +299,6 @@ CLASSICAL: tuple[tuple[float, ...], ...] = (
     "gradient_estimation",
     aliases=("ge",),
     presets={"ipndm2": {"gamma": 1.5}},
-    literature=2,
     reference="Permenter and Yuan, arXiv:2306.04848, algorithm 2; ComfyUI",
     advice="For parity: at ComfyUI's gamma=2 its order is 1; gamma=1.5 is ab2 on a uniform grid.",
 )
@@ -325,6 +324,7 @@ class GradientEstimation(UniformWeights):
     gamma: float = 2.0
 
     order: ClassVar[int] = 1
+    literature: ClassVar[int] = 2
     memory: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ def observed_order(name: str, flow: str, shift: str, span: str) -> OrderVerdict:
         The verdict on the declared order, over the numbers of steps in `STEPS`.
     """
     method = get_sampler(name)
-    declared = method.order if span == "inside" else min(method.order, method.order_to_data)
+    declared = method.claims.order if span == "inside" else method.claims.order_to_data
     x, exact = _truth(flow, *SPANS[span])
     errors: list[float] = []
     for n in STEPS[declared]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flowsamplers._html import table
 from flowsamplers.orders import OrderVerdict, order
-from flowsamplers.registry import sampler_info
+from flowsamplers.registry import get_sampler, sampler_info
 from flowsamplers.study.rows import Row, to_dict
 from flowsamplers.study.store import read_rows, read_sessions, read_settings
 
@@ -148,7 +148,7 @@ class Results:
         return fits[-1] if fits else {}
 
     def orders(self) -> dict[str, OrderVerdict]:
-        """The verdict on each sampler's declared order, from the errors against the number of steps."""
+        """The verdict on the order that each sampler declares for runs to data, from the errors against the number of steps."""
         verdicts: dict[str, OrderVerdict] = {}
         for name in self.labels:
             rows = [r for r in self.rows if r.label == name]
@@ -156,7 +156,7 @@ class Results:
             steps, errors = self.curve(name, "steps")
             points = sorted([*zip(steps, errors, strict=True), *((n, float("nan")) for n in failed - set(steps))])
             floor = max(self.reference_error, self.noise_floor)
-            declared = sampler_info(rows[0].sampler).order
+            declared = get_sampler(rows[0].sampler, **rows[0].options).claims.order_to_data
             verdicts[name] = order([n for n, _ in points], [e for _, e in points], declared=declared, floor=floor)
         return verdicts
 

@@ -65,7 +65,7 @@ class Subject:
 
 
 def subject_of(sampler: SamplerLike | Subject) -> Subject:
-    """A sampler, by object, name or configuration, as a subject; its class attributes are its claims.
+    """A sampler, by object, name or configuration, as a subject that claims what the sampler claims with its options.
 
     Raises:
         TypeError: a class or a function; the message says how to make a subject of it.
