@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import flowsamplers as fs
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.study import Budget, Row, Study, diff, load
 from flowsamplers.study.page import FIGURES, html
+from flowsamplers.study.plots import grid_of
 from flowsamplers.study.report import terminal
 from flowsamplers.study.results import Results
 from flowsamplers.study.store import Store, write_atomically
@@ -124,6 +126,56 @@ def test_another_number_of_rows_in_a_call_is_no_other_study(tmp_path) -> None:
     Study(**{**vars(SMALL), "max_batch": 3}).run(tmp_path)
 
 
+def test_more_samplers_and_budgets_extend_a_study_and_only_they_are_run(tmp_path) -> None:
+    whole = SMALL.run(tmp_path / "whole")
+    shared = tmp_path / "shared"
+    Study(**{**vars(SMALL), "samplers": ("euler", "heun"), "nfe": (2, 8)}).run(tmp_path / "a", references=shared)
+    first = (tmp_path / "a" / "rows.jsonl").read_bytes()
+    before = {row.key for row in load(tmp_path / "a").rows}
+    SMALL.run(tmp_path / "a", references=shared)
+    extended = load(tmp_path / "a")
+    assert (tmp_path / "a" / "rows.jsonl").read_bytes().startswith(first)
+    assert {r.key: r.error for r in extended.rows} == pytest.approx({r.key: r.error for r in whole.rows}, rel=1e-9)
+    assert extended.sessions[-1]["rows"] == len(whole.rows) - len(before)
+    assert extended.settings["nfe"] == list(SMALL.nfe)
+    assert extended.labels == ["euler", "heun", "ab2"]
+    alone = Study(**{**vars(SMALL), "samplers": ("rk4",), "nfe": (32,)}).run(tmp_path / "a", references=shared)
+    assert alone.labels == ["euler", "heun", "ab2", "rk4"]
+    assert {r.nfe for r in alone.rows if r.sampler == "rk4"} == {32}
+
+
+def test_a_fitted_solver_is_studied_on_its_own_schedule(tmp_path) -> None:
+    flow = MixtureFlow.appendix_a()
+    solver = fs.fit(flow.velocity, flow.noise(list(range(12))), nfe=4)
+    study = Study(**{**vars(SMALL), "samplers": ("euler", solver)})
+    results = study.run(tmp_path)
+    rows = [r for r in results.rows if r.sampler == "fitted"]
+    assert [r.nfe for r in rows] == [4, 4]
+    assert grid_of(rows[0]) == solver.grid
+    assert rows[0].error < results.error("euler", 4)
+    results.plot.trajectory()
+
+
+def test_what_is_refused_leaves_the_folder_free(tmp_path) -> None:
+    refused = Study(**{**vars(SMALL), "samplers": ({"name": "ns_solver", "options": {"table": [[1.0]]}},), "nfe": (4,)})
+    with pytest.raises(ValueError, match=r"rows for|not one step"):
+        refused.run(tmp_path / "a")
+    assert not list((tmp_path / "a").iterdir()) or {p.name for p in (tmp_path / "a").iterdir()} == {"references"}
+    SMALL.run(tmp_path / "a")
+
+
+def test_references_that_cannot_be_written_are_noticed_before_anything_is_computed(tmp_path, monkeypatch) -> None:
+    class Never(Appendix):
+        def velocity(self, x, sigma, condition=None):
+            raise AssertionError("asked")
+
+    opens(monkeypatch, Never())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file"):
+        SMALL.run(tmp_path / "a", references=tmp_path / "file")
+    assert not list((tmp_path / "a").iterdir())
+
+
 def test_the_folder_holds_what_it_should(tmp_path) -> None:
     SMALL.run(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == FILES
@@ -138,7 +190,7 @@ def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> N
     (tmp_path / "b" / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
     other = Study("mixture:1", prompts=(None,), seeds=(0,), nfe=(4,))
-    with pytest.raises(ValueError, match=r"holds a study with other settings \(model, seeds, samplers, nfe"):
+    with pytest.raises(ValueError, match=r"holds a study with other settings \(model, seeds\)"):
         other.run(tmp_path / "a")
     with pytest.raises(ValueError, match=r"holds files that are not a study's \(thesis.tex\)"):
         other.run(tmp_path / "b")
@@ -374,6 +426,28 @@ def test_an_error_of_the_model_fails_the_rows_that_make_it(tmp_path, monkeypatch
     for row in results.rows:
         expected = "failed" if row.steps % 4 == 0 else "ok"
         assert (row.status, row.message) == (expected, "RuntimeError: not at a quarter" if expected == "failed" else "")
+
+
+def test_runs_that_failed_are_made_again_by_the_same_command(tmp_path, monkeypatch) -> None:
+    class Crowded(Appendix):
+        full = True
+
+        def velocity(self, x, sigma, condition=None):
+            if self.full and (sigma == 0.25).any():
+                raise torch.cuda.OutOfMemoryError("no room")
+            return super().velocity(x, sigma)
+
+    opens(monkeypatch, Crowded())
+    study = Study(**{**vars(SMALL), "schedule": "linear", "local_nfe": 0})
+    Crowded.full = False
+    healthy = study.run(tmp_path / "healthy", references=tmp_path / "shared")
+    Crowded.full = True
+    failed = [r for r in study.run(tmp_path / "a", references=tmp_path / "shared").rows if r.status == "failed"]
+    assert failed
+    Crowded.full = False
+    again = study.run(tmp_path / "a", references=tmp_path / "shared")
+    assert {r.key: r.error for r in again.rows} == pytest.approx({r.key: r.error for r in healthy.rows}, rel=1e-9)
+    assert again.sessions[-1]["rows"] == len(failed)
 
 
 def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path, monkeypatch) -> None:

@@ -14,6 +14,7 @@ import click
 from flowsamplers.cli.models import default_prompt, model_options, named_by_loader, open_flow, progress
 from flowsamplers.cli.types import SEED, Command, CommandWithOthers, Cost, Method, Several, Shift
 from flowsamplers.sampler import Sampler
+from flowsamplers.study.bench import keys
 from flowsamplers.study.cost import Budget
 from flowsamplers.study.diff import diff
 from flowsamplers.study.plan import DEFAULT_PROMPTS, DEFAULT_SAMPLERS, Study
@@ -111,7 +112,8 @@ def study(
         click.echo(to_jsonl(results.rows), nl=False)
         return
     click.echo(terminal(results))
-    missing = len(wanted.cases) * len(wanted.runs(results.settings["tokens"])) - len(results.rows)
+    there = {row.key for row in results.rows}
+    missing = sum(key not in there for key, _, _ in keys(wanted, wanted.runs(results.settings["tokens"])))
     if missing:
         click.echo(f"\nThe budget ended {missing} runs early; the same command goes on.")
     click.echo(f"\nreport: {folder / 'report.html'}")

@@ -20,6 +20,9 @@ from flowsamplers.study.plan import Planned, Study
 from flowsamplers.study.rows import Key, Row, changed_options, key
 from flowsamplers.study.truth import Truth
 
+NOT_FINITE = "the result is not finite"
+"""Why a run failed that would fail again: the only failure that the same command does not try once more."""
+
 
 class Job(NamedTuple):
     """A run from a noise."""
@@ -104,7 +107,7 @@ class Bench:
     def _ended(self, job: Job, result: _Result) -> Ended:
         x0 = result.x0.to(job.truth.x1.dtype)
         if not bool(torch.isfinite(x0).all()):
-            return self.failed(job, "the result is not finite")
+            return self.failed(job, NOT_FINITE)
         message, image, pictured = "", None, (math.nan, math.nan)
         try:
             image = self._image(x0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -206,6 +206,13 @@ class Study:
         values |= {"schedule_options": dict(self.schedule_options), "flow_options": dict(self.flow_options)}
         values["samplers"] = [to_config(get_sampler(s)) for s in self.samplers]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def with_earlier(self, settings: Mapping[str, Any]) -> Study:
+        """This study with the samplers and budgets of an earlier one, by its settings, before those that are new here."""
+        before = [to_config(get_sampler(s)) for s in settings.get("samplers", ())]
+        known = {json.dumps(s) for s in before}
+        more = [s for s in map(get_sampler, self.samplers) if json.dumps(to_config(s)) not in known]
+        return replace(self, samplers=(*before, *more), nfe=sorted({*settings.get("nfe", ()), *self.nfe}))
 
     def open(self) -> Any:
         """The model's velocity field: the object, or what `flows.load_flow` opens."""

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from flowsamplers._errors import missing
+from flowsamplers.registry import get_sampler
 from flowsamplers.schedules import get_schedule
 from flowsamplers.study.rows import Row
 
@@ -163,8 +164,9 @@ class Plots:
 
 
 def grid_of(row: Row) -> Any:
-    """The schedule that a row was run on."""
-    return get_schedule(row.schedule, row.steps, **row.schedule_options)
+    """The schedule that a row was run on: its sampler's own, if it brings one."""
+    own = get_sampler({"name": row.sampler, "options": row.options}).own_grid
+    return own or get_schedule(row.schedule, row.steps, **row.schedule_options)
 
 
 def image_grid(

@@ -189,22 +189,25 @@ def to_jsonl(rows: Iterable[Row]) -> str:
 
 
 def from_jsonl(text: str, where: str) -> list[Row]:
-    """The rows of a JSONL text.
+    """The rows of a JSONL text. A run that failed may be there again: the later row takes the place of the failed one.
 
     Raises:
-        ValueError: a line that is no row, or the second of one key; names ``where`` and the line.
+        ValueError: a line that is no row, or the second of one key whose first did not fail; names ``where`` and the line.
     """
     rows: list[Row] = []
-    seen: dict[Key, int] = {}
+    seen: dict[Key, tuple[int, int]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         try:
             row = from_dict(json.loads(line))
-            first = seen.setdefault(row.key, number)
+            first, place = seen.setdefault(row.key, (number, len(rows)))
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"{where}, line {number}: not a row of a study ({', '.join(sorted(_NAMES))})") from error
-        if first != number:
+        if first == number:
+            rows.append(row)
+        elif rows[place].status == "failed":
+            rows[place] = row
+        else:
             raise ValueError(f"{where}, line {number}: the same run as in line {first}")
-        rows.append(row)
     return rows
 
 

@@ -17,12 +17,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from flowsamplers._errors import missing
-from flowsamplers.study.bench import Bench, Ended, Job, keys, png
+from flowsamplers.study.bench import NOT_FINITE, Bench, Ended, Job, keys, png
 from flowsamplers.study.cost import Budget, BudgetSpent, Meter, Probe, probe
 from flowsamplers.study.plan import Planned, Study
 from flowsamplers.study.results import Results, load
 from flowsamplers.study.rows import Key, Row, to_csv
-from flowsamplers.study.store import IMAGES, PROBE, TABLE, Store, write_atomically
+from flowsamplers.study.store import GROWING, IMAGES, PROBE, TABLE, Store, check_writable, read_settings, write_atomically
 from flowsamplers.study.truth import Truth, evaluations_at_most, truths
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -49,7 +49,8 @@ def run(
     Args:
         study: what to run.
         folder: for ``study.json``, ``rows.jsonl``, ``rows.csv``, figures and ``report.html``; made if missing. A folder with a part of
-            this very study is gone on with: nothing in it is run again.
+            this very study is gone on with, also with more samplers or budgets: only what is missing is run, and what failed for
+            another reason than a result that is not finite.
         engine: ``"local"``, or ``"ray"`` for a Ray cluster.
         budget: where to stop; what is missing then is run by the next call.
         references: folder of the references; studies of one model may share it.
@@ -59,7 +60,7 @@ def run(
         The results, of everything that is in the folder then.
 
     Raises:
-        OSError: the folder cannot be written; found out before anything is computed.
+        OSError: the folder or that of the references cannot be written; found out before anything is computed.
         ValueError: the folder holds something else, another study, or a broken file; the budget ends before the first row.
         ImportError: an extra that is needed and not there.
     """
@@ -68,10 +69,13 @@ def run(
     _check_available(engine)
     store = Store(folder)
     store.check_free(study.settings())
+    if references.exists() or folder not in references.parents:  # else it is made where the store has just written
+        check_writable(references)
     flow = study.open()
+    everything = list(keys(study, study.runs(flow.tokens)))  # before the folder is taken: it may refuse an option
     try:
         store.claim(study.settings())
-        session = _Session(study, store, Meter(flow, budget), progress)
+        session = _Session(study, store, Meter(flow, budget), progress, everything)
         stopped = session.go(engine, references)
     finally:
         store.close()
@@ -103,6 +107,7 @@ class _Session:
     store: Store
     flow: Meter
     progress: Progress | None
+    everything: Sequence[tuple[Key, int, int]]
     waiting: list[Row] = field(default_factory=list[Row])
     flushed: float = 0.0
     ended: int = 0
@@ -110,14 +115,15 @@ class _Session:
     def go(self, engine: Engine, references: Path) -> str:
         """Do what is missing; why it stopped early, or nothing."""
         planned = self.study.runs(self.flow.tokens)
-        everything = list(keys(self.study, planned))
         rows = self.store.rows()
-        self.store.check(rows, [k for k, _, _ in everything])
+        union = self.study.with_earlier(read_settings(self.store.folder))
+        self.store.check(rows, [k for k, _, _ in keys(union, union.runs(self.flow.tokens))])
         origin = provenance(self.flow.flow)
         self.store.describe(origin)
-        self.store.note({"tokens": self.flow.tokens})
-        done = {row.key for row in rows}
-        missing = [item for item in everything if item[0] not in done]
+        settings = union.settings()
+        self.store.note({"tokens": self.flow.tokens, **{k: settings[k] for k in GROWING}})
+        done = {row.key for row in rows if row.status == "ok" or row.message == NOT_FINITE}
+        missing = [item for item in self.everything if item[0] not in done]
         stopped = ""
         try:
             if missing:

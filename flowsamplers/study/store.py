@@ -13,6 +13,8 @@ from flowsamplers._files import write_atomically
 from flowsamplers.study.rows import Key, Row, from_jsonl, to_jsonl
 
 SETTINGS, ROWS, TABLE, PROBE, SESSIONS = "study.json", "rows.jsonl", "rows.csv", "probe.json", "sessions.jsonl"
+GROWING = ("samplers", "nfe")
+"""Settings to which a later call may add: the rows that are there are kept."""
 BEGIN = b'{"model": '
 """How every row begins, so that one that was cut short is known from what somebody else wrote."""
 IMAGES, REFERENCES = "images", "references"
@@ -44,12 +46,12 @@ class Store:
             settings: what defines the study, as JSON values.
 
         Raises:
-            ValueError: it holds other files, or a study with other settings.
+            ValueError: it holds other files, or a study with other settings than more samplers and budgets.
         """
         if (self.folder / SETTINGS).exists():
             before = read_settings(self.folder)
             wanted = json.loads(json.dumps(settings))
-            changed = [k for k, v in wanted.items() if k in before and before[k] != v]
+            changed = [k for k, v in wanted.items() if k in before and before[k] != v and k not in GROWING]
             if changed:
                 raise ValueError(
                     f"{self.folder} holds a study with other settings ({', '.join(changed)}); choose another folder"
@@ -65,8 +67,9 @@ class Store:
             ValueError: see `check_free`; another process is at work.
         """
         self.check_free(settings)
-        self._file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        _lock(self._file, self.folder)
+        file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        _lock(file, self.folder)
+        self._file = file
         self._whole = os.fstat(self._file).st_size
         if not (self.folder / SETTINGS).exists():
             write_atomically(self.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
