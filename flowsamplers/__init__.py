@@ -7,31 +7,37 @@ Examples:
     [1.0, 0.9674, 0.9081, 0.7672, 0.0]
 """
 
-from flowsamplers import flows, plot, reference, schedules, study
-from flowsamplers.benchmark import recommend
-from flowsamplers.brownian import BrownianNoise
-from flowsamplers.engine import StepEnd, Stop, Velocity, dry_run, largest_steps, live_latents, nfe, sample
-from flowsamplers.fit import fit, fit_ns_solver
-from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Flow, Run, sample_many
-from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
-from flowsamplers.profile import Profile, profile
-from flowsamplers.sampler import (
-    Evaluate,
-    Sampler,
-    SamplerInfo,
-    Step,
-    get_sampler,
-    list_samplers,
-    register,
-    sampler_info,
-    to_config,
-)
-from flowsamplers.samplers.stochastic import convert_eta, log_prob
-from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
-from flowsamplers.solver import Solver, Validation, load_solver
-from flowsamplers.stepper import Stepper
-from flowsamplers.tracing import Trace, trace
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flowsamplers import flows, plot, reference, schedules, study
+    from flowsamplers.benchmark import recommend
+    from flowsamplers.brownian import BrownianNoise
+    from flowsamplers.engine import StepEnd, Stop, Velocity, dry_run, largest_steps, live_latents, nfe, sample
+    from flowsamplers.fitting import fit, fit_ns_solver
+    from flowsamplers.grid import SigmaGrid
+    from flowsamplers.lockstep import Flow, Run, sample_many
+    from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
+    from flowsamplers.profiling import Profile, profile
+    from flowsamplers.sampler import (
+        Evaluate,
+        Sampler,
+        SamplerInfo,
+        Step,
+        get_sampler,
+        list_samplers,
+        register,
+        sampler_info,
+        to_config,
+    )
+    from flowsamplers.samplers.stochastic import convert_eta, log_prob
+    from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
+    from flowsamplers.solver import Solver, Validation, load_solver
+    from flowsamplers.stepper import Stepper
+    from flowsamplers.tracing import Trace, trace
 
 __version__ = "0.1.0"
 
@@ -85,3 +91,39 @@ __all__ = [
     "to_config",
     "trace",
 ]
+
+_HOMES = {
+    "benchmark": "recommend",
+    "brownian": "BrownianNoise",
+    "engine": "StepEnd Stop Velocity dry_run largest_steps live_latents nfe sample",
+    "fitting": "fit fit_ns_solver",
+    "grid": "SigmaGrid",
+    "lockstep": "Flow Run sample_many",
+    "noise": "GeneratorNoise KeyedNoise Noise",
+    "profiling": "Profile profile",
+    "sampler": "Evaluate Sampler SamplerInfo Step get_sampler list_samplers register sampler_info to_config",
+    "samplers.stochastic": "convert_eta log_prob",
+    "schedules": "ScheduleInfo get_schedule list_schedules schedule_info",
+    "solver": "Solver Validation load_solver",
+    "stepper": "Stepper",
+    "tracing": "Trace trace",
+}
+"""The public names by the module that has them: it is imported, and torch with it, when one of its names is used first."""
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+if not TYPE_CHECKING:  # a type checker knows the names from above, and what is not among them is an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        elif name in __all__:
+            value = import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowsamplers.engine import whole
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.profile import Array, Asked, Moments
+from flowsamplers.profiling import Array, Asked, Moments
 from flowsamplers.sampler import SamplerLike, get_sampler, steps_of
 from flowsamplers.schedules import flux2, linear, shift
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowsamplers.benchmark import BUDGETS, STOCK, recommend
 from flowsamplers.engine import Velocity, largest_steps, nfe, sample
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.profile import Asked, chunks
+from flowsamplers.profiling import Asked, chunks
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.schedules import flux2, linear
 from flowsamplers.solver import Score, Solver, Validation

@@ -10,7 +10,7 @@ import torch
 
 import flowsamplers as fs
 from flowsamplers.flows import DataFlow, GaussianFlow, MixtureFlow
-from flowsamplers.profile import Profile, calls_of_a_path
+from flowsamplers.profiling import Profile, calls_of_a_path
 from flowsamplers.scheme import best_weights, scheme_of, squared_error
 
 

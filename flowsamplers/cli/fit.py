@@ -11,8 +11,8 @@ import torch
 
 from flowsamplers.cli.models import default_prompt, model_options, named_by_loader, open_flow, progress
 from flowsamplers.cli.types import Command, Cost, Several
-from flowsamplers.fit import FOLDS, Rows
-from flowsamplers.profile import calls_of_a_path
+from flowsamplers.fitting import FOLDS, Rows
+from flowsamplers.profiling import calls_of_a_path
 from flowsamplers.study.cost import Budget, Meter, probe
 from flowsamplers.study.plan import DEFAULT_PROMPTS
 from flowsamplers.study.store import check_writable

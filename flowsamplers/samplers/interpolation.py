@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -112,9 +112,15 @@ def moments(prediction: str, variable: str, s0: float, s1: float, count: int, da
     return tuple(float(np.dot(measure, theta**k)) for k in range(count))
 
 
+@cache
+def _legendre(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss and Legendre in [-1, 1]: finding them takes longer than a step of a small model."""
+    return np.polynomial.legendre.leggauss(points)
+
+
 def _rule(prediction: str, s0: float, s1: float) -> tuple[np.ndarray, np.ndarray]:
     """Nodes in sigma and weights, kernel included; Gauss-Legendre in the variable that makes the kernel tame."""
-    z, w = np.polynomial.legendre.leggauss(POINTS)
+    z, w = _legendre(POINTS)
     z, w = (z + 1) / 2, w / 2
     if prediction == "data":  # t = log u: -s1 / u^2 du = -s1 / u dt
         t = math.log(s0) + z * math.log(s1 / s0)
@@ -140,7 +146,7 @@ def _rule_in_lambda(s0: float, s1: float, damping: Damping) -> tuple[np.ndarray,
         start = float(back[min(int(np.searchsorted(end - back + potential[0] - potential, 40)), len(back) - 1)])
     steepest = 1 + float(damping.along(np.array([start]))[1][0])
     panels = max(1, math.ceil(abs(end - start) * steepest / 3))
-    z, w = np.polynomial.legendre.leggauss(24)
+    z, w = _legendre(24)
     edges = np.linspace(start, end, panels + 1)
     width = edges[1] - edges[0]
     lam = (edges[:-1, None] + width * (z + 1) / 2).ravel()

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowsamplers.engine import Velocity, carry_dtype, largest_steps
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow
-from flowsamplers.profile import (
+from flowsamplers.profiling import (
     FOLDS,
     HELD,
     NODES,
