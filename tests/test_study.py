@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_the_report_fits_the_terminal_and_its_sentence_follows_from_the_rows(res
     assert f"With 8 model calls {name} has the smallest error, {percent(error)}" in " ".join(takeaway(results).split())
     assert all(results.error(other, 8) is None or results.error(other, 8) >= error for other in results.labels)
     alone = Results(results.settings, [r for r in results.rows if r.seed == results.rows[0].seed])
-    assert "This is from one image; others may say otherwise." in " ".join(takeaway(alone).split())
+    assert "This is from one sample; others may say otherwise." in " ".join(takeaway(alone).split())
 
 
 def test_the_report_is_one_file_that_needs_no_other(results: Results) -> None:
@@ -217,6 +218,23 @@ def test_the_report_is_one_file_that_needs_no_other(results: Results) -> None:
         assert (results.folder / f"{name}.svg").read_text().startswith("<?xml")
     for word in ("NFE", "order", "reference", "relative error"):
         assert f"<dt>{word}" in text or word in text
+
+
+def test_the_report_speaks_of_images_psnr_and_brackets_only_where_they_are(results: Results) -> None:
+    points = html(results, dict.fromkeys(FIGURES, b""), None)
+    words = points.split("<details>", maxsplit=1)[0]
+    visible = " ".join(re.sub(r"(?s)<style>.*?</style>|<[^>]*>", " ", words).split())
+    assert "PSNR" not in visible + terminal(results)
+    assert "the same 2 samples" in visible
+    assert [s for s in re.findall(r"[^.]*\bimages?\b[^.]*", visible) if "for an image" not in s] == []
+    assert ("In brackets" in visible) == bool(re.search(r"<td[^>]*>\(", words))
+    drawn = [Row(**{**vars(r), "psnr": 20.0 + r.seed, "ssim": 0.5 + r.seed / 4}) for r in results.rows]
+    pictured = Results(results.settings, drawn)
+    page = html(pictured, dict.fromkeys(FIGURES, b""), None)
+    assert "<td>euler</td><td>20.5</td><td>0.625</td>" in page
+    assert "20.5 dB PSNR   0.625 SSIM" in terminal(pictured)
+    assert "the same 2 images" in page
+    assert max(map(len, terminal(pictured).splitlines())) <= WIDTH
 
 
 def test_a_distilled_model_is_said_to_have_no_limit_that_means_quality(results: Results) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowsamplers.study.plots import image_grid, png, svg
-from flowsamplers.study.report import DISTILLED, caution, cost, takeaway, within_percent
+from flowsamplers.study.report import DISTILLED, alike, caution, cost, one, takeaway, within_percent
 from flowsamplers.study.results import Results
 from flowsamplers.study.store import IMAGES, write_atomically
 
@@ -23,7 +23,7 @@ FIGURES = {
         "Error against work",
         (
             "Left to right: more calls of the model, so more time. Top to bottom: smaller error. The further to the lower left a line, "
-            "the better its sampler. Thin lines are single images, bold lines their geometric mean. Dashed: an error that halves "
+            "the better its sampler. Thin lines are single {some}, bold lines their geometric mean. Dashed: an error that halves "
             "(order 1) or quarters (order 2) with every doubling of the work. Hollow points are too near to the reference's own "
             "error to be read."
         ),
@@ -42,13 +42,13 @@ FIGURES = {
     "trajectory": (
         "Where the error arises",
         (
-            "One image, from noise (left) to data (right). Above: how far the run has strayed after each step. Below: the error that each "
+            "One {one}, from noise (left) to data (right). Above: how far the run has strayed after each step. Below: the error that each "
             f"step makes by itself, when it starts from the exact place. Each sampler with at most {TRAJECTORY_NFE} model calls."
         ),
     ),
     "schedule": (
         "The schedule",
-        "At which noise levels the steps begin and end; 1 is pure noise, 0 is the image. Most steps are spent where marks are dense.",
+        "At which noise levels the steps begin and end; 1 is pure noise, 0 is the {one}. Most steps are spent where marks are dense.",
     ),
 }
 
@@ -66,18 +66,20 @@ figcaption,.note{color:#555;font-size:.9rem}figure{margin:1rem 0}
 pre{white-space:pre-wrap;font-size:.8rem;background:#f5f5f5;padding:.8rem}dt{font-weight:600}dd{margin:0 0 .6rem 1rem}
 """
 
+PICTURED = "PSNR, SSIM"
+
 GLOSSARY = (
     (
         "relative error",
         (
-            "How far the latents (the image before it is decoded) that a run ends with are from the exact solution of the model's "
+            "How far what a run ends with (for an image: the latents, before they are decoded) is from the exact solution of the model's "
             "differential equation from the same noise, divided by the size of the solution. 0.01 is one per cent."
         ),
     ),
-    ("model calls, NFE", "Number of function evaluations: how often the network is asked for one image. Time is spent here."),
+    ("model calls, NFE", "Number of function evaluations: how often the network is asked in one run. Time is spent here."),
     (
         "step, sampler",
-        "A sampler is the rule that gets from noise to image in steps; some rules ask the model more than once in a step.",
+        "A sampler is the rule that gets from noise to data in steps; some rules ask the model more than once in a step.",
     ),
     (
         "order",
@@ -93,8 +95,8 @@ GLOSSARY = (
             "what they disagree by is the reference's own error."
         ),
     ),
-    ("PSNR, SSIM", "How alike two decoded pictures are: in decibels (40 is hard to see), and from 0 to 1 (alike)."),
-    ("a small error", "is not a pretty image. It says that the sampler did what the model asked for."),
+    (PICTURED, "How alike two decoded pictures are: in decibels (40 is hard to see), and from 0 to 1 (alike)."),
+    ("a small error", "is not a good picture. It says that the sampler did what the model asked for."),
 )
 
 
@@ -167,17 +169,19 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
         *(f'<p class="main">{escape(" ".join(first.split()))}</p>' for first in [caution(results)] if first),
         f'<p class="main">{escape(" ".join(takeaway(results).split()))}</p>',
         (
-            f"<p>{len(results.labels)} samplers drew the same {cases} image{'s' * (cases > 1)} with few and with many calls of the model. "
+            f"<p>{len(results.labels)} samplers drew the same {cases} {one(results, cases)} with few and with many calls of the model. "
             "This report says how far each came from what the model really asked for. "
             '<a href="#words">What the words mean</a>.</p>'
         ),
     ]
     if results.settings.get("flow", {}).get("is_distilled"):
         parts.append(f'<p class="note">{escape(" ".join(DISTILLED.split()))}</p>')
-    for name, (title, caption) in FIGURES.items():
+    for name, (title, template) in FIGURES.items():
+        caption = template.format(one=one(results), some=one(results, 2))
         parts.append(_figure(title, caption, f"data:image/svg+xml;base64,{_base64(figures[name])}"))
         if name == "error-vs-nfe":
             parts.append(_error_table(results))
+            parts.append(_picture_table(results))
             if grid is not None:
                 parts.append(
                     _figure(
@@ -188,7 +192,8 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
                 )
         if name == "error-vs-steps":
             parts.append(_order_table(results))
-    words = "".join(f"<dt>{escape(w)}</dt><dd>{escape(text)}</dd>" for w, text in GLOSSARY)
+    shown = [(w, text) for w, text in GLOSSARY if w != PICTURED or alike(results, TRAJECTORY_NFE)]
+    words = "".join(f"<dt>{escape(w)}</dt><dd>{escape(text)}</dd>" for w, text in shown)
     parts += [
         f'<h2 id="words">What the words mean</h2><dl>{words}</dl>',
         "<h2>How it was measured</h2>" + "".join(f"<p>{escape(line)}</p>" for line in cost(results)),
@@ -217,8 +222,20 @@ def _error_table(results: Results) -> str:
         floored = {r.nfe for r in results.rows if r.label == name and r.floored}
         marks = {n: "best" if (results.best(n) or ("",))[0] == name else "floored" if n in floored else "" for n in nfes}
         rows.append([(name, ""), *((within_percent(results, name, n), marks[n]) for n in nfes)])
-    note = "Relative error, geometric mean over the images. Shaded: the smallest. In brackets: with fewer model calls than the column has."
+    note = f"Relative error, geometric mean over the {one(results, 2)}. Shaded: the smallest."
+    if any(text.startswith("(") for row in rows for text, _ in row):
+        note += " In brackets: with fewer model calls than the column has."
     return _table(["model calls", *map(str, nfes)], rows) + f'<p class="note">{note}</p>'
+
+
+def _picture_table(results: Results) -> str:
+    """How alike the decoded images are to the reference's; nothing for a model that makes none."""
+    found = alike(results, TRAJECTORY_NFE)
+    if not found:
+        return ""
+    rows = [[(name, ""), (f"{p:.1f}", ""), (f"{s:.3f}", "")] for name, (p, s) in found.items()]
+    note = f"Decoded images with at most {TRAJECTORY_NFE} model calls against the reference's, mean."
+    return _table(["sampler", "PSNR in dB", "SSIM"], rows) + f'<p class="note">{note}</p>'
 
 
 def _order_table(results: Results) -> str:

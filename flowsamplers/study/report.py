@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
+from statistics import fmean
 
 from flowsamplers.study.results import Results
 
@@ -17,7 +19,7 @@ _SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 
 def terminal(results: Results) -> str:
     """Everything, in at most 80 columns."""
-    parts = [caution(results), table(results), best_lines(results), order_lines(results), takeaway(results)]
+    parts = [caution(results), table(results), pictures(results), best_lines(results), order_lines(results), takeaway(results)]
     if results.settings.get("flow", {}).get("is_distilled"):
         parts.append(DISTILLED)
     return "\n\n".join(part for part in parts if part)
@@ -52,6 +54,34 @@ def table(results: Results) -> str:
     if failed:
         lines.append(f"{failed} of {len(results.rows)} runs failed; rows.jsonl says why")
     return "\n".join(lines)
+
+
+def pictures(results: Results, budget: int = 8) -> str:
+    """PSNR and SSIM of the decoded images against the reference's, at one budget; nothing for a model that makes none."""
+    found = alike(results, budget)
+    if not found:
+        return ""
+    width = max(map(len, results.labels))
+    head = f"Decoded images with at most {budget} model calls, against the reference's (mean)"
+    lines = [f"{name:<{width}}{p:>8.1f} dB PSNR{s:>8.3f} SSIM" for name, (p, s) in found.items()]
+    return "\n".join([head, *lines])
+
+
+def alike(results: Results, budget: int) -> dict[str, tuple[float, float]]:
+    """The mean PSNR and SSIM of each sampler with the most model calls that it can make of these, where there are images."""
+    found: dict[str, tuple[float, float]] = {}
+    for name in results.labels:
+        rows = [r for r in results.rows if r.label == name and r.nfe <= budget and math.isfinite(r.psnr)]
+        most = [r for r in rows if r.nfe == max(other.nfe for other in rows)]
+        if most:
+            found[name] = fmean(r.psnr for r in most), fmean(r.ssim for r in most)
+    return found
+
+
+def one(results: Results, count: int = 1) -> str:
+    """What a run ends with: an image where the model decodes to one, else a sample."""
+    word = "image" if any(math.isfinite(r.psnr) for r in results.rows) else "sample"
+    return word if count == 1 else f"{word}s"
 
 
 def within(results: Results, name: str, budget: int) -> str:
@@ -122,10 +152,10 @@ def _doubt(results: Results, name: str, budget: int) -> str:
     second = min(others)[1] if others else name
     ratio = results.compare(second, name, budget)
     if len({(r.prompt, r.seed) for r in results.rows}) == 1:
-        return " This is from one image; others may say otherwise."
+        return f" This is from one {one(results)}; others may say otherwise."
     if ratio is None or ratio.low > 1 or second == name:
         return ""
-    return f" On these images {second} could as well be the best: its error is {ratio} times that."
+    return f" On these {one(results, 2)} {second} could as well be the best: its error is {ratio} times that."
 
 
 def percent(error: float) -> str:
@@ -154,7 +184,8 @@ def cost(results: Results) -> list[str]:
     reference = settings.get("reference", {})
     lines = [
         (
-            f"{len(rows)} runs. Truth: {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls an image; "
+            f"{len(rows)} runs. Truth: {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls for one "
+            f"{one(results)}; "
             f"its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a result by up to "
             f"{results.noise_floor:.1e}; no smaller difference means anything."
         ),
