@@ -20,7 +20,9 @@ from flowsamplers.schedules import get_schedule, schedule_info
 SCHEDULES: dict[str, dict[str, Any]] = {"flux2": {"tokens": 4096}, "linear": {}}
 """The schedules of the benchmark with their options."""
 BUDGETS = (4, 6, 8, 10, 16, 20, 32)
-"""Its numbers of model calls."""
+"""The numbers of model calls in its tables."""
+FEW = (1, 2, 3)
+"""Smaller numbers of model calls that were measured too: there is little to choose from."""
 NEAR = 0.05
 """Grids whose sigmas differ by more are different schedules: the answer says so."""
 NETWORKS = ("klein-digits",)
@@ -121,7 +123,7 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
             highest, with as many steps as fit. By default one for each step of the grid.
 
     Raises:
-        ValueError: a number of calls that is no integer, or fewer than were measured; a name that is not in the benchmark; a grid that
+        ValueError: a number of calls that is no positive integer; a name that is not in the benchmark; a grid that
             does not run from 1 to 0; a name without a number.
 
     Examples:
@@ -139,10 +141,10 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
         nfe = grid.steps if nfe is None else nfe
     if nfe is None:
         raise ValueError(f"nfe=None: with the name {grid!r} alone, say how many model calls to spend")
-    if nfe != int(nfe) or nfe < BUDGETS[0]:
-        raise ValueError(f"nfe={nfe}: the benchmark begins at {BUDGETS[0]} model calls; give a whole number of at least that")
+    if nfe != int(nfe) or nfe < 1:
+        raise ValueError(f"nfe={nfe}: give a whole number of model calls, at least 1")
     nfe = int(nfe)
-    budget = max(b for b in BUDGETS if b <= nfe)
+    budget = max(b for b in (*FEW, *BUDGETS) if b <= nfe)
     cells = [m for m in measured() if (m.schedule, m.nfe) == (matched, budget)]
     euler = next(m for m in cells if m.label == "euler")
     best = min((m for m in cells if m.no_worse_than(euler)), key=lambda m: m.score)

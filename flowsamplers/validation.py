@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from flowsamplers.benchmark import BUDGETS, STOCK, recommend
+from flowsamplers.benchmark import recommend
 from flowsamplers.engine import Velocity, largest_steps, nfe, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.profiling import Asked, chunks
@@ -22,6 +22,17 @@ from flowsamplers.solver import Score, Solver, Validation
 
 JUDGE = 3
 """The fold of the rows that judge and do not fit."""
+FORMULAS = {
+    "FlowMatchEuler": "euler",
+    "FlowMatchHeun": "heun",
+    "UniPC-2": "unipc",
+    "UniPC-3": "unipc_3",
+    "DPM++ 2M": "dpmpp_2m",
+    "DPM++ 3M": "dpmpp_3m",
+    "DPM++ 2S": "dpmpp_2s",
+    "DPM++ 3S": "dpmpp_3s",
+}
+"""The samplers here that are the methods of diffusers' schedulers."""
 MANY = 50
 """Steps of FLUX.2's pipelines."""
 
@@ -57,9 +68,8 @@ def validated(solver: Solver, asked: Asked, x1: Tensor, x0: Tensor, tokens: int,
         for told, grid_of in grids.items():
             stock += [judge(f"{name}, {told}", its, run) for name, its, run in _stock(calls, grid_of)]
     others.append(min((s for s in stock if math.isfinite(s.error)), key=lambda s: s.error))
-    if calls >= BUDGETS[0]:
-        answer = recommend("flux2", nfe=calls)
-        others.append(score(f"recommend: {answer.best.label}", flux2(answer.steps, tokens=tokens), answer.sampler))
+    answer = recommend("flux2", nfe=calls)
+    others.append(score(f"recommend: {answer.best.label}", flux2(answer.steps, tokens=tokens), answer.sampler))
     others.append(score("Euler, FLUX.2's schedule", flux2(MANY, tokens=tokens), "euler"))
     return Validation(len(x1), score("fitted", solver.grid, solver.sampler), tuple(others))
 
@@ -78,11 +88,11 @@ def _stock(calls: int, grid_of: Callable[[int], SigmaGrid]) -> Iterator[tuple[st
             if steps > 1 and not stock.stochastic:
                 grid = grid_of(steps)
                 yield f"diffusers' {name}", stock.calls(steps), lambda v, x, n=name, g=grid: real.run(n, v, x, g)
-    for name, config in STOCK.items():
-        steps = largest_steps(config, calls, grid_of)
+    for name, sampler in FORMULAS.items():
+        steps = largest_steps(sampler, calls, grid_of)
         if steps:
             grid = grid_of(steps)
-            yield f"{name} (formula)", nfe(config, grid), lambda v, x, c=config, g=grid: sample(v, x, g, c)
+            yield f"{name} (formula)", nfe(sampler, grid), lambda v, x, c=sampler, g=grid: sample(v, x, g, c)
 
 
 def _error(gap: Tensor, x0: Tensor) -> tuple[float, float]:

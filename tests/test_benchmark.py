@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 
 import flowsamplers as fs
-from flowsamplers.benchmark import BUDGETS, NETWORKS, SCHEDULES, measured, measured_stock, steps_for
+from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, SCHEDULES, measured, measured_stock, steps_for
 from flowsamplers.flows import MixtureFlow
 
 MIXTURES = [n for n in measured()[0].errors if n not in NETWORKS]
@@ -21,9 +23,9 @@ def ratio(schedule: str, budget: int, flow: str) -> float:
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_on_flux2s_schedule_the_best_here_has_at_most_six_tenths_of_the_error_of_stock(budget: int) -> None:
-    assert all(ratio("flux2", budget, flow) <= 0.6 for flow in MIXTURES)
-    assert ratio("flux2", budget, "appendix-a") <= 0.4
+def test_on_flux2s_schedule_the_best_here_has_at_most_a_quarter_of_the_error_of_stock(budget: int) -> None:
+    assert all(ratio("flux2", budget, flow) <= 0.25 for flow in MIXTURES)
+    assert all(ratio("flux2", budget, flow) <= 0.75 for flow in NETWORKS)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -33,7 +35,7 @@ def test_on_the_uniform_schedule_the_best_here_is_not_worse(budget: int) -> None
 
 def test_every_ode_sampler_is_in_it() -> None:
     there = {m.sampler["name"] for m in measured()}
-    assert there == {i.name for i in fs.list_samplers() if not i.stochastic and not i.adaptive} - {"deis_log_rho"}
+    assert there == {i.name for i in fs.list_samplers() if not i.stochastic and not i.adaptive}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -53,7 +55,7 @@ def test_its_numbers_come_out_again(schedule: str, budget: int) -> None:
 
 def test_recommend_keeps_its_word() -> None:
     for schedule, options in SCHEDULES.items():
-        for nfe in (4, 7, 8, 50):
+        for nfe in (1, 2, 3, 4, 7, 8, 50):
             answer = fs.recommend(schedule, nfe)
             grid = fs.get_schedule(schedule, answer.steps, **options)
             assert fs.nfe(answer.sampler, grid) <= nfe
@@ -64,7 +66,7 @@ def test_recommend_keeps_its_word() -> None:
 
 
 def test_recommend_between_and_above_the_measured_numbers_of_calls_takes_the_next_lower() -> None:
-    assert [fs.recommend("flux2", n).best.nfe for n in (4, 5, 9, 31, 32, 100)] == [4, 4, 8, 20, 32, 32]
+    assert [fs.recommend("flux2", n).best.nfe for n in (1, 3, 5, 9, 31, 32, 100)] == [1, 3, 4, 8, 20, 32, 32]
     above = fs.recommend("linear", 100)
     assert above.steps > fs.recommend("linear", 32).steps
     assert above.grid.steps == above.steps
@@ -86,8 +88,8 @@ def test_recommend_says_how_far_a_grid_is_from_the_benchmarks() -> None:
 
 
 def test_recommend_names_what_it_cannot_answer() -> None:
-    with pytest.raises(ValueError, match="nfe=3: the benchmark begins at 4"):
-        fs.recommend("flux2", 3)
+    with pytest.raises(ValueError, match="nfe=0: give a whole number of model calls, at least 1"):
+        fs.recommend("flux2", 0)
     with pytest.raises(ValueError, match="unknown schedule of the benchmark 'karras'"):
         fs.recommend("karras", 8)
     with pytest.raises(ValueError, match=r"'karras'.* Pass a grid instead of a name"):
@@ -96,8 +98,6 @@ def test_recommend_names_what_it_cannot_answer() -> None:
         fs.recommend("flux2")
     with pytest.raises(ValueError, match=r"nfe=8.5: .* a whole number"):
         fs.recommend("flux2", 8.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="nfe=3: the benchmark begins at 4"):
-        fs.recommend(fs.schedules.linear(3))
     with pytest.raises(ValueError, match=r"grid from 0.6 to 0.0: the benchmark has complete runs only"):
         fs.recommend(fs.SigmaGrid([0.6, 0.3, 0.0]), 8)
     with pytest.raises(ValueError, match=r"grid from 0.0 to 1.0"):
@@ -105,7 +105,7 @@ def test_recommend_names_what_it_cannot_answer() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", [*FEW, *BUDGETS])
 def test_the_rows_of_diffusers_come_out_again_from_diffusers(schedule: str, budget: int) -> None:
     pytest.importorskip("diffusers")
     from flowsamplers_diffusers import stock
@@ -114,7 +114,7 @@ def test_the_rows_of_diffusers_come_out_again_from_diffusers(schedule: str, budg
     x = flow.noise(list(range(32)))
     truth = flow.solution(x)
     rows = {m.label: m for m in measured_stock() if (m.schedule, m.nfe) == (schedule, budget)}
-    assert set(rows) == {name for name, entry in stock.STOCK.items() if not entry.stochastic}
+    assert set(rows) == {n for n, e in stock.STOCK.items() if not e.stochastic and (budget > 1 or e.reaches_zero)}
     for name, row in rows.items():
         assert stock.STOCK[name].calls(row.steps) <= budget < stock.STOCK[name].calls(row.steps + 1)
         grid = fs.get_schedule(schedule, row.steps, **SCHEDULES[schedule])
@@ -123,7 +123,7 @@ def test_the_rows_of_diffusers_come_out_again_from_diffusers(schedule: str, budg
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", [*FEW, *BUDGETS])
 def test_the_recommended_sampler_is_no_worse_than_euler_on_any_flow(schedule: str, budget: int) -> None:
     cells = [m for m in measured() if (m.schedule, m.nfe) == (schedule, budget)]
     euler = next(m for m in cells if m.label == "euler")
@@ -133,7 +133,7 @@ def test_the_recommended_sampler_is_no_worse_than_euler_on_any_flow(schedule: st
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("nfe", [*range(4, 33), 48, 64])
+@pytest.mark.parametrize("nfe", [*range(1, 33), 48, 64])
 def test_between_the_measured_numbers_of_calls_it_is_no_worse_than_euler_either(schedule: str, nfe: int) -> None:
     flow = MixtureFlow.appendix_a()
     x = flow.noise(list(range(32)))
@@ -143,7 +143,7 @@ def test_between_the_measured_numbers_of_calls_it_is_no_worse_than_euler_either(
         (fs.sample(flow.velocity, x, grid, sampler) - truth).norm()
         for grid, sampler in ((answer.grid, answer.sampler), (euler, "euler"))
     )
-    assert ours <= theirs
+    assert ours <= theirs * (1 + 1e-12)  # the same run where the answer is Euler
 
 
 def test_a_large_number_of_calls_needs_few_dry_runs() -> None:
@@ -152,3 +152,18 @@ def test_a_large_number_of_calls_needs_few_dry_runs() -> None:
     answer = fs.recommend("linear", 2000)
     assert fs.nfe(answer.sampler, answer.grid) <= 2000
     assert time.perf_counter() - begin < 20
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start/swap.md", "docs/start/which-sampler.md"])
+def test_the_pages_for_beginners_give_the_answer_of_recommend_and_its_figures(page: str) -> None:
+    text = (Path(__file__).parent.parent / page).read_text()
+    answer = fs.recommend("flux2", nfe=8)
+    name, options = answer.best.sampler["name"], json.dumps(answer.best.sampler.get("options", {}))
+    first = text[text.index("FlowSamplerScheduler.from_config(") :]
+    first = first[: first.index("```")]
+    assert f'sampler="{name}"' in first
+    assert f"sampler_options={options}" in first
+    assert 'budget="nfe"' in first
+    assert "num_inference_steps=8" in first
+    for score in (answer.best.score, answer.stock.score):
+        assert f"{100 * score:.2g}&nbsp;%" in text

@@ -1,8 +1,10 @@
 """Measure every ODE sampler at fixed numbers of model calls: flowsamplers/measurements/benchmark.json and its page.
 
-python tools/build_benchmark.py                  # measure (ten minutes on one core), then write the page
-python tools/build_benchmark.py --only ab2 heun  # measure these samplers and diffusers' schedulers, and keep the other rows
-python tools/build_benchmark.py --page           # write the page from the committed rows
+python tools/build_benchmark.py           # measure what has changed, then write the page
+python tools/build_benchmark.py --afresh  # measure everything (half an hour on one core)
+python tools/build_benchmark.py --page    # write the page from the committed rows
+
+A sampler has changed where an error on a mixture is another one than in its committed row: only then is the network asked, which costs most.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers import reference
-from flowsamplers.benchmark import BUDGETS, NETWORKS, SCHEDULES, Measured, measured, measured_stock, steps_for
+from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, SCHEDULES, Measured, measured, measured_stock, steps_for
 from flowsamplers.flows import MixtureFlow
 from flowsamplers_diffusers import stock
 
@@ -61,40 +63,51 @@ def flows() -> dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tenso
     return out
 
 
-def measure(only: list[str]) -> None:
-    """Run it all, or these samplers alone, and what diffusers ships."""
+def measure(*, afresh: bool) -> None:
+    """Run it all, and write after each number of calls, so that an interrupted run goes on where it was."""
     torch.set_num_threads(1)
-    problems, rows, shipped = flows(), list[dict[str, Any]](), list[dict[str, Any]]()
-    kept = json.loads(DATA.read_text())["rows"] if only else []
+    problems = flows()
+    data: dict[str, Any] = {} if afresh else json.loads(DATA.read_text())
+    done = {kind: {_key(r): r for r in data.get(kind, [])} for kind in ("rows", "stock")}
+    kept: dict[str, dict[str, dict[str, Any]]] = {"rows": {}, "stock": {}}
 
-    def row(schedule: str, budget: int, config: dict[str, Any], steps: int, solve: Solve) -> dict[str, Any]:
+    def add(kind: str, schedule: str, budget: int, config: dict[str, Any], steps: int, solve: Solve) -> None:
         grid = fs.get_schedule(schedule, steps, **SCHEDULES[schedule])
-        errors = []
-        for velocity, x, truth in problems.values():
+        row = {"schedule": schedule, "nfe": budget, "sampler": config, "steps": steps, "errors": [0.0] * len(problems)}
+        old = done[kind].get(_key(row))
+        for place, (name, (velocity, x, truth)) in enumerate(problems.items()):
+            if name in NETWORKS and old and old["steps"] == steps and old["errors"][:place] == row["errors"][:place]:
+                row = old
+                break
             gap = solve(velocity, x, grid).double() - truth
-            errors.append(float(f"{(gap.norm() / truth.norm()).item():.4g}"))
-        return {"schedule": schedule, "nfe": budget, "sampler": config, "steps": steps, "errors": errors}
+            row["errors"][place] = float(f"{(gap.norm() / truth.norm()).item():.4g}")
+        kept[kind][_key(row)] = row
 
     for schedule in SCHEDULES:
-        for budget in BUDGETS:
+        for budget in (*FEW, *BUDGETS):
             for config in candidates():
-                old = [r for r in kept if (r["schedule"], r["nfe"], r["sampler"]) == (schedule, budget, config)]
-                if old and config["name"] not in only:
-                    rows += old
-                    continue
                 sampler = fs.get_sampler(config)
                 if steps := steps_for(sampler, schedule, budget):
-                    rows.append(row(schedule, budget, config, steps, partial(fs.sample, sampler=sampler)))
+                    add("rows", schedule, budget, config, steps, partial(fs.sample, sampler=sampler))
             for name, entry in stock.STOCK.items():
-                if not entry.stochastic:
-                    steps = max(n for n in range(1, budget + 1) if entry.calls(n) <= budget)
-                    shipped.append(row(schedule, budget, {"name": name}, steps, partial(stock.run, name)))
+                steps = max(n for n in range(1, budget + 1) if entry.calls(n) <= budget)
+                if not entry.stochastic and (steps > 1 or entry.reaches_zero):  # DEIS with one step makes none
+                    add("stock", schedule, budget, {"name": name}, steps, partial(stock.run, name))
             print(schedule, budget, flush=True)
-    about = "relative Euclidean error of the final state; made by tools/build_benchmark.py"
-    parts = [f'"{k}": [\n' + ",\n".join(map(json.dumps, v)) + "\n]" for k, v in (("rows", rows), ("stock", shipped))]
-    DATA.write_text(f'{{"about": {json.dumps(about)}, "flows": {json.dumps(list(problems))}, {", ".join(parts)}}}\n')
+            _write(list(problems), {kind: [*(done[kind] | kept[kind]).values()] for kind in kept})
+    _write(list(problems), {kind: [*kept[kind].values()] for kind in kept})
     measured.cache_clear()
     measured_stock.cache_clear()
+
+
+def _key(row: dict[str, Any]) -> str:
+    return json.dumps([row["schedule"], row["nfe"], row["sampler"]], sort_keys=True)
+
+
+def _write(names: list[str], rows: dict[str, list[dict[str, Any]]]) -> None:
+    about = "relative Euclidean error of the final state; made by tools/build_benchmark.py"
+    parts = [f'"{k}": [\n' + ",\n".join(map(json.dumps, v)) + "\n]" for k, v in rows.items()]
+    DATA.write_text(f'{{"about": {json.dumps(about)}, "flows": {json.dumps(names)}, {", ".join(parts)}}}\n')
 
 
 def cells(schedule: str, budget: int) -> tuple[list[Measured], list[Measured]]:
@@ -207,6 +220,6 @@ def page() -> str:
 
 if __name__ == "__main__":
     if "--page" not in sys.argv[1:]:
-        measure(sys.argv[2:] if sys.argv[1:2] == ["--only"] else [])
+        measure(afresh="--afresh" in sys.argv[1:])
     assert all(math.isfinite(m.error) for m in (*measured(), *measured_stock()))
     PAGE.write_text(page())
