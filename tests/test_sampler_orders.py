@@ -25,7 +25,7 @@ ODE = [n for n in ALL if not fs.sampler_info(n).stochastic and not fs.sampler_in
 
 
 SEEN = {"unipc_3": 4}
-"""Orders seen where the declared one is lower: a start of order 2 adds one error of the size h^3, which up to 1,024 steps is too small here."""
+"""Orders seen where the declared one is lower: a start of order 2 adds one error of the size h^3, too small to be seen here."""
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
