@@ -42,7 +42,7 @@ def amplification(scheme: Scheme) -> float:
 
     Examples:
         >>> amplification(scheme_of("ab2", linear(4)))
-        1.5
+        1.0
     """
     ends_ = (*scheme.sigmas[1:], scheme.end)
     found = [float(np.abs(b).sum()) / abs(s - scheme.sigmas[0]) for b, s in zip(scheme.weights, ends_, strict=True)]
@@ -57,7 +57,7 @@ def scheme_of(sampler: SamplerLike, grid: SigmaGrid) -> Scheme:
 
     Examples:
         >>> [w.tolist() for w in scheme_of("ab2", linear(2)).weights]
-        [[-0.5], [0.25, -1.25]]
+        [[-0.5], [-0.25, -0.75]]
     """
     method = get_sampler(sampler)
     if method.stochastic or method.adaptive:

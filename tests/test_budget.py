@@ -124,13 +124,14 @@ def test_the_defaults_of_every_pipeline_are_recognised_and_other_sigmas_conflict
     for call in (
         {"sigmas": [1.0, 0.7, 0.2]},
         {"sigmas": [1.0, 0.5, 0.0]},
-        {"sigmas": []},
         {"sigmas": base, "num_inference_steps": 4},
         {"timesteps": [1000.0, 500.0]},
         {},
     ):
         with pytest.raises(ValueError, match="budget='nfe': the number of steps follows from num_inference_steps"):
             scheduler.set_timesteps(**call)
+    with pytest.raises(ValueError, match="a schedule needs at least 1 step"):
+        scheduler.set_timesteps(sigmas=[])
     with pytest.raises(ValueError, match="num_inference_steps=1: with budget='nfe' these are model calls, and one step"):
         scheduler.set_timesteps(1)
     with pytest.raises(ValueError, match="unknown budget 'calls': Accepted: steps, nfe"):

@@ -232,7 +232,7 @@ def grid_of(sigmas: Tensor) -> tuple[fs.SigmaGrid, tuple[int, ...]]:
 
     Examples:
         >>> grid_of(torch.tensor([1.0, 0.5, 0.5, 0.0]))
-        (SigmaGrid(sigmas=(1.0, 0.5, 0.0)), (0, 2))
+        (SigmaGrid([1.0, 0.5, 0.0]), (0, 2))
     """
     nodes = [float(s) for s in sigmas.tolist()]
     kept = [i for i in range(len(nodes)) if i == 0 or nodes[i] != nodes[i - 1]]
@@ -263,7 +263,7 @@ def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list
 
     Examples:
         >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.0]))
-        [(Heun(last='euler'), SigmaGrid(sigmas=(1.0, 0.5, 0.0)))]
+        [(Heun(last='euler'), SigmaGrid([1.0, 0.5, 0.0]))]
         >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.1]))
         [(Heun(last='method'), SigmaGrid(sigmas=(1.0, 0.5, 0.1)))]
     """
