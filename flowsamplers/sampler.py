@@ -249,9 +249,10 @@ class Sampler:
     def claims(self) -> Claims:
         """What it claims with these options.
 
-        >>> import flowsamplers as fs
-        >>> fs.get_sampler("ab3").claims.order, fs.get_sampler("ab3:startup=ramp").claims.order
-        (3, 2)
+        Examples:
+            >>> import flowsamplers as fs
+            >>> fs.get_sampler("ab3").claims.order, fs.get_sampler("ab3:startup=ramp").claims.order
+            (3, 2)
         """
         return Claims.of(self)
 

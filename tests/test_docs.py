@@ -7,6 +7,7 @@ import importlib.util
 import json
 import pkgutil
 import re
+import shutil
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -133,8 +134,11 @@ RUN = {"schedule", "list", "cite"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_command_of_a_page_is_one_that_exists(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_a_page_is_one_that_exists(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver_file: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
+    lay_solvers(page, solver_file, tmp_path)
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for program, *args in commands(page):
@@ -156,6 +160,21 @@ def test_every_command_of_a_page_is_one_that_exists(page: Path, tmp_path: Path, 
 
 
 # Python
+
+
+@pytest.fixture(scope="module")
+def solver_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `flowsamplers fit` writes, for the pages that load such a file."""
+    flow = fs.flows.MixtureFlow.random(0)
+    path = tmp_path_factory.mktemp("solver") / "solver.json"
+    fs.fit(flow.velocity, flow.noise(list(range(16))), nfe=8, rounds=0, validate=False).save(path)
+    return path
+
+
+def lay_solvers(page: Path, file: Path, folder: Path) -> None:
+    """Put the solver files that a page names where its commands and its code look for them."""
+    for solver in set(re.findall(r"[\w-]+\.json", "".join(b.text for b in blocks(page)))):
+        shutil.copy(file, folder / solver)
 
 
 class Pipeline:
@@ -209,11 +228,12 @@ def standins() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if any(b.language == "python" and not b.doctest for b in blocks(p))], ids=name
 )
-def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, solver_file: Path) -> None:
     """In order, in one namespace, with klein-digits wherever a pipeline is loaded. Doctests are run by pytest itself."""
     import diffusers
 
     monkeypatch.chdir(tmp_path)
+    lay_solvers(page, solver_file, tmp_path)
     names = standins()
     for kind in (diffusers.DiffusionPipeline, diffusers.Flux2KleinPipeline):
         monkeypatch.setattr(kind, "from_pretrained", Pipeline)

@@ -118,6 +118,7 @@ def _add_schedule(name: str, loaded: Any) -> None:
 SCHEDULES: Registry[ScheduleInfo] = Registry(
     "schedule", "flowsamplers.schedules", _add_schedule, "flowsamplers.schedules", schedule_elsewhere
 )
+"""All schedules: those of the library, and those that other packages register."""
 
 
 def list_schedules() -> list[ScheduleInfo]:
