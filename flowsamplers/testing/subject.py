@@ -91,7 +91,7 @@ def subject_of(sampler: SamplerLike | Subject) -> Subject:
 
     twin = None
     if method.stochastic and method.noise_option in method.options:
-        twin = subject_of(_Quiet(get_sampler(method, **{method.noise_option: 0.0})))
+        twin = subject_of(_Quiet(get_sampler(method, **{method.noise_option: 0})))
     return Subject(
         name=type(method).__name__,
         run=run,

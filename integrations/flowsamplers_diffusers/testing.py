@@ -179,7 +179,7 @@ def options_of_step_are_honoured_or_refused(make: Factory) -> None:
 
 
 def a_rounded_time_finds_its_step(make: Factory) -> None:
-    """Without a begin index the time is looked up; a pipeline in bfloat16 has rounded it."""
+    """Without a begin index the time is looked up; a pipeline in bfloat16 has rounded it. Where two entries round to one it is refused."""
     scheduler = begin(make)
     if not hasattr(scheduler, "set_begin_index"):
         raise NotApplicable("it does not look times up")
@@ -188,8 +188,11 @@ def a_rounded_time_finds_its_step(make: Factory) -> None:
     t = scheduler.timesteps[1].bfloat16().float()
     try:
         scheduler.step(x, t, x, return_dict=False)
-    except IndexError as error:
-        raise AssertionError(f"time {t.item()} for {scheduler.timesteps[1].item()} ends in {error!r}") from None
+    except (IndexError, ValueError) as error:
+        alike = int((scheduler.timesteps.unique().bfloat16().float() == t).sum())
+        said = isinstance(error, ValueError) and alike > 1
+        if not said:
+            raise AssertionError(f"time {t.item()} for {scheduler.timesteps[1].item()} ends in {error!r}") from None
 
 
 def results_do_not_depend_on_the_global_generator(make: Factory) -> None:
