@@ -95,7 +95,9 @@ def held(scheduler: FlowSamplerScheduler) -> int:
 
     That is the state, the memory, the velocities of the step so far, and what the sampler's generator has in hand.
     """
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in _tensors(vars(scheduler._stepper))}
+    run = scheduler._run
+    held = _tensors(vars(run.stepper) if run is not None else ())  # nothing is held after the last call
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
     return sum(storages.values())
 
 
