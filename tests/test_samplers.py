@@ -116,7 +116,7 @@ def test_a_tableau_that_lies_is_refused() -> None:
 
 def test_the_registry_knows_aliases_and_refuses_taken_names() -> None:
     assert fs.get_sampler("rf_solver") == fs.get_sampler("midpoint")
-    with pytest.raises(ValueError, match="sampler name 'ddim' is claimed twice: by .*Euler"):
+    with pytest.raises(ValueError, match=r"sampler name 'ddim' is claimed twice: by .*Euler"):
 
         @fs.register("mine", aliases=("ddim",))
         class Mine(fs.Sampler):
