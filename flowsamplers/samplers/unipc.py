@@ -177,6 +177,8 @@ def unipc_weights(
     if not m:
         return []
     thetas = [*([1.0] if new else []), *positions(variable, s0, s1, past)]
+    if not thetas:  # no node has a finite place in the variable
+        return []
     if (len(thetas) if damping.eta else len(past) + new) != 1 or solve == "full":
         return through(thetas, m[1 : len(thetas) + 1])
     scale = m[0]
