@@ -25,7 +25,8 @@ ODE = [n for n in ALL if not fs.sampler_info(n).stochastic and not fs.sampler_in
 
 
 SEEN = {"unipc_3": 4}
-"""Orders seen where the declared one is lower: a start of order 2 adds one error of the size h^3, too small to be seen here."""
+"""Orders seen where the declared one is lower: a start of order 2 adds one error of the size h^3, too small to be seen here. On the
+field of the laws it is seen: slopes 3.74, 3.52, 3.23, 3.07 up to 2,048 steps."""
 
 
 @pytest.mark.parametrize("shift", SHIFTS)

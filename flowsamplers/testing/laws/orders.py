@@ -34,8 +34,13 @@ def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:
     verdict = judge(steps, errors, declared=subject.order, floor=1e-14)
     low = verdict.order is None or verdict.order < subject.order - tolerance
     assert not low, f"{subject.name} declares order {subject.order}; measured {verdict}, errors {errors} at {steps} steps"
-    high = verdict.order is not None and verdict.order > subject.order + tolerance
-    assert not high, f"{subject.name} declares order {subject.order} but has {verdict}: declare what it delivers"
+    seen = verdict.order
+    while seen is not None and seen > subject.order + tolerance and steps[-1] < 2048:  # one rough step at the start shows late
+        steps.append(2 * steps[-1])
+        errors.append(distance(subject.run(smooth, x, between(start, end, steps[-1])), truth))
+        seen = judge(steps[-3:], errors[-3:], declared=subject.order, floor=1e-14).order or seen
+    high = seen is not None and seen > subject.order + tolerance
+    assert not high, f"{subject.name} declares order {subject.order} but has {seen:.2f}: declare what it delivers"
 
 
 def order_holds_on_alternating_steps(case: Case, tolerance: float = 0.3) -> None:
