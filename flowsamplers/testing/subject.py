@@ -157,7 +157,7 @@ def from_k_diffusion(
         carry = torch.promote_types(x1.dtype, torch.float32)
 
         def model(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
-            return x - sigma.reshape(-1, *[1] * (x.ndim - 1)) * velocity(x.to(x1.dtype), sigma).to(x.dtype)
+            return x - sigma.reshape(-1, *[1] * (x.ndim - 1)) * velocity(x.to(x1.dtype, copy=True), sigma).to(x.dtype)
 
         sigmas = torch.tensor(grid.sigmas, dtype=carry, device=x1.device)
         given = dict(options)
