@@ -265,7 +265,7 @@ def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list
         >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.0]))
         [(Heun(last='euler'), SigmaGrid([1.0, 0.5, 0.0]))]
         >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.1]))
-        [(Heun(last='method'), SigmaGrid(sigmas=(1.0, 0.5, 0.1)))]
+        [(Heun(last='method'), SigmaGrid([1.0, 0.5, 0.1]))]
     """
     method = fs.get_sampler(sampler)
     if method.adaptive:
