@@ -1,8 +1,9 @@
-"""Devices by name, checked where the name is given and not at the first tensor."""
+"""Devices by name, checked where the name is given and not at the first tensor; and the way of a tensor to one."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -30,3 +31,17 @@ def usable_device(device: torch.device | str) -> torch.device:
     if (found.index or 0) >= here.get(found.type, 0):
         raise ValueError(f"device={str(device)!r}: this machine does not have it; it has {known}")
     return found
+
+
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the host on a device; the host does not wait for what the device is doing.
+
+    CUDA copies in the background from pinned memory alone; any other copy waits until all work before it is done.
+
+    Examples:
+        >>> sent(torch.ones(2), "cpu")
+        tensor([1., 1.])
+    """
+    if torch.device(device).type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return torch.empty(x.shape, dtype=x.dtype, device="cpu", pin_memory=True).copy_(x).to(device, non_blocking=True)

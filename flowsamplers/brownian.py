@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowsamplers._devices import sent
 from flowsamplers.noise import Clock, Seeds, fold, normal, row_seeds
 
 _LATEST = sys.float_info.max
@@ -76,7 +77,7 @@ class BrownianNoise:
             size = math.sqrt(abs(t1 - t0))
             rows = [(self._path(s, t1, path, shape) - self._path(s, t0, path, shape)) / size for s in seeds]
             self._latest = {key: w for key, w in self._latest.items() if key[1] == t1}
-        return torch.stack(rows).to(like.device, like.dtype) if rows else torch.empty_like(like)
+        return sent(torch.stack(rows).to(like.dtype), like.device) if rows else torch.empty_like(like)
 
     def _path(self, seed: int, time: float, path: int, shape: torch.Size) -> Tensor:
         """W(time) of one row; the latest are kept, because a step starts where the one before it ended."""
@@ -88,14 +89,14 @@ class BrownianNoise:
 
 def _path(seed: int, time: float, shape: torch.Size) -> Tensor:
     """W(time) in float64: down the tree, holding the two ends of the present interval and no more."""
-    generator = torch.Generator()
-    normals = torch.empty(shape, dtype=torch.float32)
+    generator = torch.Generator("cpu")
+    normals = torch.empty(shape, dtype=torch.float32, device="cpu")
 
     def drawn(node: int) -> Tensor:
         generator.manual_seed(fold(seed, node))
         return normals.normal_(generator=generator)
 
-    low = torch.zeros(shape, dtype=torch.float64)
+    low = torch.zeros(shape, dtype=torch.float64, device="cpu")
     high = math.sqrt(_LATEST) * drawn(_bits(_LATEST)).double()
     if time == _LATEST:
         return high

@@ -375,7 +375,7 @@ def live_latents(sampler: SamplerLike, grid: GridLike) -> int:
     method, grid = get_sampler(sampler), as_grid(grid)
     _check_direction(method, grid)
     counted = Counted.counting()
-    run = Running(whole(method, counted(torch.zeros(1, 16, dtype=torch.float64)), steps_of(grid, silence)))
+    run = Running(whole(method, counted(torch.zeros(1, 16, dtype=torch.float64, device="cpu")), steps_of(grid, silence)))
     while (asked := run.request) is not None:
         run.tell(torch.zeros_like(asked.x))
     return counted.peak
@@ -437,7 +437,7 @@ def _with_fixed_calls(sampler: Sampler) -> Sampler:
     return sampler
 
 
-NOTHING = torch.zeros(1, dtype=torch.float64)
+NOTHING = torch.zeros(1, dtype=torch.float64, device="cpu")
 BEYOND = 8
 """How many more steps `largest_steps` tries than fit by halving."""
 

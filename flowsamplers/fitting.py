@@ -489,8 +489,9 @@ def _nearest(past: list[Tensor], wanted: Tensor) -> tuple[float, ...]:
         return (1.0,)
     differences = torch.stack([(v - now).flatten() for v in before], 1)
     sizes = differences.norm(dim=0).clamp(min=torch.finfo(now.dtype).tiny)
-    found = torch.linalg.lstsq(differences / sizes, (wanted - now).flatten()[:, None], rcond=CUTOFF, driver="gelsd").solution
-    weights = (found[:, 0] / sizes).tolist()
+    a, b = (differences / sizes).cpu(), (wanted - now).flatten()[:, None].cpu()  # only LAPACK knows this driver
+    found = torch.linalg.lstsq(a, b, rcond=CUTOFF, driver="gelsd").solution
+    weights = (found[:, 0] / sizes.cpu()).tolist()
     return 1 - sum(weights), *weights
 
 

@@ -317,7 +317,7 @@ class _Caller:
         except Exception as error:
             if not self.isolates:
                 raise
-            failure = error
+            failure = error.with_traceback(None)  # whose frames hold the tensors that did not fit
         else:
             if self.on_call is not None:
                 self.on_call(n)

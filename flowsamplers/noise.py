@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowsamplers._devices import sent
+
 Clock: TypeAlias = tuple[float, float] | tuple[float, float, int]
 """An interval of times of a Brownian motion, and which motion: by default each draw of a step has its own."""
 
@@ -83,8 +85,8 @@ def normal(seed: int, shape: Sequence[int], dtype: torch.dtype, device: torch.de
     """
     if torch.device(device).type == "meta":
         return torch.empty(tuple(shape), dtype=dtype, device="meta")
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(device, dtype)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return sent(torch.randn(tuple(shape), generator=generator, dtype=torch.float64, device="cpu").to(dtype), device)
 
 
 class KeyedNoise:
@@ -105,11 +107,10 @@ class KeyedNoise:
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`."""
-        rows = [
-            normal(fold(seed, step, draw), like.shape[1:], like.dtype, like.device)
-            for seed in row_seeds(self.seeds, like.shape[0])
-        ]
-        return torch.stack(rows) if rows else torch.empty_like(like)
+        seeds = row_seeds(self.seeds, like.shape[0])
+        if like.is_meta or not seeds:
+            return torch.empty_like(like)
+        return sent(torch.stack([normal(fold(s, step, draw), like.shape[1:], like.dtype) for s in seeds]), like.device)
 
 
 class GeneratorNoise:
@@ -186,7 +187,7 @@ def _as_int64(seed: int) -> int:
 
 def _randn(shape: Sequence[int], generator: torch.Generator | None, like: Tensor) -> Tensor:
     device = like.device if generator is None else generator.device
-    return torch.randn(tuple(shape), generator=generator, device=device, dtype=like.dtype).to(like.device)
+    return sent(torch.randn(tuple(shape), generator=generator, device=device, dtype=like.dtype), like.device)
 
 
 def _pack(generator: torch.Generator) -> tuple[str, Tensor]:

@@ -432,13 +432,13 @@ def dithered(work: Work, size: float, time: float, generator: torch.Generator) -
     """A run whose every evaluation is asked for at a point that is off by a rounding, of x by ``size``, of sigma by ``time``."""
     run = Running(work)
     while run.request is not None:
-        late = torch.rand((), generator=generator, dtype=torch.float64).item() - 0.5 if time else 0.0
+        late = torch.rand((), generator=generator, dtype=torch.float64, device="cpu").item() - 0.5 if time else 0.0
         run.tell((yield Evaluate(_rounded(run.request.x, size, generator), run.request.sigma * (1 + time * late))))
     return run.result
 
 
 def _rounded(x: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    return x * (1 + size * (torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x) - 0.5))
+    return x * (1 + size * (torch.rand(x.shape, generator=generator, dtype=torch.float64, device="cpu").to(x) - 0.5))
 
 
 @dataclass(eq=False)

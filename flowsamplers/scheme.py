@@ -64,14 +64,14 @@ def scheme_of(sampler: SamplerLike, grid: SigmaGrid) -> Scheme:
         kind = "stochastic" if method.stochastic else "adaptive"
         raise ValueError(f"method={type(method).__name__} is {kind}: nodes are fitted for a sampler with fixed weights")
     calls = 8 * grid.steps + 8
-    work = whole(method, torch.eye(1, calls + 1, dtype=torch.float64), steps_of(grid))
+    work = whole(method, torch.eye(1, calls + 1, dtype=torch.float64, device="cpu"), steps_of(grid))
     sigmas, points = list[float](), list[Tensor]()
     try:
         request = next(work)
         while True:
             sigmas.append(request.sigma)
             points.append(request.x[0])
-            request = work.send(torch.eye(1, calls + 1, dtype=torch.float64).roll(len(sigmas), 1))
+            request = work.send(torch.eye(1, calls + 1, dtype=torch.float64, device="cpu").roll(len(sigmas), 1))
     except StopIteration as done:
         points.append(done.value[0])
     if not all(abs(p[0].item() - 1) < 1e-9 for p in points):

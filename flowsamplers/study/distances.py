@@ -50,7 +50,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, *, p: float = 2.0, project
         raise ValueError(f"p={p}, projections={projections}: both must be at least 1")
     x, y = _matrices(first, second)
     generator = torch.Generator().manual_seed(seed)
-    theta = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64).to(x)
+    theta = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64, device="cpu").to(x)
     theta /= theta.norm(dim=0)
     a, b = ((z @ theta).sort(dim=0).values for z in (x, y))
     n, m = len(a), len(b)

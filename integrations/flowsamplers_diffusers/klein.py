@@ -89,6 +89,7 @@ class KleinFlow:
         self.name = name or str(self.pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.forward_passes = 0
         self._embeddings: dict[str, tuple[Tensor, Tensor]] = {}
+        self._ids: dict[tuple[torch.device, int, int], Tensor] = {}
 
     @classmethod
     def load(cls, name: str = "klein-digits", **options: Any) -> KleinFlow:
@@ -256,10 +257,14 @@ class KleinFlow:
             )
         return self._embeddings[prompt]
 
-    def _image_ids(self, rows: int = 1) -> Tensor:
-        multiple = self.pipe.vae_scale_factor * 2
-        grid = torch.empty(rows, 1, self.height // multiple, self.width // multiple, device="meta")
-        return self.pipe._prepare_latent_ids(grid).to(self.device)
+    def _image_ids(self) -> Tensor:
+        """The places of the tokens of an image; kept, because each copy to a device waits for it."""
+        key = self.device, self.height, self.width
+        if key not in self._ids:
+            multiple = self.pipe.vae_scale_factor * 2
+            grid = torch.empty(1, 1, self.height // multiple, self.width // multiple, device="meta")
+            self._ids[key] = self.pipe._prepare_latent_ids(grid).to(self.device)
+        return self._ids[key]
 
     def noise(self, seeds: Seeds, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Starts of runs: row i is what the stock pipeline draws with ``torch.Generator("cpu").manual_seed(seeds[i])``.

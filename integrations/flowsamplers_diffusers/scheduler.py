@@ -262,11 +262,11 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._calls, self._first = dry_run(self._method, self.grid), 0
         listed = [call.sigma for call in self._calls]
         inverted = self.config.invert_sigmas
-        told = torch.tensor([1 - s if inverted else s for s in (*listed, self.grid.end)], dtype=torch.float32)
+        told = torch.tensor([1 - s if inverted else s for s in (*listed, self.grid.end)], dtype=torch.float32, device="cpu")
         if timesteps is None or inverted:
             times = told[:-1] * self.config.num_train_timesteps
         else:
-            times = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32)
+            times = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32, device="cpu")
         self.sigmas, self.timesteps = told.to(device), times.to(device)
         self._told = told.tolist(), times.tolist()
         self._mark_followed()

@@ -143,7 +143,7 @@ def scheduler_on(stock: Stock, grid: SigmaGrid | Sequence[float]) -> Any:
         nodes[0] = min(nodes[0], START)
     if not stock.reaches_zero:
         nodes[-1] = nodes[-2]
-    sigmas = torch.tensor(nodes, dtype=torch.float32)
+    sigmas = torch.tensor(nodes, dtype=torch.float32, device="cpu")
     if stock.doubled:
         sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
     scheduler.sigmas = sigmas
