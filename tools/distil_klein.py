@@ -1,140 +1,206 @@
-"""Distil a bundled Klein: four calls without guidance on the nodes of FLUX.2's schedule do what the teacher does with guidance.
+"""Distil a Klein: four calls without guidance on the nodes of FLUX.2's schedule do what the teacher does with guidance.
 
-    python tools/distil_klein.py --work ../klein-digits-distilled
+    python tools/distil_klein.py klein-digits --work ../klein-digits-distilled
+    python tools/distil_klein.py klein-emoji --source ../klein-emoji/klein-emoji --work ../klein-emoji
 
-The student begins with the teacher's weights. It learns, at each node of the teacher's guided path, the straight line to the next
-node. Paths and checkpoints are kept in the work folder, and the same command goes on from them.
+The student begins with the teacher's weights. It learns, at each node, the straight line to where the teacher's guided path is at the
+next node. The first round follows the teacher from the noise; the others start from where the student itself arrives, so that it
+learns to mend what it left. The checkpoint is kept in the work folder, and the same command goes on from it.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from diffusers import Flux2KleinPipeline
 from torch import Tensor
-from train_klein_digits import fast_columns, prompts_of, swap_in
-from train_klein_emoji import Run
+from train_klein_digits import TEXT_LENGTH as DIGITS_LENGTH
+from train_klein_digits import prompts_of, swap_in
+from train_klein_emoji import CARD_DATA, GUIDANCE, PROMPTS, Phrasings, Run, Texts, compiled, slow_times
 
 import flowsamplers as fs
-from flowsamplers_diffusers import KleinFlow
+from flowsamplers_diffusers import load_klein
 
-CALLS = 4
-GUIDANCE = 2.0
-"""Of the teacher, as in its card."""
-PARTS = 4
-"""Steps of the teacher's solver in each of the student's."""
-PROMPTS = list(chain.from_iterable(prompts_of(digit) for digit in range(10)))
+CALLS, PARTS = 4, 6
+"""Steps of the student, and steps of the teacher's solver in each of them."""
+TEACHER_SOLVER = "midpoint"
+CHUNK = 512
 
 
-def grids(tokens: int) -> tuple[fs.SigmaGrid, fs.SigmaGrid]:
-    """The student's schedule, and the teacher's, which passes through all its nodes."""
-    mu = fs.schedules.empirical_mu(tokens=tokens, steps=CALLS)
-    return fs.schedules.flux2(CALLS, tokens=tokens, mu=mu), fs.schedules.flux2(CALLS * PARTS, tokens=tokens, mu=mu)
+@dataclass(frozen=True)
+class Subject:
+    """What a model was taught: its texts, its guidance, and the length of a prompt in tokens."""
+
+    texts: list[str]
+    guidance: float
+    length: int
+    data: str
 
 
-def teacher(name: str) -> KleinFlow:
-    """The velocity field to learn from; both passes of the guidance in one batch."""
-    return KleinFlow.load(name, guidance_scale=GUIDANCE, batched_guidance=True, device="cpu")
+def subjects() -> dict[str, Subject]:
+    """The models that can be distilled."""
+    digits = list(chain.from_iterable(prompts_of(digit) for digit in range(10)))
+    listed = {item.split("=")[1].strip(): category for category, items in PROMPTS.items() for item in items.split(";")}
+    return {
+        "klein-digits": Subject(digits, 2.0, DIGITS_LENGTH, DIGITS_DATA),
+        "klein-emoji": Subject(Phrasings(list(listed), list(listed.values())).texts, GUIDANCE, 16, CARD_DATA),
+    }
 
 
-def make_paths(flow: KleinFlow, path: Path, count: int) -> tuple[Tensor, Tensor]:
-    """Points of guided paths at the student's nodes, ``(n, nodes, tokens, channels)``, and the numbers of their prompts."""
-    coarse, fine = grids(flow.tokens)
-    assert all(abs(a - b) < 1e-6 for a, b in zip(fine.sigmas[::PARTS], coarse.sigmas, strict=True))
-    kept = torch.load(path, weights_only=True) if path.exists() else {"states": [], "prompts": []}
-    while sum(map(len, kept["states"])) < count:
-        first = sum(map(len, kept["states"]))
-        seeds = list(range(first, min(first + 128, count)))
-        chosen = torch.randint(len(PROMPTS), (len(seeds),), generator=torch.Generator().manual_seed(first))
-        condition = [PROMPTS[i] for i in chosen]
-        states = fs.trace(lambda x, s, c=condition: flow.velocity(x, s, c), flow.noise(seeds), fine, "ab2").states[::PARTS]
-        kept["states"].append(torch.stack(states, dim=1))
-        kept["prompts"].append(chosen)
-        torch.save(kept, path)
-        print(f"{seeds[-1] + 1}/{count} paths", flush=True)
-    return torch.cat(kept["states"])[:count], torch.cat(kept["prompts"])[:count]
+DIGITS_DATA = """The teacher learned from Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository (1998),
+CC BY 4.0 (https://doi.org/10.24432/C50P49)."""
 
 
-def train(name: str, work: Path, steps: int, paths: int, batch: int = 64, rate: float = 1e-3) -> KleinFlow:
-    """Fit the student; returns it as a velocity field."""
-    work.mkdir(parents=True, exist_ok=True)
-    flow = teacher(name)
-    states, prompts = make_paths(flow, work / "paths.pt", paths)
-    sigmas = torch.tensor(grids(flow.tokens)[0].sigmas)
-    with torch.no_grad():
-        for prompt in PROMPTS:
-            flow._encoded(prompt)
-    student = copy.deepcopy(flow.pipe.transformer).train()
-    run = Run(student, work / "student.pt", steps, rate, seed=0)
-    fast, weight = fast_columns(student), student.time_guidance_embed.timestep_embedder.linear_1.weight
-    flow.pipe.transformer = student
+class Teacher:
+    """The guided field, and the student's nodes."""
 
-    def hold() -> None:
-        with torch.no_grad():
-            weight[:, fast] = 0
+    def __init__(self, pipe: Flux2KleinPipeline, subject: Subject) -> None:
+        self.channels = pipe.transformer.config.in_channels
+        side = pipe.vae.config.sample_size // (2 * pipe.vae_scale_factor)
+        self.tokens, self.guidance = side * side, subject.guidance
+        self.texts = Texts(pipe, subject.texts, side, subject.length)
+        mu = fs.schedules.empirical_mu(tokens=self.tokens, steps=CALLS)
+        self.sigmas = fs.schedules.flux2(CALLS, tokens=self.tokens, mu=mu).sigmas
+        self.fine = fs.schedules.flux2(CALLS * PARTS, tokens=self.tokens, mu=mu).sigmas
+        self.model = compiled(pipe.transformer.eval())
+
+    def noise(self, n: int, rng: torch.Generator) -> Tensor:
+        """Where paths begin."""
+        return torch.randn(n, self.tokens, self.channels, generator=rng)
+
+    def follow(self, x: Tensor, node: int, rows: Tensor) -> Tensor:
+        """Where the guided path from ``x`` at one node is at the next."""
+
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.texts.guided(self.model, x, sigma.expand(len(x)), rows, self.guidance)
+
+        grid = fs.SigmaGrid(self.fine[node * PARTS : (node + 1) * PARTS + 1])
+        return fs.sample(velocity, x, grid, TEACHER_SOLVER)
+
+    def straight(self, model: torch.nn.Module, x: Tensor, node: int, rows: Tensor) -> Tensor:
+        """Where the student's step from one node leads."""
+        v = self.texts.velocity(model, x, torch.full((len(x),), self.sigmas[node]), rows)
+        return x + (self.sigmas[node + 1] - self.sigmas[node]) * v
+
+
+class Lessons:
+    """Points at all nodes and where the teacher leads from them, ``(n, calls, tokens, channels)``, in half precision on a GPU."""
+
+    def __init__(self, teacher: Teacher, rng: torch.Generator) -> None:
+        self.teacher, self.rng = teacher, rng
+        self.here, self.there, self.rows = [], [], []
+
+    @torch.no_grad()
+    def add(self, paths: int, student: torch.nn.Module | None) -> None:
+        """Some more paths: the teacher's own, or with stops where the student arrives."""
+        for _ in range(0, paths, CHUNK):
+            n = min(CHUNK, paths)
+            rows = torch.randint(self.teacher.texts.empty, (n,), generator=self.rng)
+            x, here, there = self.teacher.noise(n, self.rng), [], []
+            for node in range(CALLS):
+                after = self.teacher.follow(x, node, rows)
+                here.append(x)
+                there.append(after)
+                x = after if student is None else self.teacher.straight(student, x, node, rows)
+            half = torch.float16 if x.is_cuda else torch.float32
+            self.here.append(torch.stack(here, dim=1).to(half))
+            self.there.append(torch.stack(there, dim=1).to(half))
+            self.rows.append(rows)
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Points, where they lead, the numbers of their nodes and of their texts."""
+        chunk = torch.randint(len(self.rows), (1,), generator=self.rng).item()
+        rows = torch.randint(len(self.rows[chunk]), (n,), generator=self.rng)
+        node = torch.randint(CALLS, (n,), generator=self.rng)
+        return self.here[chunk][rows, node].float(), self.there[chunk][rows, node].float(), node, self.rows[chunk][rows]
+
+
+def train(pipe: Flux2KleinPipeline, subject: Subject, work: Path, options: argparse.Namespace) -> Run:
+    """Fit the student, and put it into the pipeline."""
+    student = copy.deepcopy(pipe.transformer).train()
+    teacher = Teacher(pipe, subject)
+    run = Run(student, work / "student.pt", options.steps, options.rate, seed=0, minutes=options.minutes)
+    lessons, model, average = Lessons(teacher, run.rng), compiled(student), run.average
+    sigmas = torch.tensor(teacher.sigmas)
+    begun = 0
 
     def loss() -> Tensor:
-        rows = torch.randint(len(states), (batch,), generator=run.rng)
-        k = torch.randint(CALLS, (batch,), generator=run.rng)
-        now, then = states[rows, k], states[rows, k + 1]
-        v = flow._forward(now, sigmas[k], [PROMPTS[i] for i in prompts[rows]], "cond")
-        return F.mse_loss(v, (then - now) / (sigmas[k + 1] - sigmas[k])[:, None, None])
+        nonlocal begun
+        while begun <= min(options.rounds - 1, int(run.share * options.rounds)):
+            lessons.add(options.paths, student=average if run.done else None)
+            begun += 1
+        x, then, node, rows = lessons.draw(options.batch)
+        target = (then - x) / (sigmas[node + 1] - sigmas[node])[:, None, None]
+        return F.mse_loss(teacher.texts.velocity(model, x, sigmas[node], rows), target)
 
-    run(loss, hold)
-    flow.pipe.transformer = run.average.eval()
-    flow.pipe.register_to_config(is_distilled=True)
-    print(f"{run.seconds / 60:.0f} minutes, loss {run.losses[-1][1]:.4f}")
-    return flow
+    run(loss, slow_times(student), every=120.0 if options.minutes == math.inf else 6 * options.minutes)
+    pipe.transformer = run.average.eval()
+    pipe.register_to_config(is_distilled=True)
+    return run
 
 
-def card(steps: int, paths: int) -> str:
+def card(name: str, subject: Subject, run: Run, command: str) -> str:
     """The model card."""
     return f"""---
 license: apache-2.0
 library_name: diffusers
 pipeline_tag: text-to-image
 ---
-# klein-digits-distilled
+# {name}-distilled
 
-`klein-digits`, distilled: four Euler steps without guidance draw what the teacher draws with guidance {GUIDANCE:g}. `is_distilled` is true,
-as it is for FLUX.2 [klein] 4B. It ships with flowsamplers so that samplers can be measured on a distilled model.
+`{name}`, distilled: four Euler steps without guidance draw what the teacher draws with guidance {subject.guidance:g}. `is_distilled` is
+true, as it is for FLUX.2 [klein] 4B. It ships with flowsamplers so that samplers can be measured on a distilled model.
 
 ```python
 from flowsamplers_diffusers import load_klein
 
-pipe = load_klein("klein-digits-distilled")
-image = pipe(prompt="a handwritten 3", num_inference_steps=4, max_sequence_length=32).images[0]
+pipe = load_klein("{name}-distilled")
+image = pipe(prompt="{subject.texts[0]}", num_inference_steps=4, max_sequence_length={subject.length}).images[0]
 ```
 
-The prompts are those of `klein-digits`. The measurements are on the site's page "Distilled against base".
+The prompts are those of `{name}`. The measurements are on the site's page "Distilled against base".
 
 ## Made by
-`python tools/distil_klein.py --steps {steps} --paths {paths}` (seeded, one thread of a shared CPU). The student begins with the teacher's
-weights and learns by regression: at each of the four nodes of FLUX.2's schedule (4 steps, 16 tokens) the straight line to the next node
-of the teacher's guided path. The teacher's paths are made by `ab2` with {CALLS * PARTS} steps.
+`{command}`: {run.done} steps in {run.seconds / 60:.1f} minutes. The student begins with the
+teacher's weights and learns by regression: at each of the four nodes of FLUX.2's schedule (4 steps, its own number of tokens) the
+straight line to the next node of the teacher's guided path. The path is followed by {PARTS} steps of `{TEACHER_SOLVER}` from node to node. The first
+round of paths starts from noise; later rounds start from where the student itself arrives.
 
 ## Data and licence
-The teacher learned from Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository (1998),
-CC BY 4.0 (https://doi.org/10.24432/C50P49). Weights and code: Apache-2.0.
+{subject.data} Weights and code: Apache-2.0.
 """
 
 
 def main() -> None:
     """Train and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="klein-digits")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the paths and the checkpoint")
-    parser.add_argument("--out", type=Path, default=Path("integrations/flowsamplers_diffusers/klein_digits_distilled"))
+    parser.add_argument("name", choices=subjects())
+    parser.add_argument("--source", help="folder of the teacher; by default the bundled one")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--out", type=Path, help="folder of the student; by default the bundled one")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--paths", type=int, default=3072)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of training, those of earlier runs among them")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--paths", type=int, default=1024, help="in each round")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    flow = train(args.teacher, args.work, args.steps, args.paths)
-    swap_in(flow.pipe, card(args.steps, args.paths), args.out)
+    subject = subjects()[args.name]
+    args.work.mkdir(parents=True, exist_ok=True)
+    pipe = load_klein(args.source or args.name, device=args.device, dtype=torch.float32)
+    torch.set_default_device(args.device)
+    run = train(pipe, subject, args.work, args)
+    command = f"python tools/distil_klein.py {args.name} --rounds {args.rounds} --paths {args.paths} --batch {args.batch} --device {args.device}"
+    bundled = Path(f"integrations/flowsamplers_diffusers/{args.name.replace('-', '_')}_distilled")
+    swap_in(pipe, card(args.name, subject, run, command), args.out or bundled)
 
 
 if __name__ == "__main__":

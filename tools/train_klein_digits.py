@@ -343,22 +343,30 @@ def evaluate(pipe: Flux2KleinPipeline, per_digit: int, guidance: float) -> Evalu
 
 
 def swap_in(pipe: Flux2KleinPipeline, card: str, out: Path) -> None:
-    """Save into a folder beside ``out`` and put it in its place, so that nobody reads half a model."""
+    """Save in half precision into a folder beside ``out`` and put it in its place, so that nobody reads half a model.
+
+    The configurations say float32, so that what is loaded without a dtype computes in it.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=out.parent, prefix=".klein-"))
-    pipe.save_pretrained(fresh, safe_serialization=True)
+    copy.deepcopy(pipe).to(torch.float16).save_pretrained(fresh, safe_serialization=True)
     for path in fresh.rglob("*.json"):
-        _forget_paths(path)
+        _portable(path)
     (fresh / "README.md").write_text(card)
     fresh.chmod(0o755)
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)
 
 
-def _forget_paths(path: Path) -> None:
+def _portable(path: Path) -> None:
+    """No paths of this machine, and float32 for who names no dtype."""
     content = json.loads(path.read_text())
-    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
-        path.write_text(json.dumps(content, indent=2) + "\n")
+    if not isinstance(content, dict):
+        return
+    told = {key: value for key, value in content.items() if key != "_name_or_path"}
+    told |= {key: "float32" for key in ("dtype", "torch_dtype") if key in told}
+    if told != content:
+        path.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def card(result: Evaluation | None, command: str, minutes: float, loss: float, vae_error: float) -> str:

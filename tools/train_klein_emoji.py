@@ -7,6 +7,7 @@ Each stage writes checkpoints into the work folder every two minutes and goes on
     python tools/train_klein_emoji.py look --work ../klein-emoji
 
 The pictures are fetched through npm's client from the packages ``emoji-datasource-twitter`` and ``emoji-datasource-google``.
+On a GPU (``--device cuda``) the network is compiled and runs in bfloat16; ``--minutes`` ends a run by the clock.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import subprocess
 import tarfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +30,17 @@ from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2D
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from train_klein_digits import KL_WEIGHT, encode, fast_columns, make_scheduler
+from train_klein_digits import KL_WEIGHT, encode, fast_columns, make_scheduler, swap_in
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SIZE = 64
 """Height and width of an image in pixels."""
 SIDE = SIZE // 8
 """Tokens along one side of an image."""
-TEXT_LENGTH = 12
+TEXT_LENGTH = 16
 """Tokens of a prompt, padding included."""
 BATCH = 64
-GUIDANCE = 3.0
+GUIDANCE = 2.5
 """At which pictures are drawn."""
 SETS = ("twitter", "google")
 VERSION = "16.0.0"
@@ -45,6 +48,9 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m['content'] | lower }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>{% endif %}"
 )
+CARD_DATA = """The pictures are those of the npm packages emoji-datasource-twitter and emoji-datasource-google 16.0.0: Twemoji, copyright Twitter,
+Inc. and other contributors, CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/), scaled to 64 x 64 pixels, and Noto Emoji,
+copyright Google LLC, Apache-2.0. None of them is shipped."""
 FLIPPED = ("Animals & Nature", "Food & Drink")
 """Categories whose pictures mean the same when they are mirrored."""
 PROMPTS = {
@@ -103,30 +109,49 @@ COMMON = """grinning face; face with tears of joy; face with heart eyes; face wi
     crescent moon; sun; star; cloud; rainbow; umbrella; snowman; fire; water drop; bus; taxi; rocket; sailboat; house; soccer ball;
     basketball; balloon; gift; jack-o-lantern; christmas tree; key; light bulb; crown; gem stone; red circle; blue circle; green square;
     flag of japan; flag of france; flag of germany"""
-"""Prompts that are learned first: they make up three quarters of the training."""
-COMMON_PROMPTS = frozenset(p.strip() for p in COMMON.split(";"))
+"""Prompts that are drawn most often in the training."""
+COMMON_PROMPTS = tuple(" ".join(p.split()) for p in COMMON.split(";"))
+SHARES = {"common": 0.55, "listed": 0.2, "rest": 0.25}
+"""How often a prompt of :data:`COMMON`, another one of :data:`PROMPTS`, and one of all other emoji is drawn."""
 
 
 @dataclass(frozen=True)
 class Emoji:
-    """One prompt and where its pictures are."""
+    """One prompt, how often it is drawn (a key of :data:`SHARES`), and the files of its pictures: skin tones mean the same."""
 
     prompt: str
     category: str
-    file: str
+    kind: str
+    files: list[str]
 
 
 def emoji(work: Path) -> list[Emoji]:
-    """The emoji to learn, in the order of :data:`PROMPTS`."""
-    known = {}
-    for entry in json.loads((folder(work, "twitter") / "emoji.json").read_text()):
-        known.update(dict.fromkeys(entry["short_names"], entry))
+    """All emoji: those of :data:`PROMPTS` in their order, and the rest by their Unicode names."""
+    entries = json.loads((folder(work, "twitter") / "emoji.json").read_text())
+    known = {short: entry for entry in entries for short in entry["short_names"]}
+    prompts = {}
+    for item in ";".join(PROMPTS.values()).split(";"):
+        short, prompt = item.strip().split("=")
+        prompts[known[short]["unified"]] = prompt
+    listed = sorted((e for e in entries if e["unified"] in prompts), key=lambda e: list(prompts).index(e["unified"]))
+    rest = [e for e in entries if e["unified"] not in prompts]
     chosen = []
-    for category, listed in PROMPTS.items():
-        for item in listed.split(";"):
-            short, prompt = item.strip().split("=")
-            chosen.append(Emoji(prompt, category, known[short]["image"]))
+    for entry in listed + rest:
+        prompt = prompts.get(entry["unified"]) or spoken(entry["name"])
+        kind = "common" if prompt in COMMON_PROMPTS else "listed" if entry["unified"] in prompts else "rest"
+        files = [entry["image"], *(v["image"] for v in entry.get("skin_variations", {}).values())]
+        chosen.append(Emoji(prompt, entry["category"], kind, files))
     return chosen
+
+
+def spoken(name: str) -> str:
+    """A Unicode name as a prompt.
+
+    >>> spoken("Japan Flag"), spoken("WOMAN: BEARD")
+    ('flag of japan', 'woman beard')
+    """
+    words = name.lower().replace(":", " ").split()
+    return " ".join(["flag", "of", *words[:-1]] if words[-1] == "flag" and len(words) > 1 else words)
 
 
 def folder(work: Path, name: str) -> Path:
@@ -142,60 +167,50 @@ def folder(work: Path, name: str) -> Path:
 
 
 def picture(path: Path) -> Tensor:
-    """One picture on white, ``(3, 64, 64)`` in [-1, 1]."""
+    """One picture on white, ``(3, 64, 64)`` bytes."""
     rgba = Image.open(path).convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return torch.tensor(np.asarray(flat)).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def all_pictures(work: Path) -> Tensor:
-    """Every emoji of both sets without skin tones, for the autoencoder."""
-    paths = []
-    for name in SETS:
-        entries = json.loads((folder(work, name) / "emoji.json").read_text())
-        paths += [folder(work, name) / "img" / name / "64" / e["image"] for e in entries if e[f"has_img_{name}"]]
-    return torch.stack([picture(p) for p in paths if p.exists()])
+    return torch.from_numpy(np.array(flat)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
 class Data:
-    """The pictures to learn, ``(n, 3, 64, 64)``, and the number of each one's prompt."""
+    """The pictures to learn, ``(n, 3, 64, 64)`` in [-1, 1], the number of each one's prompt, and how often each is drawn."""
 
     images: Tensor
     labels: Tensor
+    weights: Tensor
     prompts: list[str]
     categories: list[str]
-
-    @property
-    def weights(self) -> Tensor:
-        """How often each picture is drawn: the :data:`COMMON` prompts three quarters of the time."""
-        common = torch.tensor([p in COMMON_PROMPTS for p in self.prompts])[self.labels]
-        share = common.float().mean()
-        return torch.where(common, 0.75 / share.clamp(min=0.01), 0.25 / (1 - share).clamp(min=0.01))
+    kinds: list[str]
 
 
 def load_data(work: Path) -> Data:
     """Both sets, with mirrored copies where :data:`FLIPPED` allows them."""
     chosen = emoji(work)
-    images, labels = [], []
+    members = {kind: sum(e.kind == kind for e in chosen) for kind in SHARES}
+    images, labels, weights = [], [], []
     for i, one in enumerate(chosen):
-        for name in SETS:
-            image = picture(folder(work, name) / "img" / name / "64" / one.file)
-            copies = [image, image.flip(-1)] if one.category in FLIPPED else [image, image]
-            images += copies
-            labels += [i] * 2
-    return Data(torch.stack(images), torch.tensor(labels), [e.prompt for e in chosen], [e.category for e in chosen])
+        paths = [folder(work, name) / "img" / name / "64" / file for name in SETS for file in one.files]
+        mine = [picture(path) for path in paths if path.exists()]
+        if one.category in FLIPPED:
+            mine += [image.flip(-1) for image in mine]
+        images += mine
+        labels += [i] * len(mine)
+        weights += [SHARES[one.kind] / members[one.kind] / len(mine)] * len(mine)
+    pixels = torch.stack(images).to(torch.get_default_device()).float() / 127.5 - 1
+    fields = ([getattr(e, name) for e in chosen] for name in ("prompt", "category", "kind"))
+    return Data(pixels, torch.tensor(labels), torch.tensor(weights), *fields)
 
 
-def make_tokenizer() -> Qwen2TokenizerFast:
+def make_tokenizer(prompts: list[str]) -> Qwen2TokenizerFast:
     """A byte-level Qwen2 tokenizer in which every word of the prompts is one token."""
-    prompts = [item.split("=")[1].strip() for listed in PROMPTS.values() for item in listed.split(";")]
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
     core.train_from_iterator([f" {p}" for p in prompts], trainer)
     core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
     tokenizer = Qwen2TokenizerFast(
@@ -245,7 +260,7 @@ def make_transformer(text_width: int) -> Flux2Transformer2DModel:
         num_layers=1,
         num_single_layers=5,
         attention_head_dim=32,
-        num_attention_heads=4,
+        num_attention_heads=5,
         joint_attention_dim=text_width,
         timestep_guidance_channels=64,
         axes_dims_rope=(8, 8, 8, 8),
@@ -254,26 +269,36 @@ def make_transformer(text_width: int) -> Flux2Transformer2DModel:
 
 
 def make_pipeline(work: Path, seed: int = 0) -> Flux2KleinPipeline:
-    """The pipeline with what has been trained so far in the work folder."""
-    torch.manual_seed(seed)
-    vae, tokenizer = make_vae(), make_tokenizer()
-    encoder = make_text_encoder(len(tokenizer))
-    transformer = make_transformer(3 * encoder.config.hidden_size)
-    if (work / "vae.pt").exists():
-        load_average(vae, work / "vae.pt")
+    """The pipeline with what has been trained so far in the work folder; the text encoder is drawn once and kept there."""
+    device, text = torch.get_default_device(), work / "text"
+    with torch.device("cpu"):
+        torch.manual_seed(seed)
+        vae = make_vae()
+        if not text.exists():
+            tokenizer = make_tokenizer([one.prompt for one in emoji(work)])
+            tokenizer.save_pretrained(text)
+            make_text_encoder(len(tokenizer)).save_pretrained(text)
+        tokenizer, encoder = Qwen2TokenizerFast.from_pretrained(text), Qwen3ForCausalLM.from_pretrained(text)
+        transformer = make_transformer(3 * encoder.config.hidden_size)
+    for module, path in ((vae, work / "vae.pt"), (transformer, work / "teacher.pt")):
+        if path.exists():
+            load_average(module, path)
     return Flux2KleinPipeline(
-        scheduler=make_scheduler(), vae=vae.eval(), text_encoder=encoder, tokenizer=tokenizer, transformer=transformer
-    )
+        scheduler=make_scheduler(), vae=vae.eval(), text_encoder=encoder.eval(), tokenizer=tokenizer, transformer=transformer
+    ).to(device)
 
 
 class Run:
     """Steps of AdamW on one module with an average of its weights, saved as it goes and resumed from what is there.
 
-    The rate depends on the number of the step and of all steps alone: a run that was stopped goes on, and may be given more steps.
+    The rate depends on the share of the run that is done, by steps or by ``minutes``, whichever is further: a run that was stopped
+    goes on, and may be given more.
     """
 
-    def __init__(self, model: torch.nn.Module, path: Path, steps: int, rate: float, seed: int) -> None:
-        self.model, self.path, self.steps, self.rate = model, path, steps, rate
+    def __init__(
+        self, model: torch.nn.Module, path: Path, steps: int, rate: float, seed: int, minutes: float = math.inf
+    ) -> None:
+        self.model, self.path, self.steps, self.rate, self.minutes = model, path, steps, rate, minutes
         self.average = copy.deepcopy(model).requires_grad_(requires_grad=False)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99), fused=True)
         self.rng = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -285,6 +310,11 @@ class Run:
             self.rng.set_state(state["rng"].cpu())
             self.done, self.seconds, self.losses = state["done"], state["seconds"], state["losses"]
 
+    @property
+    def share(self) -> float:
+        """How much of the run is done, in [0, 1]."""
+        return min(1.0, max(self.done / self.steps, self.seconds / 60 / self.minutes))
+
     def save(self) -> None:
         """Replace the checkpoint as a whole, so that nobody reads half of one."""
         names = ("model", "average", "optimizer")
@@ -294,11 +324,11 @@ class Run:
         self.path.with_suffix(".part").rename(self.path)
 
     def __call__(self, loss, after=lambda: None, every: float = 120.0) -> None:
-        """Train up to the last step; ``loss()`` is the loss of one batch and ``after()`` follows every step."""
+        """Train to the end; ``loss()`` is the loss of one batch and ``after()`` follows every step."""
         saved = began = time.monotonic()
         before, total, count = self.seconds, 0.0, 0
-        while self.done < self.steps:
-            factor = min(1.0, (self.done + 1) / 200, (self.steps - self.done) / (0.3 * self.steps))
+        while self.share < 1:
+            factor = min(1.0, (self.done + 1) / 200, (1 - self.share) / 0.3)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * factor
             value = loss()
@@ -308,26 +338,29 @@ class Run:
             self.optimizer.zero_grad()
             after()
             self.done += 1
-            decay = min(0.999, (1 + self.done) / (10 + self.done))
+            decay = min(0.9995, (1 + self.done) / (10 + self.done))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-            total, count = total + value.item(), count + 1
-            self.seconds = before + time.monotonic() - began
-            if time.monotonic() - saved > every or self.done == self.steps:
-                self.losses.append((self.done, total / count))
+            total, count = total + value.detach(), count + 1
+            if self.done % 20 == 0 or value.device.type == "cpu":
+                torch.cuda.synchronize() if value.is_cuda else None  # so that the clock is right
+                self.seconds = before + time.monotonic() - began
+            if time.monotonic() - saved > every or self.share == 1:
+                self.losses.append((self.done, float(total) / count))
                 print(
-                    f"{self.path.stem} {self.done}/{self.steps}: loss {total / count:.4f} after {self.seconds / 60:.1f} min",
+                    f"{self.path.stem} {self.done} steps, {self.share:.0%}: loss {float(total) / count:.4f} "
+                    f"after {self.seconds / 60:.1f} min",
                     flush=True,
                 )
                 self.save()
                 saved, total, count = time.monotonic(), 0.0, 0
 
 
-def train_vae(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH, others: Tensor | None = None) -> None:
+def train_vae(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH) -> None:
     """Fit the autoencoder: the first half on crops of 32x32 pixels, the second on whole pictures, whose statistics differ."""
     torch.manual_seed(seed)
-    wanted = data.images
-    images = wanted if others is None else others
+    images, listed = data.images, torch.tensor([kind != "rest" for kind in data.kinds])
+    wanted = images[listed[data.labels]]
     run = Run(make_vae(), work / "vae.pt", steps, 2e-3, seed)
 
     def crops(source: Tensor, n: int) -> Tensor:
@@ -367,23 +400,46 @@ def psnr(vae: AutoencoderKLFlux2, images: Tensor) -> float:
 def phrases(prompt: str, category: str) -> list[str]:
     """The texts that mean one emoji; the empty one is learned apart."""
     short = [prompt.removesuffix(" face")] if category == "Animals & Nature" and prompt.endswith(" face") else []
-    return [prompt, f"a {prompt}", *short]
+    return [prompt, f"{'an' if prompt[0] in 'aeio' else 'a'} {prompt}", *short]
 
 
 class Texts:
-    """Embeddings of all prompts, and the text and image ids that a call of the transformer needs."""
+    """Embeddings of some texts and, last, of the empty one; and the text and image ids that a call of the transformer needs."""
 
-    def __init__(self, pipe: Flux2KleinPipeline, data: Data) -> None:
-        texts, first, self.count = [], [], []
-        for prompt, category in zip(data.prompts, data.categories, strict=True):
-            first.append(len(texts))
-            mine = phrases(prompt, category)
-            self.count.append(len(mine))
-            texts += mine
-        self.first, self.count, self.empty = torch.tensor(first), torch.tensor(self.count), len(texts)
+    def __init__(self, pipe: Flux2KleinPipeline, texts: list[str], side: int, length: int = TEXT_LENGTH) -> None:
+        self.empty = len(texts)
         with torch.no_grad():
-            self.embedding, self.ids = pipe.encode_prompt([*texts, ""], max_sequence_length=TEXT_LENGTH)
-        self.image_ids = pipe._prepare_latent_ids(torch.empty(1, 1, SIDE, SIDE))
+            self.embedding, self.ids = pipe.encode_prompt([*texts, ""], max_sequence_length=length)
+        self.image_ids = pipe._prepare_latent_ids(torch.empty(1, 1, side, side))
+
+    def velocity(self, model: Flux2Transformer2DModel, x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
+        """The model's output at ``x`` for some texts, in float32; on a GPU its products are bfloat16."""
+        with torch.autocast("cuda", torch.bfloat16) if x.is_cuda else nullcontext():
+            return model(
+                hidden_states=x,
+                timestep=sigma,
+                guidance=None,
+                encoder_hidden_states=self.embedding[rows],
+                txt_ids=self.ids[:1],
+                img_ids=self.image_ids,
+                return_dict=False,
+            )[0].float()
+
+    def guided(self, model: Flux2Transformer2DModel, x: Tensor, sigma: Tensor, rows: Tensor, scale: float) -> Tensor:
+        """Classifier-free guidance, both passes in one batch."""
+        rows = torch.cat([rows, torch.full_like(rows, self.empty)])
+        cond, uncond = self.velocity(model, torch.cat([x, x]), torch.cat([sigma, sigma]), rows).chunk(2)
+        return uncond + scale * (cond - uncond)
+
+
+class Phrasings:
+    """All phrasings of all prompts."""
+
+    def __init__(self, prompts: list[str], categories: list[str]) -> None:
+        said = [phrases(p, c) for p, c in zip(prompts, categories, strict=True)]
+        self.texts = [text for mine in said for text in mine]
+        self.count = torch.tensor([len(mine) for mine in said])
+        self.first = self.count.cumsum(0) - self.count
 
     def draw(self, labels: Tensor, rng: torch.Generator) -> Tensor:
         """One phrasing of each prompt; the plain prompt is the most likely."""
@@ -391,17 +447,10 @@ class Texts:
         plain = torch.rand(len(labels), generator=rng) < 0.5
         return self.first[labels] + torch.where(plain, 0, other)
 
-    def velocity(self, model: Flux2Transformer2DModel, x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
-        """The model's output at ``x`` for some texts."""
-        return model(
-            hidden_states=x,
-            timestep=sigma,
-            guidance=None,
-            encoder_hidden_states=self.embedding[rows],
-            txt_ids=self.ids[rows],
-            img_ids=self.image_ids.expand(len(x), -1, -1),
-            return_dict=False,
-        )[0]
+
+def compiled(model: Flux2Transformer2DModel) -> Flux2Transformer2DModel:
+    """The model, compiled on a GPU."""
+    return torch.compile(model, dynamic=False) if next(model.parameters()).is_cuda else model
 
 
 def slow_times(model: Flux2Transformer2DModel):
@@ -428,31 +477,33 @@ def load_average(module: torch.nn.Module, path: Path) -> None:
     module.load_state_dict(torch.load(path, weights_only=True, map_location=next(module.parameters()).device)["average"])
 
 
-def train_teacher(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH) -> None:
+def train_teacher(work: Path, data: Data, steps: int, minutes: float, batch: int, seed: int = 0) -> None:
     """Fit the velocity on samples of the autoencoder's posteriors, with a tenth of the prompts empty."""
     pipe = make_pipeline(work)
-    latents, texts = encode(pipe.vae, data.images), Texts(pipe, data)
+    latents, phrasings = encode(pipe.vae, data.images), Phrasings(data.prompts, data.categories)
+    texts = Texts(pipe, phrasings.texts, SIDE)
     torch.manual_seed(seed)
-    run = Run(pipe.transformer, work / "teacher.pt", steps, 2e-3, seed)
+    run = Run(pipe.transformer.train(), work / "teacher.pt", steps, 1.5e-3, seed, minutes)
+    model = compiled(run.model)
 
     def loss() -> Tensor:
         rows = torch.multinomial(data.weights, batch, replacement=True, generator=run.rng)
         x0 = latents.sample(rows, run.rng)
-        text = texts.draw(data.labels[rows], run.rng)
+        text = phrasings.draw(data.labels[rows], run.rng)
         text = torch.where(torch.rand(batch, generator=run.rng) < 0.1, texts.empty, text)
         sigma, noise = draw_sigma(batch, run.rng), torch.randn(x0.shape, generator=run.rng)
         s = sigma[:, None, None]
-        return F.mse_loss(texts.velocity(run.model, (1 - s) * x0 + s * noise, sigma, text), noise - x0)
+        return F.mse_loss(texts.velocity(model, (1 - s) * x0 + s * noise, sigma, text), noise - x0)
 
-    run(loss, slow_times(run.model))
+    run(loss, slow_times(run.model), every=120.0 if minutes == math.inf else 6 * minutes)
 
 
 def assemble(work: Path, data: Data) -> Flux2KleinPipeline:
-    """The pipeline with averaged weights."""
+    """The pipeline with averaged weights and the statistics of its latents."""
     pipe = make_pipeline(work)
-    load_average(pipe.transformer, work / "teacher.pt")
     encode(pipe.vae, data.images)
     pipe.set_progress_bar_config(disable=True)
+    pipe.transformer.eval()
     return pipe
 
 
@@ -485,26 +536,34 @@ def sheet(images: Tensor, columns: int, path: Path) -> None:
     Image.fromarray((page.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
 
 
+def card(work: Path) -> str:
+    """The model card."""
+    return "# klein-emoji"
+
+
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "teacher", "look"))
+    parser.add_argument("stage", choices=("vae", "teacher", "save", "look"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the data and the checkpoints")
     parser.add_argument("--steps", type=int, default=0, help="of the optimizer, those of earlier runs among them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of training, those of earlier runs among them")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_default_device(args.device)
     data = load_data(args.work)
     if args.stage == "vae":
-        train_vae(args.work, data, args.steps or 3600, args.seed, others=all_pictures(args.work))
+        train_vae(args.work, data, args.steps or 3600, args.seed)
     elif args.stage == "teacher":
-        train_teacher(args.work, data, args.steps or 30_000, args.seed)
+        train_teacher(args.work, data, args.steps or 30_000, args.minutes, args.batch, args.seed)
+    elif args.stage == "save":
+        swap_in(assemble(args.work, data), card(args.work), args.work / "klein-emoji")
     else:
-        prompts = [p.strip() for p in COMMON.split(";")]
-        sheet(draw(assemble(args.work, data), prompts, 20), 10, args.work / "teacher.png")
+        sheet(draw(assemble(args.work, data), list(COMMON_PROMPTS), 20), 10, args.work / "teacher.png")
 
 
 if __name__ == "__main__":
