@@ -12,7 +12,6 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-pytest.importorskip("sklearn")
 
 import flowsamplers as fs
 from tooling import tool
@@ -26,7 +25,9 @@ def rehearse(section: str, path: Path) -> list[dict[str, Any]]:
     found = REPORT.measure(PLACE, path / "gpu.json", [section], scale=10)
     assert json.loads((path / "gpu.json").read_text()) == found
     assert found["sections"][section]["ended"] == "complete"
-    return found["sections"][section]["rows"]
+    rows = found["sections"][section]["rows"]
+    assert [r for r in rows if "error" in r] == []
+    return rows
 
 
 def test_every_sampler_carry_and_noise_is_watched_for_waits(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_wait_is_written_down_and_another_error_is_not_taken_for_one() -> None
     def other() -> None:
         raise RuntimeError("shapes do not fit")
 
-    assert REPORT.first_wait(PLACE, wait) == "called a synchronizing CUDA operation"
+    assert REPORT.first_wait(PLACE, wait).startswith("RuntimeError: called a synchronizing CUDA operation (test_gpu_report.py:")
     with pytest.raises(RuntimeError, match="shapes"):
         REPORT.first_wait(PLACE, other)
 
@@ -57,38 +58,64 @@ def test_the_comparisons_hold_on_the_cpu_itself(tmp_path: Path) -> None:
     assert all(r["right"] for r in rows)
 
 
-@pytest.mark.parametrize("section", ["call_times", "memory", "studies", "fitting", "compiled"])
+@pytest.mark.parametrize("section", ["call_times", "memory", "studies", "fitting", "compiled", "offload"])
 def test_a_section_is_rehearsed(section, tmp_path: Path) -> None:
     rows = rehearse(section, tmp_path)
     assert rows
     assert all(r.get("right", True) for r in rows)
     if section == "compiled":
         assert {r["graphs"] for r in rows} == {1}
+    if section == "studies":
+        assert {r["ok"] - r["rows"] for r in rows if "ok" in r} == {0}
 
 
 @pytest.mark.slow
-def test_the_training_is_rehearsed(tmp_path: Path) -> None:
-    assert [r["stage"] for r in rehearse("training", tmp_path)] == ["vae", "teacher"]
+def test_the_tests_that_need_a_gpu_are_rehearsed(tmp_path: Path) -> None:
+    (row,) = rehearse("tests", tmp_path)
+    assert row["failures"] == {}
+    assert row["passed"] + row["skipped"] > 100
 
 
-def test_a_section_that_fails_or_lasts_too_long_keeps_its_rows_and_lets_the_next_one_run(tmp_path: Path, monkeypatch) -> None:
+def test_a_row_that_fails_says_why_and_a_section_that_fails_or_lasts_too_long_lets_the_next_one_run(
+    tmp_path, monkeypatch
+) -> None:
+    closed = []
+
+    def rows_fail(place):
+        yield {"n": 1}, lambda: {}["no such thing"]
+        yield {"n": 2}, lambda: {"m": 2}
+
     def fails(place):
-        yield {"n": 1}
+        yield {"n": 1}, dict
         raise ValueError("no such thing")
 
     def lasts(place):
-        yield {"n": 2}
-        time.sleep(60)
-        yield {"n": 3}
+        try:
+            yield {"n": 1}, dict
+            yield {"n": 2}, lambda: time.sleep(60)
+            yield {"n": 3}, dict
+        finally:
+            closed.append("lasts")
 
     def works(place):
-        yield {"n": torch.finfo(torch.float32).eps}
+        yield {"n": torch.finfo(torch.float32).eps}, dict
 
-    monkeypatch.setattr(REPORT, "SECTIONS", {"a": (fails, 5), "b": (lasts, 1), "c": (works, 5)})
-    REPORT.measure(PLACE, tmp_path / "gpu.json", ["a", "b", "c"])
-    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
-    assert [len(s["rows"]) for s in sections.values()] == [1, 1, 1]
-    assert [s["ended"].split(":")[0] for s in sections.values()] == ["ValueError", "OutOfTimeError", "complete"]
+    sections = {"a": (rows_fail, 5), "b": (fails, 5), "c": (lasts, 1), "d": (works, 5), "e": (lasts, 60)}
+    monkeypatch.setattr(REPORT, "SECTIONS", sections)
+    REPORT.measure(PLACE, tmp_path / "gpu.json", list(sections), seconds=2)
+    found = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert [len(s["rows"]) for s in found.values()] == [2, 1, 2, 1, 2]
+    assert [s["ended"].split(":")[0] for s in found.values()] == [
+        "complete",
+        "ValueError",
+        "OutOfTimeError",
+        "complete",
+        "OutOfTimeError",
+    ]
+    assert found["a"]["rows"][0]["error"].startswith("KeyError: 'no such thing' (test_gpu_report.py:")
+    assert found["a"]["rows"][1] == {"n": 2, "m": 2}
+    assert found["c"]["rows"][1]["error"] == "not finished"
+    assert closed == ["lasts", "lasts"]
 
 
 def test_the_page_is_what_the_tool_makes_of_the_measurements() -> None:
