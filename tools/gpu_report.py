@@ -401,6 +401,7 @@ def _peaks(place: Place, network: str, pipe: Any, samplers: tuple[str, ...]) -> 
 def studies(place: Place) -> Cells:
     """A study on the device: the same rows as calls of a pipeline, what it costs, and a batch that does not fit."""
     steps, seeds = (2, [0, 1]) if place.tiny else (8, list(range(16)))
+    few: Row = {"samplers": ("euler",), "nfe": (2,)} if place.tiny else {"samplers": ("euler", "ab2"), "nfe": (2, 4)}
     pipe = load_klein("klein-digits", device=place.device)
     pipe.set_progress_bar_config(disable=True)
     flow = KleinFlow(pipe, DIGIT, guidance_scale=2.0)
@@ -436,11 +437,9 @@ def studies(place: Place) -> Cells:
         yield {"what": "rows in lock-step against calls of the pipeline", "sampler": name}, partial(lockstep, name)
     yield {"what": "flowsamplers study --dry-run, klein-digits"}, partial(_command, place)
     options: Row = {"device": str(place.device), "guidance_scale": 1.0}
-    digits = Study(
-        prompts=(DIGIT,), seeds=(0, 1), samplers=("euler", "ab2"), nfe=(4, 8), reference_evaluations=256, flow_options=options
-    )
+    digits = Study(prompts=(DIGIT,), seeds=(0, 1), **few, reference_evaluations=256, flow_options=options)
     yield {"what": "a study of klein-digits"}, partial(_studied, place, digits)
-    small: Row = {"prompts": ("a",), "samplers": ("euler", "ab2"), "nfe": (2, 4), "max_batch": 4, "reference_evaluations": 256}
+    small: Row = {"prompts": ("a",), **few, "max_batch": 4, "reference_evaluations": 256}
     yield {"what": "the probe's estimate, klein-4B"}, lambda: _estimated(place, Study(seeds=(0, 1), **small))
     yield {"what": "a batch out of memory is halved"}, partial(_halved, place)
     wide = place.flow_of(place.thin, "two blocks, random")
