@@ -20,7 +20,9 @@ from flowsamplers._errors import unknown
 
 Offload = Literal["model", "sequential"]
 _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # renamed in diffusers 0.42
-BUNDLED = {"klein-digits": "klein_digits", "klein-digits-distilled": "klein_digits_distilled"}
+BUNDLED = {
+    f"klein-{what}": f"klein_{what.replace('-', '_')}" for what in ("digits", "digits-distilled", "emoji", "emoji-distilled")
+}
 """Models that ship with this package, by name."""
 
 
