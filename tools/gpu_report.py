@@ -665,7 +665,7 @@ def limit(seconds: float) -> Iterator[None]:
     """Raise `OutOfTimeError` in the main thread after so many seconds."""
 
     def ring(*_: Any) -> None:
-        raise OutOfTimeError(f"stopped after {seconds:.0f} s")
+        raise OutOfTimeError(f"stopped after {max(seconds, 0):.0f} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
