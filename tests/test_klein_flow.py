@@ -75,6 +75,23 @@ def test_rows_of_a_batch_have_prompts_of_their_own() -> None:
     assert not torch.allclose(together[:1], flow.velocity(x[:1], sigma[:1], ["eight"]), atol=1e-2)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_one_sigma_for_all_rows_may_be_a_number(guidance: float) -> None:
+    flow = flow_of(pipeline(), guidance_scale=guidance)
+    x = flow.noise([0, 1])
+    expected = flow.velocity(x, torch.tensor([0.5, 0.5]))
+    for sigma in (0.5, torch.tensor(0.5), torch.tensor([0.5]), torch.tensor(0.5, dtype=torch.float64)):
+        assert torch.equal(flow.velocity(x, sigma), expected)
+    within = flow_of(pipeline(), guidance_scale=guidance, guidance_interval=(0.2, 0.8))
+    assert torch.equal(within.velocity(x, 0.5), expected)
+
+
+def test_sigmas_of_another_number_than_the_rows_are_refused() -> None:
+    flow = flow_of(pipeline())
+    with pytest.raises(ValueError, match=r"sigma of shape \(3,\): give one number, or one for each of 2 rows"):
+        flow.velocity(flow.noise([0, 1]), torch.ones(3))
+
+
 def test_guidance_in_one_batch_equals_two_passes() -> None:
     """Sums of 64 products in another order: some tens of eps; guidance multiplies them by 4."""
     pipe = pipeline()

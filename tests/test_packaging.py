@@ -44,14 +44,21 @@ def test_models_are_found_by_name() -> None:
     assert {e.name for e in entry_points(group="flowsamplers.flows")} >= {"klein", "mixture"}
 
 
-@pytest.mark.parametrize("model", ["klein_digits", "klein_digits_distilled"])
-def test_a_bundled_model_is_small_and_says_where_it_comes_from(model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "largest", "sources"),
+    [
+        ("klein_digits", 4_000_000, ("Alpaydin", "CC BY 4.0")),
+        ("klein_digits_distilled", 4_000_000, ("Alpaydin", "CC BY 4.0")),
+        ("klein_emoji", 12_000_000, ("Twemoji", "CC BY 4.0", "Noto", "Apache-2.0")),
+        ("klein_emoji_distilled", 8_000_000, ("Twemoji", "CC BY 4.0", "Noto", "Apache-2.0")),
+    ],
+)
+def test_a_bundled_model_is_small_and_says_where_it_comes_from(model: str, largest: int, sources: tuple[str, ...]) -> None:
     folder = ROOT / "integrations" / "flowsamplers_diffusers" / model
     content = [p for p in folder.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in content) <= 4_000_000
+    assert sum(p.stat().st_size for p in content) <= largest
     card = (folder / "README.md").read_text()
-    assert "Alpaydin" in card
-    assert "CC BY 4.0" in card
+    assert [s for s in ("license: apache-2.0", *sources) if s not in card] == []
     for path in content:
         if path.suffix in (".json", ".md", ".jinja"):
             assert "/tmp" not in path.read_text()

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from flowsamplers.flows import load_flow
+from flowsamplers.flows import default_prompts, load_flow
 from flowsamplers.registry import get_sampler
 from flowsamplers.study import Study, load
 from flowsamplers.study.images import draw
-from flowsamplers.study.plan import DEFAULT_PROMPTS
 from flowsamplers.study.report import terminal
 from flowsamplers.study.steps import STEPS, klein_steps
 
@@ -35,7 +34,7 @@ def run() -> None:
         shutil.rmtree(STUDIES / "klein-digits" / name)
     for figure in (STUDIES / "klein-digits").glob("*.svg"):
         figure.unlink()
-    flow = load_flow("klein-digits", prompt=DEFAULT_PROMPTS[0])
+    flow = load_flow("klein-digits", prompt=default_prompts("klein-digits").given[0])
     klein_steps(flow, STUDIES / "klein-steps")
     draw(flow, [get_sampler(s) for s in ("euler", "fireflow", "ab2")], STEPS, 0, STUDIES / "klein-steps" / "samplers.png")
 

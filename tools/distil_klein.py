@@ -146,8 +146,17 @@ def train(pipe: Flux2KleinPipeline, subject: Subject, work: Path, options: argpa
     return run
 
 
-def card(name: str, subject: Subject, run: Run, command: str) -> str:
-    """The model card."""
+def card(name: str, subject: Subject, command: str, steps: int, seconds: float, measured: str = "") -> str:
+    """The model card.
+
+    Args:
+        name: of the teacher.
+        subject: what it was taught.
+        command: that made the student.
+        steps: of the optimizer.
+        seconds: that they took.
+        measured: what is known of the student.
+    """
     return f"""---
 license: apache-2.0
 library_name: diffusers
@@ -165,10 +174,10 @@ pipe = load_klein("{name}-distilled")
 image = pipe(prompt="{subject.texts[0]}", num_inference_steps=4, max_sequence_length={subject.length}).images[0]
 ```
 
-The prompts are those of `{name}`. The measurements are on the site's page "Distilled against base".
-
+The prompts are those of `{name}`. The measurements of samplers are on the site's page "Distilled against base".
+{measured}
 ## Made by
-`{command}`: {run.done} steps in {run.seconds / 60:.1f} minutes. The student begins with the
+`{command}`: {steps} steps in {seconds / 60:.1f} minutes. The student begins with the
 teacher's weights and learns by regression: at each of the four nodes of FLUX.2's schedule (4 steps, its own number of tokens) the
 straight line to the next node of the teacher's guided path. The path is followed by {PARTS} steps of `{TEACHER_SOLVER}` from node to node. The first
 round of paths starts from noise; later rounds start from where the student itself arrives.
@@ -200,7 +209,7 @@ def main() -> None:
     run = train(pipe, subject, args.work, args)
     command = f"python tools/distil_klein.py {args.name} --rounds {args.rounds} --paths {args.paths} --batch {args.batch} --device {args.device}"
     bundled = Path(f"integrations/flowsamplers_diffusers/{args.name.replace('-', '_')}_distilled")
-    swap_in(pipe, card(args.name, subject, run, command), args.out or bundled)
+    swap_in(pipe, card(args.name, subject, command, run.done, run.seconds), args.out or bundled)
 
 
 if __name__ == "__main__":

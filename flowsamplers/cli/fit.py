@@ -9,16 +9,13 @@ from typing import Any
 import click
 import torch
 
-from flowsamplers.cli.models import default_prompt, model_options, named_by_loader, open_flow, progress
+from flowsamplers.cli.models import model_options, open_flow, progress
 from flowsamplers.cli.types import Command, Cost, Several
 from flowsamplers.fitting import FOLDS, Rows
+from flowsamplers.flows.prompts import default_prompts
 from flowsamplers.profiling import calls_of_a_path
 from flowsamplers.study.cost import Budget, Meter, probe
-from flowsamplers.study.plan import DEFAULT_PROMPTS
 from flowsamplers.study.store import check_writable
-
-HELD_PROMPTS = ("zero", "a handwritten 5", "the digit two")
-"""Prompts that judge a solver of klein-digits."""
 
 
 @click.command(cls=Command)
@@ -71,9 +68,9 @@ def fit(
     wanted = nfe or (8,)
     _check(rows, nodes, wanted, rounds)
     check_writable(out.parent)
-    defaults: tuple[str | None, ...] = (None,) if named_by_loader(model) else (default_prompt(model),)
-    fitting = prompts or (DEFAULT_PROMPTS if model == "klein-digits" else defaults)
-    judging = held or (HELD_PROMPTS if model == "klein-digits" and not prompts else fitting)
+    own = default_prompts(model)
+    fitting = prompts or own.given
+    judging = held or prompts or own.held
     flow = open_flow(model, fitting[0], flow_options)
     described = flow.describe() if hasattr(flow, "describe") else {"model": model}
     if getattr(flow, "is_distilled", False) and not distilled:

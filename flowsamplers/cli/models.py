@@ -13,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 from flowsamplers.cli.types import Size
+from flowsamplers.flows.prompts import default_prompts
 from flowsamplers.flows.registry import load_flow
-from flowsamplers.study.plan import DEFAULT_PROMPTS
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,7 +70,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def settle_threads(model: str) -> None:
     """One thread for models whose calls take milliseconds: handing out the work costs more than it saves.
 
-    klein-digits, one row, on two virtual cores: 6 ms with one thread, from 10 to 900 with two.
+    One row on two virtual cores: klein-digits takes 6 ms with one thread and from 10 to 900 with two; klein-emoji takes 25 ms with
+    one thread.
     """
     if "/" not in model and not Path(model).exists():
         torch.set_num_threads(1)
@@ -78,19 +79,8 @@ def settle_threads(model: str) -> None:
 
 def open_flow(model: str, prompt: str | None, options: dict[str, Any]) -> Any:
     """The flow of a model, with a prompt that shows something where none is given."""
-    if prompt is None and not named_by_loader(model):
-        prompt = default_prompt(model)
+    prompt = default_prompts(model).given[0] if prompt is None else prompt
     return load_flow(model, **({} if prompt is None else {"prompt": prompt}), **options)
-
-
-def named_by_loader(model: str) -> bool:
-    """Whether the model is opened by another loader than Klein's, of which nothing is known."""
-    return ":" in model or model == "mixture"
-
-
-def default_prompt(model: str) -> str:
-    """What a Klein draws that was told nothing."""
-    return DEFAULT_PROMPTS[0] if model.startswith("klein-digits") else 'A cat holding a sign that says "Gifu AI Study Group"'
 
 
 @contextmanager

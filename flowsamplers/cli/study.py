@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from flowsamplers.cli.models import default_prompt, model_options, named_by_loader, open_flow, progress
+from flowsamplers.cli.models import model_options, open_flow, progress
 from flowsamplers.cli.types import SEED, Command, CommandWithOthers, Cost, Method, Several, Shift
 from flowsamplers.sampler import Sampler
 from flowsamplers.study.bench import keys
 from flowsamplers.study.cost import Budget
 from flowsamplers.study.diff import diff
-from flowsamplers.study.plan import DEFAULT_PROMPTS, DEFAULT_SAMPLERS, Study
+from flowsamplers.study.plan import DEFAULT_SAMPLERS, OWN_PROMPTS, Study
 from flowsamplers.study.report import terminal
 from flowsamplers.study.results import load
 from flowsamplers.study.rows import to_jsonl
@@ -89,11 +88,9 @@ def study(
         click.echo(text)
         click.echo(f"\nimages: {folder / 'klein-steps.png'}")
         return
-    defaults: Sequence[str | None] = (None,) if named_by_loader(model) else (default_prompt(model),)
-    defaults = DEFAULT_PROMPTS if model.startswith("klein-digits") else defaults
     wanted = Study(
         model,
-        prompts=prompts or defaults,
+        prompts=prompts or OWN_PROMPTS,
         seeds=seeds or (0, 1, 2),
         samplers=samplers or DEFAULT_SAMPLERS,
         nfe=nfe or Study.nfe,

@@ -14,8 +14,8 @@ def load_flow(model: str, **options: Any) -> Any:
     """Open the velocity field of a model.
 
     Args:
-        model: ``"loader:name"``, such as ``"mixture:appendix-a"``; without a loader, a Klein model: ``"klein-digits"``, a folder, or
-            a hub id.
+        model: ``"loader:name"``, such as ``"mixture:appendix-a"``; without a loader, a Klein model: ``"klein-digits"`` or
+            ``"klein-emoji"``, each also with ``-distilled``, a folder, or a hub id.
         **options: given to the loader: for Klein prompt, height, width, guidance_scale, guidance_interval,
             batched_guidance, dtype, device, offload, full_time.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flowsamplers.engine import largest_steps, nfe
 from flowsamplers.flows.own import check_flow, completed
+from flowsamplers.flows.prompts import default_prompts
 from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, to_config
@@ -37,7 +38,8 @@ DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = (
     "fireflow",
     "dpmpp_2m",
 )
-DEFAULT_PROMPTS = ("a handwritten 3", "the digit seven", "eight")
+OWN_PROMPTS: tuple[str | None, ...] = ("the model's own",)
+"""Stands for `flows.default_prompts` of the model, or for one None where ``flow`` is given."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Study:
 
     Args:
         model: see `flows.load_flow`; with ``flow`` only a name for it.
-        prompts: conditions; one None for a model without, which is the default where ``flow`` is given.
+        prompts: conditions; one None for a model without. By default `flows.default_prompts` of the model, and one None where
+            ``flow`` is given.
         seeds: of the noises; every prompt is run from every noise.
         samplers: names, configurations or objects; none of them stochastic or adaptive.
         nfe: budgets of model calls; each sampler takes as many steps as fit in each.
@@ -94,7 +97,7 @@ class Study:
     """
 
     model: str = "klein-digits"
-    prompts: Sequence[str | None] = DEFAULT_PROMPTS
+    prompts: Sequence[str | None] = OWN_PROMPTS
     seeds: Sequence[int] = (0, 1, 2)
     samplers: Sequence[SamplerLike] = DEFAULT_SAMPLERS
     nfe: Sequence[int] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -110,6 +113,8 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
+        if self.prompts is OWN_PROMPTS and isinstance(self.model, str):
+            object.__setattr__(self, "prompts", default_prompts(self.model).given if self.flow is None else (None,))
         self._complete_flow()
         for name in ("prompts", "seeds", "samplers", "nfe"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -141,8 +146,6 @@ class Study:
             raise ValueError(
                 f"flow_options={dict(self.flow_options)}: these are for a model that is opened by name, not for flow="
             )
-        if self.prompts is DEFAULT_PROMPTS:
-            object.__setattr__(self, "prompts", (None,))
         condition = next(iter(self.prompts), None)
         flow = completed(self.flow, self.shape, condition=condition)
         if self.model == Study.model:

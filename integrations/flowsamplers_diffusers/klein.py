@@ -190,19 +190,19 @@ class KleinFlow:
     # What it does
 
     @torch.no_grad()
-    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[str | None] | None = None) -> Tensor:
+    def velocity(self, x: Tensor, sigma: Tensor | float, condition: Sequence[str | None] | None = None) -> Tensor:
         """The velocity of the network.
 
         Args:
             x: packed latents, ``(rows, tokens, channels)``; the network is given a cast to its own dtype.
-            sigma: ``(rows,)``.
+            sigma: noise levels ``(rows,)``, or one for all rows.
             condition: the prompt of each row; None for the flow's own.
 
         Returns:
             ``(rows, tokens, channels)`` in the network's dtype.
 
         Raises:
-            ValueError: latents of another shape, or not one prompt a row.
+            ValueError: latents of another shape, or not one sigma or not one prompt a row.
         """
         rows = x.shape[0]
         if tuple(x.shape[1:]) != self.shape:
@@ -210,6 +210,10 @@ class KleinFlow:
         prompts = [self.prompt if c is None else c for c in condition or [None] * rows]
         if len(prompts) != rows:
             raise ValueError(f"condition: {len(prompts)} prompts for {rows} rows; give one for each")
+        sigma = torch.as_tensor(sigma)
+        if sigma.shape not in ((), (1,), (rows,)):
+            raise ValueError(f"sigma of shape {tuple(sigma.shape)}: give one number, or one for each of {rows} rows")
+        sigma = sigma.to(x.device).expand(rows)
         # The pipeline's own order of roundings: time in float32, to the latents' dtype, then / 1000.
         time = sigma.to(torch.float32) * 1000
         time = sigma.to(torch.float32) if self.full_time else time.to(self.dtype) / 1000

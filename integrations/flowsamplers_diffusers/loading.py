@@ -1,4 +1,4 @@
-"""Pipelines by name: the bundled model, a folder, or the hub."""
+"""Pipelines by name: a bundled model, a folder, or the hub."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ def load_klein(
     """Load a FLUX.2 Klein pipeline.
 
     Args:
-        name_or_path: ``"klein-digits"`` or ``"klein-digits-distilled"`` (bundled, 2.4 MB each), a folder with a
-            ``model_index.json``, or a hub id such as ``"black-forest-labs/FLUX.2-klein-base-4B"``.
-        dtype: of the weights, a torch dtype or its name; by default float32 for the bundled model and bfloat16 for others.
+        name_or_path: a bundled model, a folder with a ``model_index.json``, or a hub id such as
+            ``"black-forest-labs/FLUX.2-klein-base-4B"``. Bundled are ``"klein-digits"`` (16x16 pixels, 2.4 MB), ``"klein-emoji"``
+            (64x64 pixels in color, 8.0 MB), and of the same sizes their distilled twins ``"klein-digits-distilled"`` and
+            ``"klein-emoji-distilled"``.
+        dtype: of the weights, a torch dtype or its name; by default float32 for the bundled models and bfloat16 for others.
         device: by default CUDA where there is one, else the CPU.
         offload: keep the weights on the CPU and move them to the device when needed, ``"model"`` by model or ``"sequential"``
             by layer.
@@ -58,6 +60,9 @@ def load_klein(
         >>> pipe = load_klein("klein-digits")
         >>> pipe(prompt="a handwritten 3", num_inference_steps=2, max_sequence_length=32).images[0].size
         (16, 16)
+        >>> pipe = load_klein("klein-emoji-distilled")
+        >>> pipe(prompt="red heart", num_inference_steps=4, max_sequence_length=16).images[0].size
+        (64, 64)
     """
     if offload not in (None, "model", "sequential"):
         raise unknown("offload", offload, ["model", "sequential"])

@@ -1,0 +1,43 @@
+"""Prompts of models that were given none."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Prompts(NamedTuple):
+    """Prompts of a model.
+
+    Attributes:
+        given: what is drawn, studied and fitted to; one None for a model without prompts.
+        held: other prompts, which judge a fit.
+    """
+
+    given: tuple[str | None, ...]
+    held: tuple[str | None, ...]
+
+
+BUNDLED = {
+    "klein-digits": Prompts(("a handwritten 3", "the digit seven", "eight"), ("zero", "a handwritten 5", "the digit two")),
+    "klein-emoji": Prompts(("red heart", "pizza", "penguin"), ("rocket", "cat face", "sunflower")),
+}
+"""By the name of a bundled model; its distilled twin has the same."""
+A_KLEIN = Prompts(*2 * (('A cat holding a sign that says "Gifu AI Study Group"',),))
+WITHOUT = Prompts(*2 * ((None,),))
+
+
+def default_prompts(model: str) -> Prompts:
+    """Prompts for a model when the user gives none.
+
+    Args:
+        model: see `load_flow`. A model of another loader than Klein's, ``"loader:name"``, has no prompts.
+
+    Examples:
+        >>> default_prompts("klein-emoji-distilled").given
+        ('red heart', 'pizza', 'penguin')
+        >>> default_prompts("mixture:appendix-a").given
+        (None,)
+    """
+    if ":" in model or model == "mixture":
+        return WITHOUT
+    return BUNDLED.get(model.removesuffix("-distilled"), A_KLEIN)
