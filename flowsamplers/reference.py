@@ -81,9 +81,8 @@ class Path:
         inner = [i for i in nodes if i < len(self.velocities)]
         at = [s for i in nodes for s in [self.sigmas[i]] * (1 + (i in inner))]
         values = [t[i] for i in nodes for t in ([self.states, self.velocities] if i in inner else [self.states])]
-        flat = torch.stack(values).flatten(1).cpu().numpy()
-        found = torch.from_numpy(np.asarray(KroghInterpolator(at, flat)(sigma)))
-        return found.reshape(1, *self.states.shape[1:]).to(self.states)
+        weights = KroghInterpolator(at, np.eye(len(at)))(sigma).tolist()  # so that the values stay on their device
+        return torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum(0, keepdim=True)
 
 
 @dataclass(frozen=True)

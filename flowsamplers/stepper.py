@@ -94,6 +94,11 @@ class Stepper:
         return self.grid.end if request is None else request.sigma
 
     @property
+    def index(self) -> int:
+        """The number of steps that are done, and so the index of the current one."""
+        return self._index
+
+    @property
     def between_steps(self) -> bool:
         """Whether no velocity of the current step has been received yet."""
         return not self._received

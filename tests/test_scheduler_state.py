@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import threading
 from collections.abc import Callable
@@ -323,3 +324,18 @@ def test_a_transformer_with_a_lora_is_served_like_any_other() -> None:
     pipe.unload_lora_weights()
     pipe.scheduler = ours
     assert all(torch.equal(a, b) for a, b in zip(latents(pipe), plain, strict=True))
+
+
+@pytest.mark.parametrize(("sampler", "alike"), [("euler_sde", "euler"), ("lcm", "euler"), ("dpmpp_2m_sde", "dpmpp_2m")])
+def test_the_noise_of_a_step_that_is_done_is_not_kept_while_the_model_runs(sampler, alike) -> None:
+    def most(name: str) -> int:
+        scheduler = FlowSamplerScheduler(sampler=name, seed=0)
+        scheduler.set_timesteps(4)
+        shape, counts = (1, 3, 7, 11), list[int]()
+        x = torch.ones(shape, dtype=torch.bfloat16)
+        for t in scheduler.timesteps:
+            counts.append(sum(type(o) is Tensor and o.shape == shape and o.dtype == torch.float32 for o in gc.get_objects()))
+            x = scheduler.step(x, t, x, return_dict=False)[0]
+        return max(counts)
+
+    assert most(sampler) == most(alike)

@@ -37,6 +37,11 @@ class CallNoise:
     def _of(self, generator: Any) -> Noise:
         return KeyedNoise(self.seed) if generator is None and self.seed is not None else GeneratorNoise(generator)
 
+    def forget(self, step: int) -> None:
+        """Let go of what was drawn before this step: no replay asks for it again."""
+        if self._step < step:
+            self._drawn = {}
+
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `flowsamplers.Noise`."""
         if step != self._step:
@@ -96,6 +101,7 @@ class CarriedRun:
         if self._rounds and stepper.between_steps and not stepper.done:
             stepper.round_to(v.dtype)
         out = stepper.point.to(v.dtype, copy=True)
+        self.noise.forget(stepper.index)
         if out.grad_fn is None or not stepper.remembers:
             stepper.detach()
         self.next += 1
