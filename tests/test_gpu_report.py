@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tooling import tool
 
 REPORT = tool("gpu_report")
 PLACE = REPORT.Place("cpu", tiny=True)
+FOUND = json.loads(REPORT.DATA.read_text())
 SAMPLERS = [i for i in fs.list_samplers() if not i.adaptive]
 
 
@@ -27,6 +28,7 @@ def rehearse(section: str, path: Path) -> list[dict[str, Any]]:
     assert found["sections"][section]["ended"] == "complete"
     rows = found["sections"][section]["rows"]
     assert [r for r in rows if "error" in r] == []
+    assert found["place"]["device"] in REPORT.measured(found)
     return rows
 
 
@@ -58,7 +60,7 @@ def test_the_comparisons_hold_on_the_cpu_itself(tmp_path: Path) -> None:
     assert all(r["right"] for r in rows)
 
 
-@pytest.mark.parametrize("section", ["call_times", "memory", "studies", "fitting", "compiled", "offload"])
+@pytest.mark.parametrize("section", ["call_times", "memory", "studies", "fitting", "compiled", "offload", "rounding_of_time"])
 def test_a_section_is_rehearsed(section, tmp_path: Path) -> None:
     rows = rehearse(section, tmp_path)
     assert rows
@@ -122,10 +124,43 @@ def test_the_page_is_what_the_tool_makes_of_the_measurements() -> None:
     assert REPORT.PAGE.read_text() == REPORT.page()
 
 
-def test_without_measurements_the_page_says_so_and_with_them_it_has_card_date_and_every_row(tmp_path: Path) -> None:
+def test_without_measurements_the_page_says_so() -> None:
     assert "Nothing yet" in REPORT.measured(None)
-    found = REPORT.measure(PLACE, tmp_path / "gpu.json", ["correctness"])
+
+
+def test_the_page_names_the_card_the_date_and_the_versions_of_the_file() -> None:
+    text = REPORT.PAGE.read_text()
+    for key in ("device", "date", "torch", "cuda", "diffusers"):
+        assert FOUND["place"][key] in text
+    assert FOUND["place"]["tiny"] is False
+
+
+def test_what_fails_is_on_the_page() -> None:
+    found = copy.deepcopy(FOUND)
+    sections = found["sections"]
+    sections["waits"]["rows"][0]["waits"] = "RuntimeError: called a synchronizing CUDA operation (engine.py:1)"
+    sections["correctness"]["rows"][-1]["right"] = False
+    sections["memory"]["rows"][1]["held"] = 2048
+    sections["fitting"]["rows"][0] = {"what": "a profile of klein-digits", "error": "KeyError: 'x' (y.py:3)"}
     text = REPORT.measured(found)
-    for value in (found["place"]["device"], found["place"]["date"], torch.__version__):
-        assert value in text
-    assert len(re.findall(r"^\| against the CPU", text, re.MULTILINE)) == len(SAMPLERS)
+    for told in (
+        "1 of 253 runs waited",
+        "(engine.py:1)",
+        "these do not: sa_solver",
+        "These keep memory: euler.",
+        "Not measured: a profile of klein-digits (KeyError: 'x' (y.py:3)).",
+    ):
+        assert told in text
+        assert told not in REPORT.measured(FOUND)
+
+
+def test_every_sampler_was_measured_and_nothing_that_was_failed() -> None:
+    rows = {name: section["rows"] for name, section in FOUND["sections"].items()}
+    names = {i.name for i in SAMPLERS}
+    for name, of in (("waits", "sampler"), ("correctness", "sampler"), ("call_times", "scheduler"), ("memory", "sampler")):
+        assert names <= {row.get(of) for row in rows[name]}
+    assert [row for row in rows["waits"] if row["waits"] is not None] == []
+    assert all(row["right"] for row in rows["correctness"])
+    assert [row["held"] for some in (rows["memory"], rows["offload"]) for row in some if row["held"] > 0] == []
+    assert {row["graphs"] for row in rows["compiled"]} == {1}
+    assert (rows["tests"][0]["failed"], rows["tests"][0]["skipped"]) == (0, 0)

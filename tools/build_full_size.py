@@ -93,10 +93,10 @@ def call(
 def held(scheduler: FlowSamplerScheduler) -> int:
     """Bytes of the tensors that a scheduler keeps while the model runs, without the sample it handed out, which is the pipeline's.
 
-    That is the state, the memory, the velocities of the step so far, and what the sampler's generator has in hand.
+    That is the state, the memory, the velocities and the noise of the step so far, and what the sampler's generator has in hand.
     """
     run = scheduler._run
-    held = _tensors(vars(run.stepper) if run is not None else ())  # nothing is held after the last call
+    held = _tensors([vars(run.stepper), run.noise._drawn] if run is not None else ())  # nothing is held after the last call
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
     return sum(storages.values())
 
@@ -253,7 +253,7 @@ comes on top. A base model under guidance makes two such passes in each model ca
 ## A run of {STEPS} steps
 
 *Held between calls* is what the scheduler keeps while the model runs: the float32 state, the memory of a multistep method, the
-velocities of the step so far, and what the sampler has in hand. One float32 copy of the latents is {latents / MIB:.0f} MiB at this size, so the last
+velocities and the noise of the step so far, and what the sampler has in hand. One float32 copy of the latents is {latents / MIB:.0f} MiB at this size, so the last
 column counts such copies. It is the same for both models, and small beside their weights.
 
 {chr(10).join(runs)}

@@ -108,6 +108,10 @@ class Place:
         if self.tiny:
             size = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "joint_attention_dim": 24}
             size |= {"attention_head_dim": 16, "axes_dims_rope": (4, 4, 4, 4), "timestep_guidance_channels": 16}
+        return self.random(**size)
+
+    def random(self, **size: Any) -> Any:
+        """A distilled pipeline whose network has this size and random weights."""
         torch.manual_seed(0)
         with torch.device("meta"):
             network = Flux2Transformer2DModel(in_channels=128, guidance_embeds=False, **size).eval()
@@ -394,6 +398,7 @@ def _peaks(place: Place, network: str, pipe: Any, samplers: tuple[str, ...]) -> 
         return {"peak": most, "latents": (most - base) / one, "held": place.allocated() - before}
 
     place.run(stock_euler(), 1, pipe)  # the libraries of the device take their workspaces
+    pipe.scheduler = None
     for name in ("stock", *samplers):
         yield {"network": network, "sampler": name}, partial(peak, name)
 
@@ -635,8 +640,38 @@ def offload(place: Place) -> Cells:
     place.embeddings  # noqa: B018  (made while the network is on the device)
     for network, pipe, samplers in (("two blocks", place.thin, TIMED), ("klein-4B", place.pipe, ("ab2",))):
         pipe.enable_model_cpu_offload()
-        yield from _peaks(place, network, pipe, samplers)
-        pipe.remove_all_hooks()
+        try:
+            yield from _peaks(place, network, pipe, samplers)
+        finally:
+            pipe.remove_all_hooks()
+            pipe.to(place.device)  # the hooks leave it on the CPU
+
+
+def rounding_of_time(place: Place) -> Cells:
+    """How far compiled and eager runs lie apart in bfloat16, on the CPU, with the time rounded as in stock and in full precision."""
+    size: Row = {"num_layers": 1, "num_single_layers": 1, "axes_dims_rope": (16, 16, 16, 16), "joint_attention_dim": 64}
+    heads, side = (2, 64) if place.tiny else (8, 256)
+    here = Place("cpu", tiny=True)
+    here.side = side
+    pipe = here.random(**size, num_attention_heads=heads, attention_head_dim=64)
+    flow = here.flow_of(pipe, "two narrow blocks, random")
+    x1, grid, samplers = flow.noise([0]), fs.schedules.flux2(8, tokens=4096), ("euler", "ab2", "heun", "unipc")
+    network = pipe.transformer
+
+    def apart(name: str, *, full: bool) -> Row:
+        flow.full_time, eager = full, network.forward
+        ends = [fs.sample(flow.velocity, x1, grid, name).float()]
+        torch._dynamo.reset()
+        network.forward = torch.compile(eager, backend="eager" if place.tiny else "inductor")
+        try:
+            ends.append(fs.sample(flow.velocity, x1, grid, name).float())
+        finally:
+            network.forward = eager
+        return {"difference": float((ends[1] - ends[0]).norm() / ends[0].norm())}
+
+    for full in (False, True):
+        for name in samplers:
+            yield {"time": "full precision" if full else "as in stock", "sampler": name}, partial(apart, name, full=full)
 
 
 SECTIONS: dict[str, tuple[Callable[[Place], Cells], int]] = {
@@ -648,7 +683,8 @@ SECTIONS: dict[str, tuple[Callable[[Place], Cells], int]] = {
     "fitting": (fitting, 20),
     "tests": (tests, 30),
     "compiled": (compiled, 30),
-    "offload": (offload, 20),
+    "offload": (offload, 30),
+    "rounding_of_time": (rounding_of_time, 20),
 }
 """What is measured, in order of worth, and the seconds that each may take."""
 
@@ -740,45 +776,269 @@ def measured(found: Row | None) -> str:
             "are made. The weights take 7.2 GiB of the card's memory.",
             "```bash\npython tools/gpu_report.py\n```",
             "It builds FLUX.2 [klein] 4B with random weights on the device and measures, in this order:",
-            "\n".join(
-                textwrap.fill(f"* {(s.__doc__ or '').strip()}", 128, subsequent_indent="  ") for s, _ in SECTIONS.values()
-            ),
+            "\n".join(f"* {(s.__doc__ or '').strip()}" for s, _ in SECTIONS.values()),
             "Every section is rehearsed on the CPU in each run of the tests. `pytest -m gpu` runs the tests that need a GPU.",
         ]
-        return "\n\n".join(t if t.startswith(("*", "`")) else textwrap.fill(t, 128) for t in told)
+        return "\n\n".join(map(_wrapped, told))
     place, sections = found["place"], found["sections"]
     lines = [
-        f"## What has been measured on {place['device']}",
-        "",
-        f"On {place['date']}, with torch {place['torch']} (CUDA {place['cuda']}) and diffusers {place['diffusers']}. The network is FLUX.2 "
-        f"[klein] 4B with random weights in bfloat16, at {place['tokens']} tokens. [All values](gpu.json).",
+        f"## What has been measured on one {place['device']}",
+        f"Date: {place['date']}. Versions: torch {place['torch']}, CUDA {place['cuda']}, diffusers {place['diffusers']}. The network is FLUX.2 "
+        f"[klein] 4B with random weights in bfloat16, at {place['tokens']:,} tokens (1024 x 1024). [All values](gpu.json) are in one file, and "
+        "`python tools/gpu_report.py` measures them again.",
     ]
-    for section in sections.values():
-        lines += ["", f"### {section['what']}", ""]
-        lines += _table(section["rows"]) or ["Nothing was measured."]
-        if section["ended"] != "complete":
-            lines += ["", f"This section did not finish: {section['ended']}"]
-    return "\n".join(lines)
+    for name, (heading, told) in _TOLD.items():
+        if (section := sections.get(name)) is None:
+            continue
+        rows = [row for row in section["rows"] if "error" not in row]
+        lines += [f"### {heading}", *(told(rows) if rows else ["Nothing was measured."])]
+        lines += [
+            f"Not measured: {', '.join(str(v) for k, v in row.items() if k != 'error')} ({row['error']})."
+            for row in section["rows"]
+            if "error" in row
+        ]
+        lines += [f"This section ended early: {section['ended']}."] if section["ended"] != "complete" else []
+        lines += section.get("remarks", [])
+    if "training" in found:
+        lines += ["### Training", *_told_training(found["training"])]
+    return "\n\n".join(map(_wrapped, lines))
 
 
-def _table(rows: list[Row]) -> list[str]:
-    kinds = dict.fromkeys(tuple(k for k in row if k != "what") for row in rows)
+def _wrapped(block: str) -> str:
+    if block.startswith(("|", "#", "```")):
+        return block
+    return "\n".join(textwrap.fill(line, 128, subsequent_indent="  " * line.startswith("* ")) for line in block.splitlines())
+
+
+# What a section says: counts, what stands out, and a table where the numbers are of use
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    ruler = "| --- |" + " --: |" * (len(head) - 1)
+    return "\n".join(["| " + " | ".join(head) + " |", ruler, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def _told_waits(rows: list[Row]) -> list[str]:
+    waiting = [row for row in rows if row["waits"] is not None]
+    loops = {kind: sum(row["loop"] == kind for row in rows) for kind in dict.fromkeys(row["loop"] for row in rows)}
+    return [
+        f"{len(waiting) or 'None'} of {len(rows)} runs waited for the device. Torch was told to raise an error at the first wait. The runs "
+        f"cover {len({row['sampler'] for row in rows})} samplers:",
+        "\n".join(
+            [
+                f"* {loops['step']} loops over `step`, with the state in the model's dtype, float32 and float64, and with both kinds of noise",
+                f"* {loops['sample']} runs of `fs.sample` with a velocity that costs nothing",
+                f"* {loops['sample, with the network']} runs of `fs.sample` with the network",
+            ]
+        ),
+        *(f"* `{row['sampler']}`, {row['loop']}: {row['waits']}" for row in waiting),
+    ]
+
+
+def _told_correctness(rows: list[Row]) -> list[str]:
+    bits = [row for row in rows if "sampler" not in row]
+    floats = sorted((row for row in rows if "sampler" in row), key=lambda row: -row["ulps"])
+    wrong = [str(row.get("sampler", row["what"])) for row in rows if not row["right"]]
+    return [
+        f"{len(rows) - len(wrong)} of {len(rows)} comparisons hold"
+        + (f"; these do not: {', '.join(wrong)}." if wrong else "."),
+        *(["These are equal bit for bit:", "\n".join(f"* {row['what']}" for row in bits)] if bits else []),
+        *(
+            [
+                f"In float32, the results of {len(floats)} samplers differ from the CPU's by {statistics.median(r['ulps'] for r in floats):.2g} eps at "
+                f"the median. The limit follows from the Lipschitz constant of the test field. The largest differences are:",
+                _table(
+                    ["sampler", "difference, in eps", "limit"],
+                    [[f"`{r['sampler']}`", f"{r['ulps']:.3g}", str(r["limit"])] for r in floats[:3]],
+                ),
+            ]
+            if floats
+            else []
+        ),
+    ]
+
+
+def _told_call_times(rows: list[Row]) -> list[str]:
+    networks = [row for row in rows if row["what"] != "scheduler"]
+    schedulers = [row for row in rows if row["what"] == "scheduler"]
+    others = [row for row in schedulers if row["scheduler"] not in TIMED and " " not in row["scheduler"]]
+    stochastic = {i.name for i in fixed_samplers() if i.stochastic}
+    named = [row for row in schedulers if row not in others]
+    ends: list[str] = []
+    for kind, some in (
+        ("without noise", [r for r in others if r["scheduler"] not in stochastic]),
+        ("with the noise of a seed", [r for r in others if r["scheduler"] in stochastic]),
+    ):
+        low, high = (f(some, key=lambda row: row["host"]) for f in (min, max))
+        ends.append(
+            f"* The other {len(some)} samplers {kind} need from {_ms(low['host'])} (`{low['scheduler']}`) to {_ms(high['host'])} "
+            f"(`{high['scheduler']}`)."
+        )
+    return [
+        "The table has the time that the host spends in `step`, per model call. The velocity cost nothing in these runs, so the device was "
+        "always idle and its own share cannot be told from the host's.",
+        _table(
+            ["scheduler", "host time of a call"],
+            [[f"`{r['scheduler']}`" if " " not in r["scheduler"] else r["scheduler"], _ms(r["host"])] for r in named],
+        ),
+        "\n".join(ends),
+        "A call of the network takes:",
+        _table(
+            ["network", "host", "device"],
+            [
+                [r["what"].removeprefix("network, ").replace("network", "eager"), _ms(r["host"]), _ms(r["device"] or 0)]
+                for r in networks
+            ],
+        ),
+    ]
+
+
+def _told_memory(rows: list[Row]) -> list[str]:
     lines: list[str] = []
-    for kind in kinds:
-        mine = [r for r in rows if tuple(k for k in r if k != "what") == kind]
-        named = any("what" in r for r in mine)
-        head = (["what"] if named else []) + list(kind)
-        lines += ["", "| " + " | ".join(head) + " |", "| --- |" + " --- |" * (len(head) - 1)]
-        lines += ["| " + " | ".join(_cell(r.get(k)) for k in head) + " |" for r in mine]
-    return lines[1:]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == network and row["sampler"] != "stock"]
+        kept = [row["sampler"] for row in mine if row["held"]]
+        low, high = (f(mine, key=lambda row: row["latents"]) for f in (min, max))
+        held = f"These keep memory: {', '.join(kept)}." if kept else "Nothing stays on the device afterwards."
+        if len(mine) > len(TIMED):
+            lines.append(
+                f"With {network}, {len(mine)} samplers add from {low['latents']:.1f} (`{low['sampler']}`) to {high['latents']:.1f} latents "
+                f"(`{high['sampler']}`). {held}"
+            )
+        else:
+            lines += [
+                f"With {network}, in float32 latents of {_mib(4 * 128 * 4096)}. {held}",
+                _table(
+                    ["sampler", "peak, more than stock Euler"],
+                    [[f"`{r['sampler']}`", f"{r['latents']:.1f} latents"] for r in mine],
+                ),
+            ]
+    return lines
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "**no**"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _told_studies(rows: list[Row]) -> list[str]:
+    of = {what: [r for r in rows if r["what"] == what] for what in dict.fromkeys(r["what"] for r in rows)}
+    lines: list[str] = []
+    if lockstep := of.get("rows in lock-step against calls of the pipeline"):
+        lines += [
+            f"{lockstep[0]['rows']} rows of klein-digits in lock-step, against as many calls of the pipeline:",
+            _table(
+                ["sampler", "in lock-step", "by the pipeline", "difference"],
+                [
+                    [f"`{r['sampler']}`", f"{r['seconds']:.2f} s", f"{r['by pipeline']:.2f} s", f"{r['difference']:.0e}"]
+                    for r in lockstep
+                ],
+            ),
+        ]
+    said = {
+        "flowsamplers study --dry-run, klein-digits": "`flowsamplers study --dry-run` on klein-digits: an evaluation takes {solo} alone and "
+        "{batched} in a batch of {of}.",
+        "a study of klein-digits": "A whole study of klein-digits with its report: {ok} of {rows} rows are right, in {seconds:.1f} s. The reference's "
+        "own error is {reference:.1e}.",
+        "the probe's estimate, klein-4B": "klein-4B, {rows} evaluations in lock-step: the probe foretold {told:.2f} s, and they took {took:.2f} s. "
+        "An evaluation is {tera:.1f} TFLOP and takes {solo} alone, {batched} in a batch. The peak is {gib:.1f} GiB.",
+        "a batch out of memory is halved": "A batch of {of} rows that does not fit is halved until it does. The velocities are those of single rows.",
+        "a study of two blocks": "A whole study of two blocks of klein-4B: {ok} of {rows} rows are right, in {seconds:.1f} s.",
+    }
+    points = [
+        said[what].format(
+            **{
+                **row,
+                **{k: _ms(row[k]) for k in ("solo", "batched") if k in row},
+                "tera": row.get("flops", 0) / 1e12,
+                "gib": row.get("bytes", 0) / 2**30,
+            }
+        )
+        for what, (row, *_) in of.items()
+        if what in said
+    ]
+    return [*lines, "\n".join(f"* {point}" for point in points)]
+
+
+def _told_fitting(rows: list[Row]) -> list[str]:
+    of = {row["what"]: row for row in rows}
+    profile, fit, errors = (of.get(k) for k in ("a profile of klein-digits", "the same solver, fitted", "errors on other rows"))
+    full, cpu = of.get("the same fit at full size"), of.get("a profile against the CPU's")
+    lines: list[str] = []
+    if profile:
+        lines.append(
+            f"* The profile of {profile['rows']} rows takes {profile['evaluations']:,} evaluations and {profile['seconds']:.1f} s."
+        )
+    if fit:
+        lines.append(f"* The fit of a solver with {fit['calls']} model calls then takes {fit['seconds']:.1f} s.")
+    if errors:
+        lines.append(
+            f"* On rows that were not fitted, its error is {errors['fitted']:.1%}. `ab2` has {errors['ab2']:.0%} and Euler {errors['euler']:.0%}."
+        )
+    if full:
+        lines.append(
+            f"* The same number of evaluations would take {full['hours']:.1f} hours with klein-4B, at {_ms(full['call'])} a call. This is an estimate."
+        )
+    if cpu:
+        lines.append(f"* Profiles on the GPU and on the CPU differ by {cpu['difference']:.0e}.")
+    return ["\n".join(lines)]
+
+
+def _told_tests(rows: list[Row]) -> list[str]:
+    return [f"{rows[0]['passed']} passed, {rows[0]['failed']} failed and {rows[0]['skipped']} were skipped."]
+
+
+def _told_compiled(rows: list[Row]) -> list[str]:
+    graphs = {row["graphs"] for row in rows}
+    return [
+        f"`torch.compile` made {' or '.join(map(str, sorted(graphs)))} graph in each mode for all samplers and steps: a step never makes it "
+        "compile again.",
+        _table(
+            ["mode", "sampler", "host, a run", "device, a run", "from eager"],
+            [[r["mode"], f"`{r['sampler']}`", _ms(r["host"]), _ms(r["device"] or 0), f"{r['difference']:.1%}"] for r in rows],
+        ),
+    ]
+
+
+def _told_rounding(rows: list[Row]) -> list[str]:
+    found = {(row["time"], row["sampler"]): row["difference"] for row in rows}
+    kinds = list(dict.fromkeys(row["time"] for row in rows))
+    return [
+        "Most of the difference between compiled and eager results is one rounding. Stock multiplies the time by 1,000, rounds it to bfloat16, divides it and rounds it "
+        "again; the network multiplies and rounds once more, which nearly undoes the division. Compiled code leaves out the last rounding, so "
+        "the network is told another time. The CPU shows the same, with two narrow blocks and 256 tokens:",
+        _table(
+            ["sampler", *(f"time {kind}" for kind in kinds)],
+            [[f"`{s}`", *(f"{found[k, s]:.1%}" for k in kinds)] for s in dict.fromkeys(row["sampler"] for row in rows)],
+        ),
+        "`full_precision_time(transformer, scheduler)` removes most of it; see [bfloat16](../explanation/bf16.md).",
+    ]
+
+
+def _told_training(by: Row) -> list[str]:
+    teacher, student = by["klein-emoji"], by["klein-emoji-distilled"]
+    return [
+        f"The bundled klein-emoji was trained on one {by['device']}: {teacher['steps']:,} steps of {teacher['batch']:,} pictures in "
+        f"{teacher['minutes']} minutes, and {student['steps']:,} steps in {student['minutes']} minutes for klein-emoji-distilled."
+    ]
+
+
+_TOLD: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
+    "waits": ("Does a step wait for the device?", _told_waits),
+    "correctness": ("Are the results those of the CPU and of stock?", _told_correctness),
+    "call_times": ("How long does a step take?", _told_call_times),
+    "memory": ("How much memory does a sampler add?", _told_memory),
+    "studies": ("Studies", _told_studies),
+    "fitting": ("Profiles and fitted solvers", _told_fitting),
+    "tests": ("The tests that need a GPU", _told_tests),
+    "compiled": ("A compiled network", _told_compiled),
+    "rounding_of_time": ("Why compiled and eager results differ in bfloat16", _told_rounding),
+    "offload": ("With the weights on the CPU", _told_memory),
+}
+"""For each section its heading on the page, and what it says of the rows."""
 
 
 def page() -> str:

@@ -251,7 +251,7 @@ def weights_digest(flow: Any) -> str | None:
             if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
                 found = True
                 digest.update(f"{name}.{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32] if found else None
 
 
