@@ -32,6 +32,13 @@ def _all(names: str, spec: str, note: str) -> dict[str, Here]:
 
 _CFG_PP = "CFG++ takes the noise from the prediction without guidance: a velocity field has one prediction, so this is not a sampler here"
 _VE = "adds the noise of a variance-exploding process: on a rectified flow its variance was 1.9 times the true one at 500 steps"
+_OWN_END = "the last step of the plain name is a midpoint step, where ComfyUI's is Euler's"
+_OWN_END_3 = "the last step of the plain name is Ralston's of order 3, where ComfyUI's is Euler's"
+_SA = (
+    "by default the start-up keeps the order. ComfyUI makes the last step but one by Euler's rule, and its noise begins and ends at "
+    "percentages of the model's schedule. 0.3.64 leaves out the last step of a schedule that ends above 0, and 0.10.0 raises TypeError"
+)
+_UNI_PC = "ends at sigma 0; ComfyUI's ends at 0.001, keeps that noise, and writes 0.001 into the sigmas that it was given"
 
 COMFYUI: Mapping[str, Here] = {
     "euler": Here("euler", "with s_churn: churn:base=euler, in the form for rectified flows; heun and dpm_2 likewise"),
@@ -39,27 +46,43 @@ COMFYUI: Mapping[str, Here] = {
     **_all("res_multistep_cfg_pp res_multistep_ancestral_cfg_pp gradient_estimation_cfg_pp cfgpp_ud10_ab", "", _CFG_PP),
     "euler_ancestral": Here("euler_ancestral"),
     "heun": Here("heun:last=euler", "the last step of the plain name is Heun's own"),
-    **_same("heunpp2", "exp_heun_2_x0", "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms"),
+    **_same("heunpp2", "dpm_2", "dpm_2_ancestral", "lms"),
+    "exp_heun_2_x0": Here("exp_heun_2_x0:last=euler", _OWN_END),
+    "exp_heun_2_x0_sde": Here("exp_heun_2_x0_sde:last=euler", f"at eta 0 {_OWN_END}"),
     "dpm_fast": Here("dpmpp_3s", "ComfyUI's mixes orders 1 to 3 in one run, and with eta " + _VE),
-    "dpm_adaptive": Here("dpm_adaptive", "without eta, with which ComfyUI's " + _VE),
-    **_same("dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu"),
+    "dpm_adaptive": Here(
+        "dpm_adaptive",
+        "without eta, with which ComfyUI's " + _VE + "; ComfyUI's stops at the last sigma above 0 and keeps that noise",
+    ),
+    "dpmpp_2s_ancestral": Here(
+        "dpmpp_2s_ancestral", "from sigma 1 ComfyUI makes its second call at 0.9999, here it is a midpoint step"
+    ),
+    **_all(
+        "dpmpp_sde dpmpp_sde_gpu",
+        "dpmpp_sde:last=euler",
+        f"measured with one path for the two noises of a step, whose correlation is another one in ComfyUI; at eta 0 {_OWN_END}",
+    ),
     "dpmpp_2m": Here("dpmpp_2m:variable=neg_log_sigma", "by default interpolated in lambda, as in diffusers"),
     **_same("dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
     **_all("dpmpp_3m_sde dpmpp_3m_sde_gpu", "dpmpp_3m_sde:correction=heun", "the second step of the plain name is diffusers'"),
     "ddpm": Here("ddim_eta", "ComfyUI's " + _VE + "; this one takes the noise-to-signal ratio, and is euler_sde at eta 1"),
-    **_same("lcm", "ipndm", "deis", "res_multistep"),
+    **_same("lcm", "ipndm", "res_multistep"),
+    "deis": Here("deis", "with exact integrals where ComfyUI sums 10,000 points"),
     "ipndm_v": Here(
-        "ipndm_v", "the same on equal steps; on others ComfyUI's weights of orders 3 and 4 lack a pair of parentheses"
+        "ipndm_v",
+        "ComfyUI's weights of orders 3 and 4 lack a pair of parentheses, and a term of order 4 has the wrong sign; the same on equal steps "
+        "with max_order 3",
     ),
     "res_multistep_ancestral": Here("res_2m_sde", "ComfyUI's " + _VE + "; this one is the same method on the flow's SDE"),
     **_same("gradient_estimation"),
     "er_sde": Here("er_sde", "with exact integrals where ComfyUI sums 200 points"),
-    **_same("seeds_2", "seeds_3"),
-    "sa_solver": Here("sa_solver:startup=ramp", "by default the start-up keeps the order"),
-    "sa_solver_pece": Here("sa_solver_pece:startup=ramp", "by default the start-up keeps the order"),
+    "seeds_2": Here("seeds_2:last=euler", f"at eta 0 {_OWN_END}"),
+    "seeds_3": Here("seeds_3:last=euler", f"at eta 0 {_OWN_END_3}"),
+    "sa_solver": Here("sa_solver:startup=ramp", _SA),
+    "sa_solver_pece": Here("sa_solver_pece:startup=ramp", _SA),
     "ddim": Here("ddim"),
-    "uni_pc": Here("uni_pc", "ends at sigma 0; ComfyUI's ends at 0.001 and keeps that noise"),
-    "uni_pc_bh2": Here("uni_pc_bh2", "ends at sigma 0; ComfyUI's ends at 0.001 and keeps that noise"),
+    "uni_pc": Here("uni_pc", _UNI_PC),
+    "uni_pc_bh2": Here("uni_pc_bh2", _UNI_PC),
 }
 """ComfyUI's samplers."""
 

@@ -405,6 +405,27 @@ def test_a_study_keeps_its_budget_and_its_numbers_are_errors():
         work.plan(["euler"], [4], fs.schedules.linear, 40)
 
 
+def test_a_fit_needs_no_velocity_at_sigma_0():
+    noise = normal((16, 4))
+    model = Wrapped(Guider(), noise, torch.zeros_like(noise))
+    solver = fs.fit(host.Velocity(model), noise, 4, rounds=0)
+    assert solver.validation is not None
+    assert solver.validation.solver.error < solver.validation.others[0].error
+    assert 0.0 in model.inner_model.asked  # Heun's method of those beside it asked there, and is left out
+
+
+def test_the_two_parts_of_a_split_schedule_are_the_whole_run_for_methods_of_one_step():
+    noise = normal((2, 3, 4, 4))
+    for info in SAMPLERS:
+        method = fs.get_sampler(info.name)
+        if method.multistep or method.stochastic or method.look_ahead:
+            continue
+        whole, x, model = run(sigmas(6), noise, sampler=info.name)
+        high = host.flow_sampler(model, x, sigmas(6)[:4], {}, None, True, sampler=info.name)
+        parts = host.flow_sampler(model, high, sigmas(6)[3:], {}, None, True, sampler=info.name)
+        assert (parts - whole).abs().max() <= 64 * torch.finfo(torch.float32).eps * whole.abs().max(), info.name
+
+
 class DirectFlow:
     def velocity(self, x, sigma, condition=None):
         return field(x, sigma.reshape(-1, 1))

@@ -13,9 +13,9 @@ from flowsamplers.cli.models import model_options, open_flow, progress
 from flowsamplers.cli.types import Command, Cost, Several
 from flowsamplers.fitting import FOLDS, Rows
 from flowsamplers.flows.prompts import default_prompts
-from flowsamplers.profiling import calls_of_a_path
 from flowsamplers.study.cost import Budget, Meter, probe
 from flowsamplers.study.store import check_writable
+from flowsamplers.validation import evaluations_at_most
 
 
 @click.command(cls=Command)
@@ -82,7 +82,7 @@ def fit(
     condition = [
         judging[i // FOLDS % len(judging)] if i % FOLDS == FOLDS - 1 else fitting[i % len(fitting)] for i in range(rows)
     ]
-    cost = _cost(rows, nodes, wanted, rounds)
+    cost = evaluations_at_most(rows, wanted, rounds, nodes)
     metered = Meter(flow, budget)
     if dry_run:
         timed = probe(metered, fitting[0], min(rows, max_batch))
@@ -131,14 +131,3 @@ def _check(rows: int, nodes: int, wanted: tuple[int, ...], rounds: int) -> None:
     for n in wanted:
         if not 1 <= n <= nodes:
             raise ValueError(f"nfe={n}: a solver makes from 1 to {nodes} calls, as many as the profile has nodes")
-
-
-def _cost(rows: int, nodes: int, wanted: tuple[int, ...], rounds: int) -> int:
-    """Evaluations at most: the paths, the runs with changed parameters, and what is measured beside the solvers."""
-    judges = rows // FOLDS
-    fitting = rows - judges
-    total = rows * calls_of_a_path(nodes)
-    for n in wanted:
-        parameters = n - 1 + n * (n - 1) // 2
-        total += rounds * fitting * n * (parameters // 2 + 5) + judges * (30 * n + 50)
-    return total

@@ -56,15 +56,21 @@ def ve_sigma(sigma: float) -> float:
     return sigma / (1 - sigma) if sigma < 1 else math.inf
 
 
-def vp_time(sigma: float, beta_min: float = 0.1, beta_d: float = 19.9) -> float:
+LOG_LOW, LOG_HIGH, FIRST_TIME = math.log1p(0.002**2), math.log1p(80.0**2), 1e-3
+VP_BETA_D = 2 * (LOG_HIGH - LOG_LOW / FIRST_TIME) / (1 - FIRST_TIME)
+VP_BETA_MIN = LOG_HIGH - VP_BETA_D / 2
+"""The variance-preserving diffusion whose noise-to-signal ratio is EDM's 0.002 at time 0.001 and 80 at time 1."""
+
+
+def vp_time(sigma: float) -> float:
     r"""The time of the variance-preserving diffusion with noise-to-signal ratio ``sigma``.
 
     $t$ with $\sigma^2 = e^{\beta_d t^2 / 2 + \beta_{min} t} - 1$. ComfyUI and diff-sampler feed it the flow's sigma.
 
     Reference:
-        DEIS, arXiv:2204.13902; diff-sampler.
+        DEIS, arXiv:2204.13902; diff-sampler, edm2t.
     """
-    return (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d
+    return (math.sqrt(VP_BETA_MIN**2 + 2 * VP_BETA_D * math.log1p(sigma**2)) - VP_BETA_MIN) / VP_BETA_D
 
 
 VARIABLES: dict[str, Callable[[float], float]] = {

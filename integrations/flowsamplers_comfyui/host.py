@@ -250,8 +250,9 @@ def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list
     """The sampler with a last step that ComfyUI can answer.
 
     ComfyUI's model returns its input at sigma 0, so the velocity there is 0/0. ``"auto"`` keeps the sampler's own last step where it does
-    not ask there. Else it takes the cheapest of `ENDS` that keeps the order of the method. A method that chooses its own calls runs to the
-    last sigma but one, and the last step is made apart, by the midpoint rule.
+    not ask there. Else it takes the cheapest of `ENDS` that keeps the order of the method. On a schedule that ends above 0, such as the
+    first part of a split one, it leaves out a last step of Euler's, which many samplers have for sigma 0. A method that chooses its own
+    calls runs to the last sigma but one, and the last step is made apart, by the midpoint rule.
 
     Args:
         sampler: a name, a configuration or a sampler.
@@ -266,12 +267,16 @@ def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list
         [(Heun(last='euler'), SigmaGrid([1.0, 0.5, 0.0]))]
         >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.1]))
         [(Heun(last='method'), SigmaGrid([1.0, 0.5, 0.1]))]
+        >>> with_end("lms", fs.SigmaGrid([1.0, 0.5, 0.1]))[0][0].last
+        'method'
     """
     method = fs.get_sampler(sampler)
     if method.adaptive:
         return _adaptive(method, grid, last)
     if last not in (AUTO, OWN):
         method = _ending(method, last)
+    elif last == AUTO and grid.end > 0:
+        method = _through(method)
     elif last == AUTO and _asks_at_data(method, grid):
         ends = [e for e in (_may_end(method, name) for name in ENDS) if e is not None and not _asks_at_data(e, grid)]
         method = next((e for e in ends if e.order == method.order), ends[0] if ends else method)
@@ -303,6 +308,17 @@ def _ending(method: fs.Sampler, last: str) -> fs.Sampler:
     if "base" in method.options:
         return fs.get_sampler(method, base=_ending(fs.get_sampler(method.options["base"]), last))
     raise ValueError(f"last step {last!r}: {type(method).__name__} has no such option; set it to auto")
+
+
+def _through(method: fs.Sampler) -> fs.Sampler:
+    """The method without a last step of Euler's, which many have for sigma 0."""
+    if method.options.get("last") == "euler":
+        return _ending(method, "method")
+    if "base" not in method.options:
+        return method
+    base = fs.get_sampler(method.options["base"])
+    through = _through(base)
+    return method if through == base else fs.get_sampler(method, base=through)
 
 
 def _may_end(method: fs.Sampler, last: str) -> fs.Sampler | None:

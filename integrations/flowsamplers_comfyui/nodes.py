@@ -18,6 +18,7 @@ from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
 import flowsamplers as fs
+from flowsamplers.validation import evaluations_at_most
 from flowsamplers_comfyui import host, work
 from flowsamplers_comfyui import schedule as schedules
 
@@ -83,7 +84,7 @@ def options_of(sampler: Any) -> dict[str, Any]:
 
 
 def with_velocity(
-    model: Any, conditioning: tuple[Any, Any, float], latent: Any, seed: int, sigmas: Tensor, calls: int, do: Any
+    model: Any, conditioning: tuple[Any, Any, float], latent: Any, seed: int, sigmas: Tensor, evaluations: int, do: Any
 ) -> Any:
     """Run ``do(velocity, x)`` where ComfyUI would run a sampler, so that patches, guidance and conditioning are its own.
 
@@ -93,14 +94,14 @@ def with_velocity(
         latent: LATENT.
         seed: of the noise.
         sigmas: where the run begins and ends.
-        calls: model calls, for the progress bar.
+        evaluations: at most, for the progress bar: one for each image of a model call.
         do: gets the velocity and the start, and returns what is returned here.
     """
     found: list[Any] = []
-    bar = comfy.utils.ProgressBar(calls)
+    bar = comfy.utils.ProgressBar(evaluations)
 
     def told(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
-        bar.update(1)
+        bar.update(len(x))
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def function(
@@ -117,6 +118,7 @@ def with_velocity(
         model, noise, cfg, comfy.samplers.KSAMPLER(function), sigmas, positive, negative, samples,
         noise_mask=latent.get("noise_mask"), disable_pbar=True, seed=seed,
     )  # fmt: skip
+    bar.update_absolute(evaluations)
     return found[0]
 
 
@@ -276,7 +278,8 @@ class FlowInspect(io.ComfyNode):
         def run(velocity: host.Velocity, x: Tensor) -> work.Inspection:
             return work.inspect(velocity, x, sigmas, of["sampler"], last=of["last"], seed=seed if own is None else own)
 
-        found = with_velocity(model, (positive, negative, cfg), latent, seed, sigmas, len(sigmas) - 1, run)
+        calls = work.calls_of(of["sampler"], sigmas, of["last"]) * len(latent["samples"])
+        found = with_velocity(model, (positive, negative, cfg), latent, seed, sigmas, calls, run)
         return io.NodeOutput(finished(model, latent, found.x0, float(sigmas[-1])), str(found), work.plot_inspection(found))
 
 
@@ -331,7 +334,7 @@ class FlowStudy(io.ComfyNode):
             latent,
             seed,
             sigmas,
-            what.calls,
+            what.calls * len(latent["samples"]),
             lambda velocity, x: work.study(velocity, x, what),
         )
         keys = [*((name, count) for name, count, _ in what.runs), ("reference", max(c for _, c, _ in what.runs))]
@@ -424,7 +427,8 @@ class FlowFit(io.ComfyNode):
         def fit(velocity: host.Velocity, x: Tensor) -> fs.Solver:
             return fs.fit(velocity, x, calls, rounds=rounds, max_batch=max_batch, tokens=schedules.tokens_of(latent["samples"]))
 
-        solver = with_velocity(model, (positive, negative, cfg), latent, seed, torch.tensor([1.0, 0.0]), calls, fit)
+        cost = evaluations_at_most(len(latent["samples"]), [calls], rounds)
+        solver = with_velocity(model, (positive, negative, cfg), latent, seed, torch.tensor([1.0, 0.0]), cost, fit)
         solver.save(path)
         return io.NodeOutput(*solver_outputs(solver))
 
@@ -432,10 +436,7 @@ class FlowFit(io.ComfyNode):
 class FlowExtension(ComfyExtension):
     """The pack: what ComfyUI asks for after `comfy_entrypoint`."""
 
-    async def on_load(self) -> None:
-        """Put the schedules into the menu of the stock KSampler."""
-        schedules.register_stock(comfy.samplers)
-
     async def get_node_list(self) -> list[Any]:
-        """The nodes."""
+        """The nodes; the schedules go into the menu of the stock KSampler. ComfyUI 0.3.64 does not call ``on_load``."""
+        schedules.register_stock(comfy.samplers)
         return [FlowSampler, FlowSchedule, FittedSolver, FlowFit, FlowInspect, FlowStudy]

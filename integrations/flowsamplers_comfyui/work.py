@@ -69,6 +69,19 @@ def inspect(
     return Inspection(x, tuple(rows), total)
 
 
+def calls_of(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> int:
+    """Model calls of a run, for a progress bar; of a method that chooses its own, one for each step.
+
+    Examples:
+        >>> calls_of("heun", torch.tensor([1.0, 0.5, 0.0])), calls_of("dopri5", torch.tensor([1.0, 0.5, 0.0]))
+        (3, 3)
+    """
+    if len(sigmas) < 2:
+        return 0
+    parts = with_end(sampler, grid_of(sigmas)[0], last)
+    return sum(grid.steps if method.adaptive else fs.nfe(method, grid) for method, grid in parts)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a study will cost, known before it starts.
@@ -89,14 +102,14 @@ class Plan:
 
     @property
     def calls(self) -> int:
-        """Model calls of everything."""
+        """Model calls of everything, at most."""
         return self.reference_calls + sum(_calls(name, grid) for name, _, grid in self.runs)
 
     def __str__(self) -> str:
         """In a sentence."""
         return (
             f"{len(self.runs)} runs take {self.calls - self.reference_calls} model calls and the references {self.reference_calls}: "
-            f"{self.calls} together"
+            f"at most {self.calls} together, because equal first calls are made once"
         )
 
 
@@ -115,7 +128,7 @@ def plan(samplers: Sequence[str], counts: Sequence[int], grid_of_steps: Callable
     Examples:
         >>> from flowsamplers.schedules import linear
         >>> print(plan(["euler", "midpoint"], [2, 4], linear, 200))
-        4 runs take 12 model calls and the references 180: 192 together
+        4 runs take 12 model calls and the references 180: at most 192 together, because equal first calls are made once
     """
     runs: list[tuple[str, int, fs.SigmaGrid]] = []
     for name in samplers:
