@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
@@ -69,9 +70,7 @@ def start():
 
 def version():
     """The version of the checkout."""
-    namespace = {}
-    exec((Path(CHECKOUT) / "comfyui_version.py").read_text(), namespace)
-    return namespace["__version__"]
+    return tomllib.loads((Path(CHECKOUT) / "pyproject.toml").read_text())["project"]["version"]
 
 
 def commit():

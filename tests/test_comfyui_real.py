@@ -147,9 +147,10 @@ def finer(comfy, name, by=100):
 
         def exactly(sigmas, order, **how):
             torch.set_default_dtype(torch.float64)  # of its points and constants
-            made = kept(sigmas, order, N=10_000 * by, **how)
-            torch.set_default_dtype(torch.float32)
-            return made
+            try:
+                return kept(sigmas, order, N=10_000 * by, **how)
+            finally:
+                torch.set_default_dtype(torch.float32)
 
         deis.get_deis_coeff_list = exactly
         yield
