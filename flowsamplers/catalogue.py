@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
 from flowsamplers.engine import dry_run
-from flowsamplers.registry import SamplerInfo, list_samplers, sampler_info
+from flowsamplers.registry import SamplerInfo, get_sampler, list_samplers, sampler_info
 from flowsamplers.schedules import linear
 
 SPANS = ("inside", "complete")
@@ -70,6 +70,7 @@ class Entry:
         complete: measured orders on runs from 1 to 0.
         strong: of a stochastic sampler, by flow and grid.
         weak: likewise.
+        known_cost: what `cost` says of it; None where nobody has written it down, and it is found when it is asked for.
     """
 
     info: SamplerInfo
@@ -77,6 +78,7 @@ class Entry:
     complete: Mapping[str, float]
     strong: Mapping[str, Observed]
     weak: Mapping[str, Observed]
+    known_cost: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -86,28 +88,43 @@ class Entry:
     @property
     def calls(self) -> str:
         """Model calls of a run of N steps, as a formula."""
-        if self.info.adaptive:
-            return "by tolerance"
-        a, b, c = (len(dry_run(self.name, linear(n))) for n in (20, 21, 200))
-        per, extra = b - a, a - 20 * (b - a)
-        if c != 200 * per + extra:
-            return f"about {c / 200:.1f} N"
-        slope = "N" if per == 1 else f"{per} N"
-        return slope if extra == 0 else f"{slope} {'+' if extra > 0 else '-'} {abs(extra)}"
+        return self._cost["calls"]
 
     @property
-    def evaluations(self) -> tuple[int, int, int] | None:
+    def evaluations(self) -> Sequence[int] | None:
         """What the first, a usual, and the last step of a complete run cost; None for an adaptive sampler."""
-        if self.info.adaptive:
-            return None
-        calls = [e.step for e in dry_run(self.name, linear(20))]
-        return calls.count(0), calls.count(10), calls.count(19)
+        return self._cost["evaluations"]
+
+    @cached_property
+    def _cost(self) -> Mapping[str, Any]:
+        return self.known_cost or cost(self.name)
 
     @property
     def ends(self) -> str:
         """What the first and the last step of a complete run cost, where they differ from the others."""
         first, usual, last = self.evaluations or (0, 0, 0)
         return ", ".join(f"{word} {n}" for word, n in (("first", first), ("last", last)) if n != usual)
+
+
+def cost(name: str) -> dict[str, Any]:
+    """Model calls of a sampler, from dry runs: the formula for N steps, and what the first, a usual and the last step take.
+
+    Examples:
+        >>> cost("fireflow")
+        {'calls': 'N + 1', 'evaluations': [2, 1, 1]}
+    """
+    if get_sampler(name).adaptive:
+        return {"calls": "by tolerance", "evaluations": None}
+    few, more, many = (dry_run(name, linear(n)) for n in (20, 21, 200))
+    per = len(more) - len(few)
+    extra = len(few) - 20 * per
+    slope = "N" if per == 1 else f"{per} N"
+    calls = slope if extra == 0 else f"{slope} {'+' if extra > 0 else '-'} {abs(extra)}"
+    steps = [e.step for e in few]
+    return {
+        "calls": calls if len(many) == 200 * per + extra else f"about {len(many) / 200:.1f} N",
+        "evaluations": [steps.count(i) for i in (0, 10, 19)],
+    }
 
 
 def spread(orders: Mapping[str, float | None]) -> str:
@@ -141,7 +158,7 @@ def _entry(info: SamplerInfo) -> Entry:
     its = {} if info.preset else _measured().get(info.name, {})
     spans = (its.get(span, {}) for span in SPANS)
     kinds = ({key: Observed(**o) for key, o in its.get(kind, {}).items()} for kind in KINDS)
-    return Entry(info, *spans, *kinds)
+    return Entry(info, *spans, *kinds, known_cost=its.get("cost"))
 
 
 @cache

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from flowsamplers._counted import Counted
 from flowsamplers._errors import unknown
+from flowsamplers.edits import Edits, remembered
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Clock, Noise, Seeds, as_noise
 from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, get_sampler, steps_of
@@ -112,40 +113,71 @@ def whole(
         x: start, in the carry dtype.
         steps: the steps to take, see `flowsamplers.sampler.steps_of`.
         on_step: see `OnStep`. What the sampler remembers as places in space moves along with an edit (`Sampler.moved`), so
-            that the edit is never taken for a derivative.
+            that the edit is never taken for a derivative; what was moved far goes on by Euler steps at first, see
+            `flowsamplers.edits.Edits`.
         init: makes the state before the first step; by default ``sampler.init``.
     """
     state: State = (init or sampler.init)(x)
+    watched = None if on_step is None else _Watched(sampler, on_step)
     for at in steps:
-        step, last = Running(sampler.step(x, at, state)), None
+        step = Running(sampler.step(x, at, state))
+        if watched is not None:
+            watched.begins(x, state)
         for stage in count():
             if step.request is None:
                 break
             asked = Asked(*step.request, Evaluation(at.index, stage, step.request.sigma))
-            if on_step is None:
+            if watched is None:
                 step.tell((yield asked))
             else:
-                v = yield asked
-                last = asked.x, asked.sigma, v
-                step.tell(v)
+                step.tell(watched.told(asked, (yield asked)))
         x, state = step.result
-        if on_step is not None:
-            assert last is not None
+        if watched is not None:
             try:
-                edited = on_step(StepEnd(x.clone(), at.s1, at.index, at.count, last))
+                x, state = watched.ends(at, x, state)
             except Stop:
                 return x
-            if edited is not None:
-                x, state = _edited(sampler, x, state, edited)
     return x
 
 
-def _edited(sampler: Sampler, x: Tensor, state: State, edited: Tensor) -> tuple[Tensor, State]:
+class _Watched:
+    """What happens at the end of every step where somebody watches: ``on_step``, and what its edits do to the memory."""
+
+    def __init__(self, sampler: Sampler, on_step: OnStep) -> None:
+        self.sampler, self.on_step, self.edits = sampler, on_step, Edits()
+        self.told_of = list[tuple[Asked, Tensor]]()
+
+    def begins(self, x: Tensor, state: State) -> None:
+        self.start, self.memory, self.told_of = x, remembered(state), []
+
+    def told(self, asked: Asked, v: Tensor) -> Tensor:
+        self.told_of = [*self.told_of[:1], (asked, v)]
+        return v
+
+    def ends(self, at: Step, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The state and what is remembered, as edited."""
+        (begun, first), (asked, last) = self.told_of[0], self.told_of[-1]
+        if self.edits.pending:
+            x = x + self.edits.settled(x, self.start + at.h * first, self.memory, step_ends=True)
+            self.edits.forget(remembered(state))
+        self.edits.moves(at.h, first)
+        if begun.sigma == at.s0 and (self.memory or len(self.told_of) > 1):
+            self.edits.stepped(self.start, x, at.h, first)
+        given = self.on_step(StepEnd(x.clone(), at.s1, at.index, at.count, (asked.x, asked.sigma, last)))
+        if given is None:
+            return x, state
+        edited = _checked(given, x)
+        if remembered(state):
+            self.edits.edited(edited - x)
+        return edited, self.sampler.moved(state, edited - x)
+
+
+def _checked(edited: Tensor, x: Tensor) -> Tensor:
+    """A copy of the state that ``on_step`` returned, like x."""
     if not isinstance(edited, Tensor) or edited.shape != x.shape:
         what = f"shape {tuple(edited.shape)}" if isinstance(edited, Tensor) else type(edited).__name__
         raise ValueError(f"on_step returned {what}: return None, or an edited state of shape {tuple(x.shape)}")
-    edited = edited.to(x, copy=True)
-    return edited, sampler.moved(state, edited - x)
+    return edited.to(x, copy=True)
 
 
 def sample(

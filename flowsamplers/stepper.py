@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flowsamplers.edits import Edits, remembered, tensors
 from flowsamplers.engine import NOTHING, as_start, asked_for, dry_run, silence
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise
 from flowsamplers.sampler import Evaluate, SamplerLike, State, StepGenerator, get_sampler, steps_of
-
-_ANOTHER_POINT = 0.5
-"""An edit of more than this share of the last step's own move leads to another point, of which the memory knows nothing."""
 
 
 class Stepper:
@@ -29,9 +28,9 @@ class Stepper:
 
     If the host edits the point, `edit` says so: at the start of a step the edited point becomes ``x``; between stages
     the velocity counts as that of the edited point, and the edit is carried into the result of the step. What the sampler
-    remembers as places in space moves along, so that an edit is never taken for a derivative. If the edit of a row is larger
-    than half the last step's own move, the edited elements are those of another point (rows that changed places, another image):
-    they go on by Euler moves until everything remembered was seen there.
+    remembers as places in space moves along, so that an edit is never taken for a derivative. Where the edit of a row is larger than what
+    memory was worth in the last step (rows that changed places, another image), the edited elements go on by Euler moves until everything
+    that is remembered was seen there: see `flowsamplers.edits.Edits`.
 
     Args:
         sampler: a sampler, its name, or its configuration.
@@ -66,9 +65,9 @@ class Stepper:
         self._state: State = self.sampler.init(self._x)
         self._received: tuple[Tensor, ...] = ()
         self._offset: Tensor | None = None
-        self._stride: Tensor | None = None
-        self._elsewhere: Tensor | None = None
-        self._renewals = 0
+        self._edited: Tensor | None = None
+        self._edits = Edits()
+        self._from_the_start = True
         self._work: StepGenerator | None = None
         self._request: Evaluate | None = None
 
@@ -106,13 +105,14 @@ class Stepper:
     @property
     def remembers(self) -> bool:
         """Whether anything but `point` matters from here on: velocities of the current step, or of earlier ones."""
-        return bool(self._received) or next(_tensors(self._state), None) is not None
+        return bool(self._received) or self._memory > 0
 
     def edit(self, point: Tensor) -> None:
         """The host goes on from ``point`` instead of `point`."""
         point, before = point.to(self._x.dtype, copy=True), self.point
         by = point - before
-        self._mark(by)
+        if self.remembers:
+            self._edits.edited(by, inside=not self.between_steps)
         self._shift(point, by)
 
     def round_to(self, dtype: torch.dtype) -> None:
@@ -123,10 +123,9 @@ class Stepper:
 
     def detach(self) -> None:
         """Cut everything that is held from the graph of autograd, as a host cuts the sample."""
-        held = (self._x, self._state, self._received, self._offset)
-        if not any(x.requires_grad for x in _tensors(held)):
+        if not any(x.requires_grad for x in tensors(self._held)):
             return
-        self._x, self._state, self._received, self._offset = _map(Tensor.detach, held)
+        self._x, self._state, self._received, self._offset, self._edited = _map(Tensor.detach, self._held)
         self._work = None
 
     def tell(self, velocity: Tensor) -> None:
@@ -138,15 +137,22 @@ class Stepper:
         if self.done:
             raise IndexError("the schedule is finished: every model call has been told")
         velocity = velocity.to(self._x.dtype, copy=True)
-        sigma, here = self.sigma, None if self._elsewhere is None else self.point
-        self._stride = abs(self._length()) * _row_norm(velocity)
+        self._edits.moves(self._length(), velocity)
+        sigma, here, memory = self.sigma, self.point if self._edits.pending else None, self._memory
         self._take(velocity)
-        if here is not None and self._elsewhere is not None:
-            euler = torch.where(self._elsewhere, here + (self.sigma - sigma) * velocity, self.point)
-            self._shift(euler, euler - self.point)
-            self._renewals -= self.between_steps
-            if self._renewals <= 0:
-                self._elsewhere = None
+        if here is not None:
+            euler = here + (self.sigma - sigma) * velocity
+            by = self._edits.settled(self.point, euler, memory, step_ends=self.between_steps)
+            self._shift(self.point + by, by, by_host=False)
+            self._edits.forget(self._memory)
+
+    @property
+    def _memory(self) -> int:
+        return remembered(self._state)
+
+    @property
+    def _held(self) -> tuple[Any, ...]:
+        return self._x, self._state, self._received, self._offset, self._edited
 
     def _length(self) -> float:
         return self._moves[1] - self._moves[0] if self._moves else self.grid.dt[self._index]
@@ -157,27 +163,22 @@ class Stepper:
             self._moves = self._moves[1:] if len(self._moves) > 2 else []
             self._state = self.sampler.resume(velocity)
             return
-        self._resume()
+        request = self._resume()
+        if not self._received:
+            self._from_the_start = request is not None and request.sigma == self.grid.sigmas[self._index]
         self._received = (*self._received, velocity)
         self._advance(velocity)
 
-    def _shift(self, point: Tensor, by: Tensor) -> None:
-        """Go on from ``point``, which is `point` moved by ``by``."""
+    def _shift(self, point: Tensor, by: Tensor, *, by_host: bool = True) -> None:
+        """Go on from ``point``, which is `point` moved by ``by``; what is remembered as places moves with the host's edits alone."""
         request = self._resume()
         if request is None or (request.x is self._x and not self._received):
-            self._state = self.sampler.moved(self._state, by)
+            self._state = self.sampler.moved(self._state, by) if by_host else self._state
             self._x, self._work = point, None
         else:
             self._offset = by if self._offset is None else self._offset + by
-
-    @torch.no_grad()
-    def _mark(self, by: Tensor) -> None:
-        """Remember which elements are those of another point; a mask, so that nothing waits for the device."""
-        if self._stride is None or not self.remembers:
-            return
-        elsewhere = (by != 0) & (_row_norm(by) > _ANOTHER_POINT * self._stride)
-        self._elsewhere = elsewhere if self._elsewhere is None else self._elsewhere | elsewhere
-        self._renewals = len(list(_tensors(self._state))) + (not self.between_steps)
+            if by_host:
+                self._edited = by if self._edited is None else self._edited + by
 
     def _resume(self) -> Evaluate | None:
         """The pending request of the sampler; makes the generator, and replays the current step, where there is none."""
@@ -195,16 +196,28 @@ class Stepper:
         try:
             self._request = self._work.send(velocity)
         except StopIteration as done:
-            self._x, self._state = done.value
-            if self._offset is not None:
-                self._x = self._x + self._offset
-                self._state = self.sampler.moved(self._state, self._offset)
-            self._received, self._offset, self._work, self._request = (), None, None, None
+            first, informed = next(iter(self._received)), len(self._received) > 1 or self._memory > 0
+            end, self._state = done.value
+            if self._from_the_start and informed:
+                self._edits.stepped(self._x, end, self.grid.dt[self._index], first)
+            self._x = end if self._offset is None else end + self._offset
+            if self._edited is not None:
+                self._state = self.sampler.moved(self._state, self._edited)
+            self._received, self._offset, self._edited, self._work, self._request = (), None, None, None, None
             self._index += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the generator, which neither pickles nor copies."""
-        return {**self.__dict__, "_work": None, "_request": None}
+        """Everything but the generator, which neither pickles nor copies, and the graph of autograd, which does not pickle."""
+        x, state, received, offset, edited = _map(Tensor.detach, self._held)
+        held = {"_x": x, "_state": state, "_received": received, "_offset": offset, "_edited": edited}
+        return {**self.__dict__, **held, "_work": None, "_request": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stepper:
+        """A run of its own in the same graph: nothing that is held is ever edited in place, so that copies may share it."""
+        memo.update({id(x): x for x in tensors(self._held)})
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy({**self.__dict__, "_work": None, "_request": None}, memo))
+        return copied
 
 
 def _beginning(sampler: Any, grid: SigmaGrid, begin: int) -> tuple[int, list[float]]:
@@ -227,15 +240,6 @@ def _beginning(sampler: Any, grid: SigmaGrid, begin: int) -> tuple[int, list[flo
     return grid.steps, [*(c.sigma for c in calls[begin:]), grid.end]
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, tuple | list):
-        for part in tree:  # pyright: ignore[reportUnknownVariableType]
-            yield from _tensors(part)
-
-
 def _map(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """The same nested tuples with every tensor changed."""
     if isinstance(tree, Tensor):
@@ -244,9 +248,3 @@ def _map(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return tree
     parts = [_map(change, part) for part in tree]  # pyright: ignore[reportUnknownVariableType]
     return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-
-
-@torch.no_grad()
-def _row_norm(x: Tensor) -> Tensor:
-    """The Euclidean norm of every row, shaped to go with x."""
-    return torch.linalg.vector_norm(x.detach(), dim=tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else x.detach().abs()

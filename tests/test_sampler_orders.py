@@ -7,7 +7,7 @@ import torch
 
 import flowsamplers as fs
 from fields import ALL
-from flowsamplers.catalogue import Entry, catalogue
+from flowsamplers.catalogue import Entry, catalogue, cost
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.study.observed import (
     BOTH,
@@ -156,3 +156,8 @@ def test_a_weak_error_is_that_of_plain_monte_carlo() -> None:
     spread = end.square().std().item() / rows**0.5
     assert bar < spread / 3
     assert abs(abs(end.square().mean().item() - truth) - error) <= 5 * spread
+
+
+def test_the_committed_model_calls_are_those_of_the_dry_runs() -> None:
+    """``flowsamplers list`` reads them and makes no run."""
+    assert {e.name: e.known_cost for e in catalogue()} == {e.name: cost(e.name) for e in catalogue()}

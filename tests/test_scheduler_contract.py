@@ -11,9 +11,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 pytest.importorskip("diffusers")
+import diffusers
 from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
@@ -117,6 +119,19 @@ def test_guidance_by_gradients_keeps_the_graph_of_one_call_and_nothing_after_the
     assert scheduler._run is None
 
 
+@every_fixed_sampler
+def test_a_copy_made_between_two_calls_has_the_gradient_of_the_original(name) -> None:
+    def slope(between) -> Tensor:
+        scheduler, x, w = begun(name), X1, torch.ones((), requires_grad=True)
+        for t in scheduler.timesteps:
+            scheduler = between(scheduler)
+            x = scheduler.step(w * field(x, t), t, x, return_dict=False)[0]
+        return torch.autograd.grad(x.square().sum(), w)[0]
+
+    assert torch.equal(slope(lambda scheduler: scheduler), slope(copy.deepcopy))
+    assert slope(lambda scheduler: pickle.loads(pickle.dumps(scheduler))).isfinite()
+
+
 # Shapes and rows
 
 
@@ -148,23 +163,60 @@ def test_another_shape_begins_anew_at_the_call_where_the_run_stands(name, change
         assert torch.equal(x, y)
 
 
+ANOTHER = torch.randn(4, 6, generator=torch.Generator().manual_seed(9))
+EDITS = {
+    "rows change places": lambda x: x[[2, 0, 3, 1]],
+    "scaled": lambda x: 2 * x,
+    "shifted": lambda x: x + 1,
+    "another image": lambda x: ANOTHER,
+    "one half painted": lambda x: torch.cat([x[:, :3], ANOTHER[:, 3:]], 1),
+}
+
+
 @every_ode_sampler
-@every_carry
-def test_rows_that_changed_places_are_no_worse_off_than_with_euler(name, carry) -> None:
-    """Against the fine solution of every row from where it was moved."""
-    order, nodes, x1 = [2, 0, 3, 1], np.linspace(1, 1 / 16, 16), 2 * X1
-    truth = fine(x1)[order]
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_large_edit_leaves_no_larger_error_than_eulers(name, edit) -> None:
+    """From the edited sample on, beside Euler's run from there, and the sampler's own; the edit is made where a step begins."""
+    steps = 24
+    scheduler, x = FlowSamplerScheduler(sampler=name, carry="float64"), X1.double()
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+    call = next(i for i, c in enumerate(scheduler._calls) if c.step == steps // 2)
+    for i, t in enumerate(scheduler.timesteps):
+        if i == call:
+            x = edited = EDITS[edit](x).double()
+        x = scheduler.step(field(x, t), t, x, return_dict=False)[0]
+    begin = float(scheduler.sigmas[call])
 
-    def error(sampler: str) -> float:
-        scheduler, x = FlowSamplerScheduler(sampler=sampler, carry=carry), x1
-        scheduler.set_timesteps(sigmas=nodes)
-        half = len(scheduler.timesteps) // 2
-        for i, t in enumerate(scheduler.timesteps):
+    def error(sampler: str, rest: int) -> float:
+        return (fs.sample(velocity, edited, down(rest), sampler) - truth).norm().item()
+
+    def down(rest: int) -> fs.SigmaGrid:
+        return fs.SigmaGrid([begin * (1 - i / rest) for i in range(rest)] + [0.0])
+
+    def velocity(y: Tensor, s: Tensor) -> Tensor:
+        return field(y, 1000 * s[:, None])
+
+    truth = fs.sample(velocity, edited, down(400), "rk4")
+    rounding = 16 * torch.finfo(torch.float32).eps * truth.norm().item()  # of the sigmas
+    assert (x - truth).norm().item() <= max(error("euler", steps // 2), error(name, steps // 2)) + rounding
+
+
+@every_ode_sampler
+def test_small_edits_at_the_end_of_every_step_cost_no_accuracy(name) -> None:
+    """A nudge as small as guidance's, made in a callback: against the same nudges with a method of order 5, the error hardly changes."""
+    steps, size = 24, 1e-4
+
+    def end(sampler: str, nudge: float) -> Tensor:
+        scheduler, x = FlowSamplerScheduler(sampler=sampler, carry="float64"), X1.double()
+        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+        calls = [*scheduler._calls[1:], None]
+        for t, after in zip(scheduler.timesteps, calls, strict=True):
             x = scheduler.step(field(x, t), t, x, return_dict=False)[0]
-            x = x[order] if i == half else x
-        return (x - truth).norm().item()
+            x = x + nudge if after is not None and after.stage == 0 else x
+        return x
 
-    assert error(name) <= 1.05 * error("euler")
+    plain, nudged = ((end(name, by) - end("rk5", by)).norm() for by in (0.0, size))
+    assert nudged <= 1.5 * plain + steps * size / 10
 
 
 # Buffers
@@ -261,7 +313,7 @@ def test_the_generator_of_each_call_is_the_one_that_draws(name) -> None:
     same, other = end([one] * calls), end([new(0), *[new(9)] * (calls - 1)])
     assert torch.equal(same, end([(g := new(0)), *[g] * (calls - 1)]))
     assert not torch.equal(same, other)
-    if name == "lcm":
+    if name == "lcm" and Version(diffusers.__version__) >= Version("0.39"):  # before, stock ignores the generator
         stock, x = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), X1
         stock.set_timesteps(sigmas=NODES)
         for i, t in enumerate(stock.timesteps):
@@ -320,6 +372,7 @@ def test_a_subclass_that_passes_everything_on_is_made_from_a_configuration() -> 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 STOCK = {
     "UniPC": lambda **o: UniPCMultistepScheduler(**FLOW, **o),
+    "UniPC-3": lambda **o: UniPCMultistepScheduler(**FLOW, solver_order=3, **o),
     "DPM++ 2M": lambda **o: DPMSolverMultistepScheduler(**FLOW, **o),
     "DPM++ 2M SDE": lambda **o: DPMSolverMultistepScheduler(**FLOW, algorithm_type="sde-dpmsolver++", **o),
     "DEIS": lambda **o: DEISMultistepScheduler(**FLOW, **o),
@@ -346,7 +399,10 @@ def test_the_sigmas_of_another_scheduler_are_taken_over_exactly(kind, options, t
             assert scheduler.sigmas[-1] == ends
 
 
-@pytest.mark.parametrize(("kind", "sampler"), [("UniPC", "unipc"), ("DPM++ 2M", "dpmpp_2m"), ("DEIS", "deis_log_rho")])
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [("UniPC", "unipc"), ("UniPC-3", "unipc_3"), ("DPM++ 2M", "dpmpp_2m"), ("DEIS", "deis_log_rho")],
+)
 @pytest.mark.parametrize("steps", [4, 8, 16, 32])
 def test_the_same_method_is_at_least_as_accurate_as_stocks(kind, sampler, steps) -> None:
     """On a mixture, in float32, as a pipeline runs it."""

@@ -99,9 +99,11 @@ def rounded(value: float | None) -> float | None:
 
 def write(found: dict[str, Any]) -> None:
     """The committed file, in the order of the registry."""
-    found = {i.name: found[i.name] for i in fs.list_samplers() if i.name in found}
+    found = {i.name: {**found.get(i.name, {}), "cost": cat.cost(i.name)} for i in fs.list_samplers()}
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
-    DATA.write_text(f'{{"about": "observed orders; made by tools/build_catalogue.py", "samplers": {{\n{lines}\n}}}}\n')
+    DATA.write_text(
+        f'{{"about": "observed orders, and model calls; made by tools/build_catalogue.py", "samplers": {{\n{lines}\n}}}}\n'
+    )
     cat._measured.cache_clear()
 
 

@@ -31,9 +31,9 @@ PAGE = RESULTS.with_suffix(".md")
 STEPS = 3
 SAMPLERS = [info.name for info in list_samplers() if not info.adaptive]
 NOT_RUN = {
-    "Cosmos Predict": "needs torchvision; its sigmas run from 80 to 0.002, which is no path from noise at 1 to data at 0: refused with an error",
-    "Chroma inpaint": "the pipeline reads `transformer.config.guidance_embeds`, which its transformer does not have, and fails with stock too",
-    "Qwen-Image-Edit": "enlarges its image to a million pixels: run once by hand, same outcome as Qwen-Image",
+    "Cosmos Predict": "needs torchvision; its sigmas run from 80 to 0.002, which is no path from noise at 1 to data at 0: `set_timesteps` refuses them",
+    "Chroma inpaint": "the pipeline reads `transformer.config.guidance_embeds`, which its transformer does not have",
+    "Qwen-Image-Edit": "enlarges its image to a million pixels, which is too slow for a test",
     "Variants with image encoders, the other pipelines of LTX 2, OmniGen, GLM-Image and those that no family above stands for": "no tiny model was built",
 }
 
@@ -111,8 +111,13 @@ def page() -> str:
         "* **No sigmas passed** (Wan, AuraFlow, Kandinsky, PRX): the schedule is FlowMatchEuler's own, whose last node before 0 is the shifted",
         "  sigma of timestep 1, and which is shifted twice, as in stock.",
         "* **Strength.** A pipeline slices `timesteps` by `order` entries for each step that it counts. It counts the entries where it passed",
-        "  sigmas, and the steps where it did not; `order` is set accordingly, so that a strength means the same noise for `heun` as for",
-        "  `euler`. A sampler whose steps take different numbers of calls (`fireflow`) has no such number: there a strength counts entries.",
+        "  sigmas, and the steps where it did not. `order` answers both, so that a strength begins at the same noise level for every sampler.",
+        "  `fireflow` makes no model call where its steps begin, except in the first. Its run begins at its first call in that step, and a",
+        "  warning names both noise levels.",
+        "* **Progress bar.** It counts model calls where the pipeline passed sigmas, and steps where it passed a number, and it ends full. Two",
+        "  cases end up to two short: a strength below 1 with a sampler whose steps take different numbers of calls, and an unspent budget.",
+        "* **Skipped layers** (SD3's `skip_guidance_layers`): the pipeline compares its window with the index of the model call. Where a step takes",
+        "  several calls, a warning says which `skip_layer_guidance_start` and `skip_layer_guidance_stop` mean the same part of the run.",
         "* **Division by sigma** (LTX 2): the pipeline makes a data prediction of the velocity, guides it, and divides by sigma to have a",
         '  velocity again. At sigma 0 there is none, and the result of a method that asks there is not finite; `check="finite"` says so.',
         '  `sampler_options={"last": "midpoint"}` takes the last step without that call, and `{"base": "midpoint"}` in a method that is made',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import weakref
 from typing import Any
@@ -124,8 +125,15 @@ class CarriedRun:
         self.stepper.edit(sample.to(self._dtype) + kept)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Neither a weak reference nor a node of the graph can be copied; values are compared then."""
+        """Neither a weak reference nor a node of the graph can be pickled; values are compared then."""
         return {**self.__dict__, "_handed": None, "_origin": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CarriedRun:
+        """A run of its own that goes on from the same sample, in the same graph."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        shared = {"_handed": self._handed, "_origin": self._origin}
+        copied.__dict__.update(copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in shared}, memo) | shared)
+        return copied
 
 
 def version(x: Tensor) -> float:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 from flowsamplers.engine import Evaluation
 
 
 class Order(int):
-    """``scheduler.order``: as a number the model calls of a step, or 1; multiplied, the index of the call that begins a step.
+    """``scheduler.order``: the model calls of a step, or 1. Pipelines multiply by it to begin inside the schedule, and count steps with it.
 
     Image-to-image pipelines slice ``timesteps[t_start * scheduler.order:]``. What ``t_start`` counts depends on what they passed
     to ``set_timesteps``: after a number, steps; after sigmas, entries of ``timesteps``. Either way the product is the first call of
-    the step at which stock would begin.
+    the step at which stock would begin. Where all steps take equally many calls, ``t_start`` tells which step that is; where they do not,
+    the strength does, which is read from the pipeline's own function.
+
+    Their progress bars have one tick for everything that they count. They compute which calls get one from
+    ``len(timesteps) - num_inference_steps * order`` and ``(i + 1) % order``.
 
     Examples:
         >>> calls = [Evaluation(i // 2, i % 2, 1.0) for i in range(6)]  # 3 steps of 2 calls
         >>> order = Order(1).of(calls, entries=True)
         >>> order, [t * order for t in range(7)]
         (1, [0, 0, 2, 2, 4, 4, 6])
+        >>> 6 - 5 * order  # it begins with call 0 and counts 5 entries: one call gets no tick
+        1
     """
 
     _calls: Sequence[Evaluation] = ()
     _entries = False
+    begin = 0
+    """Index of the model call with which the run begins."""
 
     def of(self, calls: Sequence[Evaluation], *, entries: bool) -> Order:
         """The same number for these model calls; whether pipelines count entries or steps."""
@@ -35,11 +44,72 @@ class Order(int):
         """The index of a model call."""
         if not self._calls or not isinstance(count, int):
             return int(self) * count
-        steps, listed = self._calls[-1].step + 1, len(self._calls)
-        step = int((count + 0.5) * steps / listed) if self._entries else count
-        return next((i for i, call in enumerate(self._calls) if call.step >= step), listed)
+        strength = _strength()
+        step = self._step(count, strength) if self._entries else count
+        index = next((i for i, call in enumerate(self._calls) if call.step >= step), len(self._calls))
+        self.begin = self.begin if strength is None else index
+        return _Index(index).counted_as(count if self._entries else None)
 
     __rmul__ = __mul__
+
+    def __rmod__(self, calls: Any) -> Any:
+        """0 where a tick is due after so many calls of the run: after each, or, where pipelines count steps, at the end of a step."""
+        if not self._calls or self._entries or not isinstance(calls, int):
+            return calls % int(self)
+        next_call = self.begin + calls
+        return int(next_call < len(self._calls) and self._calls[next_call].stage > 0)
+
+    def _step(self, entry: int, strength: float | None) -> int:
+        """The step where stock begins, if a pipeline that counts entries begins with this one."""
+        steps, listed = self._calls[-1].step + 1, len(self._calls)
+        if strength is not None and t_start(listed, strength) == entry:
+            return t_start(steps, strength)
+        return int((entry + 0.5) * steps / listed)
+
+
+class _Index(int):
+    """The index of a model call. Subtracted from the calls that a pipeline has, it leaves those that its progress bar does not count."""
+
+    _count: int | None = None
+
+    def counted_as(self, count: int | None) -> _Index:
+        """The same index; how many entries the pipeline counts, or None where it counts steps."""
+        self._count = count
+        return self
+
+    def __rsub__(self, calls: Any) -> Any:
+        """The calls before the first tick."""
+        return 0 if self._count is None else max(0, calls - self._count)
+
+
+def t_start(count: int, strength: float) -> int:
+    """Where a pipeline begins in so many steps, in diffusers' arithmetic.
+
+    Examples:
+        >>> t_start(3, 0.5), t_start(4, 0.5)
+        (1, 2)
+    """
+    return int(max(count - min(count * strength, count), 0))
+
+
+def _strength() -> float | None:
+    """The strength, if it is a pipeline's ``get_timesteps`` that multiplies by `Order`: it slices the list of times there."""
+    frame = inspect.currentframe()
+    host = frame and frame.f_back and frame.f_back.f_back
+    value = host.f_locals.get("strength") if host and host.f_code.co_name == "get_timesteps" else None
+    return value if isinstance(value, float | int) else None
+
+
+def skips_layers() -> tuple[float, float] | None:
+    """The window of SD3's skip-layer guidance, if the calling pipeline uses it: shares of its number of steps.
+
+    The pipeline compares the window with the index of the model call.
+    """
+    for frame in _frames():
+        window = [frame.f_locals.get(f"skip_layer_guidance_{end}") for end in ("start", "stop")]
+        if frame.f_locals.get("skip_guidance_layers") is not None and all(isinstance(w, float | int) for w in window):
+            return window[0], window[1]  # pyright: ignore[reportReturnType]
+    return None
 
 
 def told_the_target(scheduler: Any) -> str | None:
@@ -59,9 +129,15 @@ def told_the_target(scheduler: Any) -> str | None:
 
 
 def _callers() -> Iterator[Any]:
-    frame = inspect.currentframe()
-    while frame is not None:
+    for frame in _frames():
         code = frame.f_code
         names = [n for n in ("self", "components", "pipe", "pipeline") if n in code.co_varnames[: code.co_argcount]]
         yield from (frame.f_locals[n] for n in names if n in frame.f_locals)
+
+
+def _frames() -> Iterator[FrameType]:
+    """Where this is called from, the nearest first."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame
         frame = frame.f_back

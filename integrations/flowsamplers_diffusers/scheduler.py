@@ -34,7 +34,7 @@ from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
 from flowsamplers.solver import load_solver
 from flowsamplers_diffusers.carried import CallNoise, CarriedRun, version
 from flowsamplers_diffusers.foreign import sigmas_of, translated
-from flowsamplers_diffusers.hosts import Order, told_the_target
+from flowsamplers_diffusers.hosts import Order, skips_layers, told_the_target
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +165,12 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self.grid: SigmaGrid | None = None
         self._announced: tuple[int, int, int | None] | None = None
         self._calls: tuple[Evaluation, ...] = ()
-        self._told_of_shape = False
+        self._told_of_shape = self._told_of_start = False
         self._first = 0
         self._run: CarriedRun | None = None
         self._followed: tuple[Any, ...] = ()
         self._told: tuple[list[float], list[float]] = ([], [])
+        self.order = Order(1)
 
     def _init_stock(self) -> None:
         """FlowMatchEuler's own attributes; its ``__init__`` would register its options as if they were all."""
@@ -279,6 +280,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._step_index = self._begin_index = self._run = None
         asked = num_inference_steps if sigmas is None else len(sigmas)
         self._announce(asked if self.config.budget == "nfe" else None)
+        self._warn_of_windows()
 
     def _grid(self, steps: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
         config = self.config
@@ -353,6 +355,17 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         unspent = "" if budget is None else f" of the {budget} that num_inference_steps allows"
         logger.warning("sampler %r: %d steps take %d model calls%s", self.config.sampler, steps, calls, unspent)
 
+    def _warn_of_windows(self) -> None:
+        """Say where a pipeline takes the index of a model call for the index of a step."""
+        calls, steps = len(self._calls), self.num_inference_steps or 0
+        window = skips_layers() if calls != steps else None
+        if window is not None:
+            logger.warning(
+                "sampler %r: the pipeline skips layers in a window of model calls, and %d steps take %d of them; for the same part of the "
+                "run pass skip_layer_guidance_start=%.3g, skip_layer_guidance_stop=%.3g",
+                *(self.config.sampler, steps, calls, *(share * calls / steps for share in window)),
+            )
+
     def _refuse_targets(self) -> None:
         """A model that is told where the step ends returns the mean velocity up to there, which is Euler's step and no other's."""
         model = None if self._method == Euler() else told_the_target(self)
@@ -372,7 +385,18 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         """
         if begin_index < 0:
             raise ValueError(f"begin_index={begin_index}: an index into timesteps, from 0")
-        self._begin_index = begin_index
+        self._begin_index = self.order.begin = begin_index
+
+    def _warn_of_the_start(self, begin: int) -> None:
+        """Say once where a run begins that is to begin at a node at which the sampler calls no model."""
+        call = self._calls[begin]
+        if call.stage or self.grid is None or self._told_of_start or call.sigma == self.grid.sigmas[call.step]:
+            return
+        self._told_of_start = True
+        logger.warning(
+            "sampler %r: the run begins at sigma %.3g, and a scheduler with one call a step at %.3g, where this one makes no call",
+            *(self.config.sampler, call.sigma, self.grid.sigmas[call.step]),
+        )
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
         """The index of an entry of ``timesteps``, known by its place in memory and not by its value, or else of the nearest.
@@ -552,6 +576,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         if run is None or run.next != call or run.shape != sample.shape:
             assert self.grid is not None
             self._check_fitted(call, sample)
+            if run is None:
+                self._warn_of_the_start(index)
             run = self._run = CarriedRun(
                 self._method,
                 self.grid,

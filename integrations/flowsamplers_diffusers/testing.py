@@ -7,8 +7,10 @@ AssertionError when not, and `flowsamplers.testing.laws.NotApplicable` where it 
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 from collections.abc import Callable, Sequence
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,10 +53,7 @@ def begin(make: Factory, sigmas: Sequence[float] = FOUR, **config: Any) -> Any:
 
 def run(scheduler: Any, velocity: Velocity, x: Tensor, **step: Any) -> Tensor:
     """A pipeline's loop: call the model at every entry of ``timesteps``, in the latents' dtype."""
-    for t in scheduler.timesteps:
-        sigma = (t.double() / scheduler.config.num_train_timesteps).expand(len(x))
-        x = scheduler.step(velocity(x, sigma).to(x.dtype), t, x, return_dict=False, **step)[0]
-    return x
+    return _part(scheduler, velocity, x, 0, None, **step)
 
 
 def subject_of_scheduler(make: Factory, *, order: int = 1, stochastic: bool = False) -> Subject:
@@ -222,6 +221,120 @@ def runs_repeat_and_copies_agree(make: Factory) -> None:
     assert torch.equal(first, x), "a second run, copied between its calls, differs"
 
 
+def another_number_of_rows_is_another_run(make: Factory) -> None:
+    """A callback that keeps one image of three: the run goes on with that one as a run that begins there, and not with old rows."""
+    scheduler, x1 = begin(make), torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    half = len(scheduler.timesteps) // 2
+    x = _part(scheduler, smooth_like, x1, 0, half)[[2]]
+    anew = begin(make)
+    if not hasattr(anew, "set_begin_index"):
+        raise NotApplicable("it does not begin inside its schedule")
+    anew.set_begin_index(half)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        out = _part(scheduler, smooth_like, x, half, None)
+        torch.manual_seed(0)
+        expected = _part(anew, smooth_like, x, half, None)
+    assert out.shape == x.shape, f"one row of three comes back as {tuple(out.shape)}"
+    assert torch.allclose(out, expected, rtol=0, atol=1e-5), "the run of one row of three is not the run that begins with it"
+
+
+def rows_that_change_places_keep_their_velocities(make: Factory) -> None:
+    """A callback that reorders the images: one must not be extrapolated by the velocities of another.
+
+    Every row moves by its first column, which stays: Euler's method is exact on such paths, whatever happens to the rows.
+    """
+    x1, order = torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(0)), [2, 0, 3, 1]
+
+    def shear(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(x[:, 0]), x[:, 0]], 1)
+
+    scheduler = begin(make, _uniform(8))
+    calls = len(scheduler.timesteps)
+    x = _part(scheduler, shear, x1, 0, calls // 2)
+    at = float(scheduler.timesteps[calls // 2]) / scheduler.config.num_train_timesteps
+    ends = (x - at * shear(x, torch.ones(4)))[order]
+    gap = float((_part(scheduler, shear, x[order], calls // 2, None) - ends).abs().max())
+    assert gap <= 16 * calls * torch.finfo(torch.float32).eps, f"rows that changed places end {gap:.1e} away from where they go"
+
+
+def noise_comes_from_the_generator_of_each_call(make: Factory) -> None:
+    """``step(generator=g)``: what is drawn is stock's stream, whole tensors like the sample, one after another, of the g of that call."""
+    scheduler, x1 = begin(make), torch.ones(3, 4, 8)
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        raise NotApplicable("its step takes no generator")
+
+    def drawn(count: int) -> Tensor:
+        stream = torch.Generator().manual_seed(1)
+        for _ in range(count):
+            torch.randn(x1.shape, generator=stream)
+        return stream.get_state()
+
+    def end(*generators: torch.Generator) -> Tensor:
+        made, x = begin(make), x1
+        half = len(made.timesteps) // 2
+        for part, g in zip(((0, half), (half, None)), generators, strict=True):
+            x = _part(made, smooth_like, x, *part, generator=g)
+        return x
+
+    state = torch.get_rng_state()
+    one = torch.Generator().manual_seed(1)
+    first = end(one, one)
+    assert torch.equal(torch.get_rng_state(), state), "a generator is passed, and the global one draws"
+    draws = next((n for n in range(8 * len(scheduler.timesteps)) if torch.equal(drawn(n), one.get_state())), None)
+    assert draws is not None, "what was drawn is not a number of tensors like the sample"
+    if draws:
+        assert not torch.equal(first, end(torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))), (
+            "the generator of a later call is ignored"
+        )
+
+
+def a_cut_sample_cuts_the_graph(make: Factory) -> None:
+    """Truncated backpropagation (DRaFT-K, ReFL): with the sample detached before it, the last step's gradient is that step's alone."""
+
+    def ends(last: Tensor, early: Tensor) -> Tensor:
+        scheduler = begin(make)
+        x, times = torch.ones(1, 4, 8), scheduler.timesteps
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for i, t in enumerate(times):
+                sigma = (t.double() / scheduler.config.num_train_timesteps).expand(1)
+                v = smooth_like(x, sigma) * (last if i == len(times) - 1 else early)
+                x = scheduler.step(v, t, x, return_dict=False)[0]
+                x = x if i == len(times) - 1 else x.detach()
+        return x.double().sum()
+
+    last, early = torch.ones((), requires_grad=True), torch.ones((), requires_grad=True)
+    here, before = torch.autograd.grad(ends(last, early), (last, early), allow_unused=True)
+    assert before is None, "the gradient flows through a sample that was detached"
+    assert here is not None, "no gradient flows through the last step"
+    step, one = 2**-6, torch.ones(())
+    slope = float(ends(one + step, one) - ends(one - step, one)) / (2 * step)  # linear in the last velocity
+    assert abs(float(here) - slope) <= 1e-3 * max(1.0, abs(slope)), f"gradient {float(here):.4f}, by differences {slope:.4f}"
+
+
+def nothing_is_held_after_the_last_call(make: Factory) -> None:
+    """A pipeline lives on after its run: no tensor like the latents stays in its scheduler, on the GPU least of all."""
+    scheduler, x1 = begin(make), torch.ones(3, 5, 7)
+    _part(scheduler, smooth_like, x1, 0, None)
+    held, seen, level = list[str](), set[int](), [scheduler.__dict__]
+    for _ in range(6):
+        level = [
+            o for o in gc.get_referents(*level) if id(o) not in seen and not isinstance(o, type | ModuleType | FunctionType)
+        ]
+        seen |= {id(o) for o in level}
+        held += [f"{tuple(o.shape)} in {o.dtype}" for o in level if isinstance(o, Tensor) and o.numel() == x1.numel()]
+    assert held == [], f"held after the run: {', '.join(held)}"
+
+
+def _part(scheduler: Any, velocity: Velocity, x: Tensor, start: int, stop: int | None, **step: Any) -> Tensor:
+    """Some of the calls of a pipeline's loop."""
+    for t in scheduler.timesteps[start:stop]:
+        sigma = (t.double() / scheduler.config.num_train_timesteps).expand(len(x))
+        x = scheduler.step(velocity(x, sigma).to(x.dtype), t, x, return_dict=False, **step)[0]
+    return x
+
+
 SCHEDULER_LAWS: tuple[Callable[[Factory], None], ...] = (
     takes_the_pipelines_call,
     the_sigmas_given_are_used,
@@ -235,8 +348,17 @@ SCHEDULER_LAWS: tuple[Callable[[Factory], None], ...] = (
     a_rounded_time_finds_its_step,
     results_do_not_depend_on_the_global_generator,
     runs_repeat_and_copies_agree,
+    another_number_of_rows_is_another_run,
+    rows_that_change_places_keep_their_velocities,
+    noise_comes_from_the_generator_of_each_call,
+    a_cut_sample_cuts_the_graph,
+    nothing_is_held_after_the_last_call,
 )
 """Every law of a scheduler, each callable with the factory alone."""
+
+
+EXACT = (the_dt_applied_sum_to_minus_1, order_is_at_least_1_and_errors_fall, rows_that_change_places_keep_their_velocities)
+"""Laws that compare with an exact end: noise has none."""
 
 
 class DiffusersSchedulerConformance:
@@ -260,7 +382,7 @@ class DiffusersSchedulerConformance:
     @pytest.mark.parametrize("law", SCHEDULER_LAWS, ids=lambda law: law.__name__)
     def test_law(self, factory: Factory, law: Callable[[Factory], None]) -> None:
         """Each law."""
-        if self.stochastic and law in (the_dt_applied_sum_to_minus_1, order_is_at_least_1_and_errors_fall):
+        if self.stochastic and law in EXACT:
             pytest.skip("it draws noise")
         try:
             law(factory)

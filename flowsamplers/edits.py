@@ -1,0 +1,99 @@
+"""What becomes of a sampler's memory when its host moves the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Edits:
+    r"""Which elements of the state were moved so far that what a sampler remembers of them is worth nothing.
+
+    A step that remembers velocities ends at Euler's end and a correction c, which is what Euler's error is estimated by. Where the state
+    is moved by d, the remembered velocities are those of points d away. They are wrong by at most $L |d|$, and with them the next
+    correction by $h L |d|$, where L is the Lipschitz constant of the velocity. An explicit step needs $h L \le 1$. So memory does less harm
+    than good as long as
+
+    $$ |d| \le |c| $$
+
+    with the norms of a row and the last step's c. If a row is moved further, its moved elements go on by Euler steps until everything that
+    is remembered was seen where they are now. Before the first correction the step's own move takes its place: the velocity that is
+    remembered then belongs to a point as far away as that. Nothing here waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._worth: Tensor | None = None
+        self._corrected = False
+        self._age: Tensor | None = None
+        self._youngest = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether there may be elements that go on by Euler steps."""
+        return self._age is not None
+
+    def moves(self, length: float, velocity: Tensor) -> None:
+        """The state moves on by this length times the velocity."""
+        if not self._corrected:
+            self._worth = abs(length) * row_norm(velocity)
+
+    @torch.no_grad()
+    def stepped(self, start: Tensor, end: Tensor, h: float, velocity: Tensor) -> None:
+        """A step has ended that had more to go by than its first velocity, at its start."""
+        self._worth, self._corrected = row_norm(end - start - h * velocity), True
+
+    @torch.no_grad()
+    def edited(self, by: Tensor, *, inside: bool = False) -> None:
+        """The host has moved the state, of which something is remembered.
+
+        Args:
+            by: the move, ``(rows, ...)``.
+            inside: whether a velocity of the current step is among what is remembered.
+        """
+        far = (by != 0) & (row_norm(by) > (0 if self._worth is None else self._worth))
+        age = torch.full_like(by, torch.iinfo(torch.int16).max // 2, dtype=torch.int16) if self._age is None else self._age
+        self._youngest = -1 if inside else 0
+        self._age = torch.where(far, self._youngest, age)
+
+    def settled(self, point: Tensor, euler: Tensor, memory: int, *, step_ends: bool) -> Tensor:
+        """What to add to where the sampler goes on, so that elements moved far are where an Euler step leads.
+
+        Args:
+            point: where it goes on.
+            euler: where the Euler step leads.
+            memory: how many tensors the sampler remembered at the start of the step.
+            step_ends: whether this is its last call.
+        """
+        assert self._age is not None
+        by = torch.where(self._age < memory, euler - point, torch.zeros_like(point))
+        if step_ends:
+            self._age, self._youngest = self._age + 1, self._youngest + 1
+        return by
+
+    def forget(self, memory: int) -> None:
+        """Be done where as many steps have passed since the last edit as there are tensors remembered now."""
+        if self._youngest >= memory:
+            self._age = None
+
+
+@torch.no_grad()
+def row_norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of every row, shaped to go with x."""
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True) if x.ndim > 1 else x.abs()
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, tuple | list):
+        for part in tree:  # pyright: ignore[reportUnknownVariableType]
+            yield from tensors(part)
+
+
+def remembered(state: Any) -> int:
+    """How many tensors a sampler remembers."""
+    return sum(1 for _ in tensors(state))
