@@ -9,6 +9,7 @@ from typing import Any
 
 import diffusers
 import pytest
+from packaging.version import Version
 
 import flowsamplers as fs
 from fields import ALL, FIXED
@@ -83,7 +84,10 @@ def test_what_is_right_in_stock_passes(stock: dict[str, dict[str, str]]) -> None
 def test_the_page_is_what_the_tool_writes() -> None:
     """In every supported version of diffusers: none has mended a defect of another."""
     page = (ROOT / "docs" / "reference" / "stock-defects.md").read_text()
-    assert tool().page() == re.sub(r"(schedulers of diffusers) [\d.]+", rf"\1 {diffusers.__version__}", page)
+    found, expected = tool().page(), re.sub(r"(schedulers of diffusers) [\d.]+", rf"\1 {diffusers.__version__}", page)
+    if Version(diffusers.__version__) < Version("0.39"):  # the full re-noise ignores the generator
+        found, expected = (re.sub(r"\| `noise_comes_from.*\n", "", text) for text in (found, expected))
+    assert found == expected
 
 
 @pytest.mark.parametrize("law", [laws.applied_dt_sum_to_end_minus_start, laws.rows_do_not_see_each_other,

@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import carry_dtype, whole
+from flowsamplers.engine import carry_dtype, live_latents, whole
+from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Halt, Task, advance
 from flowsamplers.noise import normal
 from flowsamplers.sampler import steps_of
 from flowsamplers.study.plan import Planned, Study
 from flowsamplers.study.truth import evaluations_at_most
-
-STATES = 6
-"""Latents that a run holds at most: its state, what it asks for, and the velocities that methods in use remember."""
 
 
 class BudgetSpent(Halt):
@@ -321,9 +319,19 @@ def plan(study: Study, flow: Any) -> Plan:
         local=sum(p.nfe for p in planned if p.nfe <= study.local_nfe),
         references=cases * evaluations_at_most(study.reference_evaluations),
         passes=flow.passes_per_evaluation,
-        states=min(study.window, cases * len(planned)) * STATES * state,
+        states=min(study.window, cases * len(planned)) * max(map(_live, planned)) * state,
         probe=timed,
     )
+
+
+def _live(planned: Planned) -> int:
+    """Latents that a run holds at its peak: a few of its steps show it."""
+    few = planned.sampler.own_grid is None and planned.grid.steps > SHOWN
+    return live_latents(planned.sampler, SigmaGrid(planned.grid.sigmas[: SHOWN + 1]) if few else planned.grid)
+
+
+SHOWN = 12
+"""Steps after which a run holds as much as it ever does: more than any method remembers."""
 
 
 def _bytes(n: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -689,8 +690,9 @@ def _place(entry: Any, entries: Tensor) -> int | None:
 
 def _calls_in_every_step(calls: Sequence[Evaluation], steps: int) -> int:
     """How many model calls each step takes, if that is one number; else 1."""
-    counts = {sum(call.step == i for call in calls) for i in range(steps)}
-    return counts.pop() if len(counts) == 1 else 1
+    counts = Counter(call.step for call in calls)
+    most = max(counts.values())
+    return most if len(calls) == most * steps else 1
 
 
 def _nearest(time: float, entries: dict[float, int], train: int) -> float:

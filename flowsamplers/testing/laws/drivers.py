@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -94,28 +94,30 @@ def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR)
 def edits_are_honoured(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     """A host that shifts the sample before any call, also between stages, finds the very shift in the result.
 
-    With a constant velocity, large and small edits: what is remembered must not take the edit for a change of the field. A sampler that
-    remembers places, such as data predictions, moves them along in `Sampler.moved`.
+    With a constant velocity, whatever its size; and a small one with any velocity that depends on sigma alone: what is remembered must not
+    take the edit for a change of the field. A sampler that remembers places, such as data predictions, moves them along in
+    `Sampler.moved`.
 
     Reference:
         diffusers' ``callback_on_step_end`` and inpainting pipelines, which edit the latents after every call.
     """
     sampler = generator_of(quiet(case))  # fresh noise replaces a part of the state, and of the edit with it
-    x1, v = torch.zeros(1, 2, dtype=torch.float64), torch.full((1, 2), 0.25, dtype=torch.float64)
+    x1 = torch.zeros(1, 2, dtype=torch.float64)
     calls = dry_run(sampler, grid)
 
-    def end(edited: Evaluation | None, shift: float) -> Tensor:
+    def end(edited: Evaluation | None, shift: float, bent: float) -> Tensor:
         stepper = Stepper(sampler, grid, x1, KeyedNoise(SEED))
         for call in calls:
             if call is edited:
                 stepper.edit(stepper.point + shift)
-            stepper.tell(v)
+            stepper.tell(torch.full((1, 2), 0.25 + bent * call.sigma**2, dtype=torch.float64))
         return stepper.point
 
-    plain = end(None, 0.0)
-    for call, shift in product(calls, (1.0, 2**-10)):
-        what = f"{type(sampler).__name__}: an edit at step {call.step}, stage {call.stage} is not what reaches the end"
-        close(end(call, shift) - plain, torch.full_like(plain, shift), what)
+    for shift, bent in ((1.0, 0.0), (2**-20, 1.0)):
+        plain = end(None, 0.0, bent)
+        for call in (c for c in calls if bent == 0 or 2 * c.step > grid.steps):  # until then memory may be worth nothing
+            what = f"{type(sampler).__name__}: an edit at step {call.step}, stage {call.stage} is not what reaches the end"
+            close(end(call, shift, bent) - plain, torch.full_like(plain, shift), what)
 
 
 def one_buffer_is_enough(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
@@ -180,7 +182,7 @@ def rows_that_change_places_are_not_worse_than_eulers(case: Case, steps: int = 2
     allowed = error(Euler())
     plain = float((sample(smooth, x1, grid, sampler, seed=SEED)[order] - truth).norm())
     found = error(sampler)
-    assert found <= max(allowed, plain), (
+    assert found <= max(allowed, plain) * (1 + 2**-20), (  # a sampler that computes its sigma may be a rounding of it off
         f"{type(sampler).__name__}: rows that changed places miss by {found:.1e}, Euler's by less"
     )
 
