@@ -12,7 +12,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.flows import GaussianFlow, MixtureFlow
-from flowsamplers.reference import BEST, DormandPrince8, path, relative_error, solve
+from flowsamplers.reference import BEST, DormandPrince8, Path, path, relative_error, solve
 
 
 def random_gaussian(seed: int) -> GaussianFlow:
@@ -174,3 +174,9 @@ def test_states_and_velocities_at_given_nodes_are_the_exact_ones_within_their_er
     assert torch.equal(states[-1], solve(flow, x1).x0)
     with pytest.raises(ValueError, match=r"nodes=\[1.5\]: give at least one noise level, each in \[0, 1\]"):
         path(flow, x1, [1.5])
+
+
+def test_a_path_is_interpolated_where_it_lies_and_no_value_is_read() -> None:
+    """On torch's meta device there are no values to read; a copy to the host at every step would hold up a GPU."""
+    path = Path((1.0, 0.6, 0.2, 0.0), torch.empty(4, 2, 3, device="meta"), torch.empty(3, 2, 3, device="meta"))
+    assert (path(0.5).shape, path(0.5).device.type) == ((1, 2, 3), "meta")
