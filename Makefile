@@ -52,6 +52,12 @@ bench: $(VENV)/.dev ## the scheduler's own time beside stock's
 versions: $(VENV)/.dev ## run the integration's tests with the oldest, the newest and another diffusers, each in an environment of its own
 	$(BIN)/python tools/test_versions.py
 
+.PHONY: comfyui
+comfyui: $(VENV)/.dev ## beside a real ComfyUI: make comfyui AT=PATH, with what it imports installed (how-to "In ComfyUI")
+	FLOWSAMPLERS_COMFYUI=$(AT) FLOWSAMPLERS_COMFYUI_RECORD=docs/reference/comfyui.json \
+	  $(BIN)/python -m pytest tests/test_comfyui_real.py tests/test_comfyui_executor.py
+	$(BIN)/python tools/build_names.py
+
 .PHONY: clean
 clean: ## remove what was set up and built
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis
