@@ -103,7 +103,7 @@ def test_a_study_prints_a_table_and_writes_its_files(tmp_path) -> None:
 def test_a_study_of_the_bundled_klein(tmp_path) -> None:
     """The main job, small: one prompt, one seed, two samplers."""
     options = ["--prompt", "three", "--seed", "0", "--nfe", "2", "--nfe", "4", "--sampler", "euler", "--sampler", "heun"]
-    text = run("study", "--quiet", *options, "--out", str(tmp_path / "s"))
+    text = run("study", "--model", "klein-digits", "--quiet", *options, "--out", str(tmp_path / "s"))
     assert "its own relative error" in text
     assert (tmp_path / "s" / "images.png").is_file()
     settings = json.loads((tmp_path / "s" / "study.json").read_text())
@@ -152,7 +152,7 @@ def test_a_report_is_made_anew_from_the_rows(tmp_path) -> None:
 
 
 def test_the_preset_of_the_experiment(tmp_path) -> None:
-    text = run("study", "--preset", "klein-steps", "--quiet", "--out", str(tmp_path))
+    text = run("study", "--preset", "klein-steps", "--model", "klein-digits", "--quiet", "--out", str(tmp_path))
     for steps in (1, 2, 3, 4, 6, 10):
         assert f"steps {steps}   tokens 16" in text
     assert {p.name for p in tmp_path.iterdir()} == {"klein-steps.png", "klein-steps.txt"}

@@ -46,7 +46,7 @@ TOOLS = {
 
 def test_the_first_study_page_shows_the_committed_rows() -> None:
     page = (DOCS / "start" / "first-study.md").read_text()
-    assert terminal(load(DOCS / "studies" / "klein-digits")) in page
+    assert terminal(load(DOCS / "studies" / "klein-emoji")) in page
 
 
 def test_the_steps_page_shows_the_committed_table() -> None:

@@ -82,7 +82,7 @@ def test_generate_writes_a_picture(tmp_path: Path) -> None:
 
 def test_a_model_has_prompts_of_its_own_wherever_none_is_given() -> None:
     assert Study("klein-emoji-distilled").prompts == Study("klein-emoji").prompts == ("red heart", "pizza", "penguin")
-    assert Study().prompts == ("a handwritten 3", "the digit seven", "eight")
+    assert Study("klein-digits").prompts == ("a handwritten 3", "the digit seven", "eight")
     assert Study("mixture:appendix-a").prompts == (None,)
     assert Study("klein-emoji", prompts=("banana",)).prompts == ("banana",)
     assert len(Study("someone/a-klein").prompts) == 1
@@ -192,3 +192,20 @@ def test_the_tools_train_save_and_distil_a_model_that_loads(few_emoji: Path, mon
         assert (flow.is_distilled, flow.tokens) == (distilled, 64)
         x0 = fs.sample(flow.velocity, flow.noise([0]), fs.schedules.flux2(1, tokens=64), "euler")
         assert flow.decode(x0, "pt").shape == (1, 3, 64, 64)
+
+
+def test_the_default_study_is_of_klein_emoji_at_the_guidance_it_was_made_for() -> None:
+    study = Study()
+    assert study.model == "klein-emoji"
+    assert study.open().guidance_scale == 2.5
+    assert KleinFlow.load("klein-emoji", guidance_scale=4.0, device="cpu").guidance_scale == 4.0
+
+
+@MODELS
+@pytest.mark.parametrize("sampler", ["euler", "ab2", "unipc", "dpmpp_2m", "fireflow", "ipndm"])
+def test_with_more_calls_every_sampler_comes_nearer_to_the_exact_solution(model: str, sampler: str) -> None:
+    flow = KleinFlow.load(model, prompt="red heart", device="cpu", guidance_scale=1.0)
+    x1 = flow.noise([0])
+    truth = fs.sample(flow.velocity, x1, fs.schedules.linear(48), "fireflow")
+    errors = [torch.dist(fs.sample(flow.velocity, x1, fs.schedules.linear(n), sampler), truth).item() for n in (4, 16)]
+    assert errors[1] < errors[0] / 2

@@ -1,6 +1,6 @@
 """Rebuild the committed studies and the page that shows them: docs/studies and docs/start/first-study.md.
 
-python tools/build_first_study.py           # run both studies anew (a minute), then write the page
+python tools/build_first_study.py           # run both studies anew (some minutes), then write the page
 python tools/build_first_study.py --page    # write the page from the committed rows
 """
 
@@ -21,6 +21,7 @@ from flowsamplers.study.steps import STEPS, klein_steps
 
 DOCS = Path(__file__).parent.parent / "docs"
 STUDIES = DOCS / "studies"
+MODEL = Study.model
 PAGE = DOCS / "start" / "first-study.md"
 START, END = "```text\n", "\n```"
 
@@ -29,12 +30,12 @@ def run() -> None:
     """As ``flowsamplers study``, ``flowsamplers study --preset klein-steps`` and ``flowsamplers generate`` do."""
     torch.set_num_threads(1)
     shutil.rmtree(STUDIES, ignore_errors=True)
-    Study().run(STUDIES / "klein-digits")
+    Study().run(STUDIES / MODEL)
     for name in ("images", "references"):  # what the report was made from, and what can be solved again
-        shutil.rmtree(STUDIES / "klein-digits" / name)
-    for figure in (STUDIES / "klein-digits").glob("*.svg"):
+        shutil.rmtree(STUDIES / MODEL / name)
+    for figure in (STUDIES / MODEL).glob("*.svg"):
         figure.unlink()
-    flow = load_flow("klein-digits", prompt=default_prompts("klein-digits").given[0])
+    flow = load_flow(MODEL, prompt=default_prompts(MODEL).given[0])
     klein_steps(flow, STUDIES / "klein-steps")
     draw(flow, [get_sampler(s) for s in ("euler", "fireflow", "ab2")], STEPS, 0, STUDIES / "klein-steps" / "samplers.png")
 
@@ -42,7 +43,7 @@ def run() -> None:
 def write_page() -> None:
     """Put the reports between the page's fences, in order."""
     table = (STUDIES / "klein-steps" / "klein-steps.txt").read_text().split("\n\n")[-1].rstrip("\n")
-    reports = [terminal(load(STUDIES / "klein-digits")), table]
+    reports = [terminal(load(STUDIES / MODEL)), table]
     before, *fenced = PAGE.read_text().split(START)
     pieces = [before]
     for report, rest in zip(reports, fenced, strict=True):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flowsamplers.benchmark import BUDGETS, FEW, Measured, measured, measured_stock, recommend
+from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, Measured, measured, measured_stock, recommend
 from flowsamplers.study import load
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "start" / "which-sampler.md"
 SHOWN = (4, 8, 16, 32)
-KLEIN = "klein-digits"
+DIGITS, EMOJI = NETWORKS
 
 
 def cells(schedule: str, budget: int) -> list[Measured]:
@@ -24,20 +24,13 @@ def cells(schedule: str, budget: int) -> list[Measured]:
 def stock(schedule: str, budget: int, flow: str | None) -> tuple[str, float]:
     """The best of what diffusers ships, by its name, and its error."""
     found = [m for m in measured_stock() if (m.schedule, m.nfe) == (schedule, budget)]
-    best = min(found, key=lambda m: error(m, flow))
+    best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).stock
     return best.label, error(best, flow)
 
 
 def error(cell: Measured, flow: str | None) -> float:
     """On one flow, or the geometric mean of the network and of the mixtures."""
     return cell.score if flow is None else cell.errors[flow]
-
-
-def no_worse_than_euler(schedule: str, budget: int) -> list[Measured]:
-    """What `recommend` chooses from."""
-    found = cells(schedule, budget)
-    euler = next(m for m in found if m.label == "euler")
-    return [m for m in found if m.no_worse_than(euler)]
 
 
 def table(schedule: str, flow: str | None) -> list[str]:
@@ -48,7 +41,7 @@ def table(schedule: str, flow: str | None) -> list[str]:
     ]
     for budget in SHOWN:
         found = cells(schedule, budget)
-        best = min(no_worse_than_euler(schedule, budget), key=lambda m: error(m, flow))
+        best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).best
         name, theirs = stock(schedule, budget, flow)
         euler = next(error(m, flow) for m in found if m.label == "euler")
         last = best.sampler.get("options", {}).get("last", "its own")
@@ -61,23 +54,28 @@ def table(schedule: str, flow: str | None) -> list[str]:
 
 def percent(value: float) -> str:
     """Two digits that count."""
-    return f"{100 * value:.2g}&nbsp;%"
+    return f"{100 * value:.0f}&nbsp;%" if value >= 1 else f"{100 * value:.2g}&nbsp;%"
 
 
 def regret(label: str, schedule: str) -> float:
-    """How many times the error of the best a sampler has at worst, over all numbers of calls, on average and on klein-digits."""
+    """How many times the error of the best a sampler has at worst, over all numbers of calls, on average and on each network."""
     worst = 0.0
     for budget in BUDGETS:
         found = cells(schedule, budget)
         mine = [m for m in found if m.label == label]
-        for flow in (None, KLEIN):
+        for flow in (None, *NETWORKS):
             worst = max(worst, error(mine[0], flow) / min(error(m, flow) for m in found) if mine else float("inf"))
     return worst
 
 
-def least(schedule: str, budget: int) -> float:
-    """The smallest error on klein-digits."""
-    return min(error(m, KLEIN) for m in cells(schedule, budget))
+def least(schedule: str, budget: int, flow: str) -> float:
+    """The smallest error on a network."""
+    return min(error(m, flow) for m in cells(schedule, budget))
+
+
+def on(label: str, flow: str, budget: int) -> str:
+    """The error of a sampler on FLUX.2's schedule."""
+    return percent(next(error(m, flow) for m in cells("flux2", budget) if m.label == label))
 
 
 def one_to_remember(schedule: str) -> tuple[str, float]:
@@ -99,9 +97,10 @@ def page() -> str:
     shifted, shifted_regret = one_to_remember("flux2")
     flat, flat_regret = one_to_remember("linear")
     eight = recommend("flux2", nfe=8)
-    mixtures = len(measured()[0].errors) - 1
+    mixtures = len(measured()[0].errors) - len(NETWORKS)
+    last = "unipc:last=ralston3"
     few = ", ".join(f"`{recommend('flux2', nfe=n).best.label}`" for n in FEW)
-    studied, studied_error = load(DOCS / "studies" / "klein-digits").best(nfe=8)
+    studied, studied_error = load(DOCS / "studies" / EMOJI).best(nfe=8)
     text = [
         "# Which sampler should I use",
         "",
@@ -122,31 +121,40 @@ def page() -> str:
         "```",
         "",
         "The rule takes only samplers that are no worse than Euler on any flow of the benchmark. Of these it names the one with the smallest",
-        "geometric mean of the errors, in which the trained network counts as much as all mixtures together. `flowsamplers.recommend`, the",
+        "geometric mean of the errors, in which the trained networks count as much as all mixtures together. `flowsamplers.recommend`, the",
         "README and [the swap page](swap.md) give the same answer and the same figures.",
         "",
+        f"**The two networks disagree, so measure yours.** With 8 calls on FLUX.2's schedule, `{last}` has an error of {on(last, DIGITS, 8)} on `{DIGITS}`;",
+        f"Euler has {on('euler', DIGITS, 8)}. On `{EMOJI}` the same sampler has {on(last, EMOJI, 8)}, and Euler has {on('euler', EMOJI, 8)}. With 16 calls or",
+        "more, a better last step reduces the error on both. Strong guidance and few steps make samplers of higher order fail:",
+        "[see the images](../gallery.md#guidance).",
+        "",
         f"`{shifted}` is the one to remember for FLUX.2's schedule: at every number of model calls from {BUDGETS[0]} to {BUDGETS[-1]}, on "
-        f"average and on the trained network, its error is at most {shifted_regret:.2f} times that of the best. On a flat schedule no sampler is "
-        f"that safe; the safest is `{flat}`, at most {flat_regret:.1f} times the best.",
+        f"average and on each network, its error is at most {shifted_regret:.1f} times that of the best. On a flat schedule it is `{flat}`, at most "
+        f"{flat_regret:.1f} times the best.",
         "",
         "A stochastic sampler has no error in this sense, and is not in these tables.",
         "",
         "## FLUX.2's schedule",
         "",
-        "4,096 tokens (1024x1024), the empirical mu. The error is the geometric mean of the network and of the mixtures:",
+        "4,096 tokens (1024x1024), the empirical mu. The error is the geometric mean of the networks and of the mixtures:",
         "",
         *table("flux2", None),
         "",
         f"With {FEW[0]}, {FEW[1]} and {FEW[2]} calls the answers are {few}.",
         "",
-        f"On `{KLEIN}` alone, the one trained network among them, and the nearest thing here to your model:",
+        f"On `{EMOJI}` alone, which draws in color with guidance 2.5:",
         "",
-        *table("flux2", KLEIN),
+        *table("flux2", EMOJI),
         "",
-        "`make study` measures the same network on the schedule of its own small pictures (16 tokens), with seven samplers and other prompts.",
+        f"On `{DIGITS}` alone:",
+        "",
+        *table("flux2", DIGITS),
+        "",
+        f"`make study` measures `{EMOJI}` on the schedule of its own small pictures (64 tokens), with seven samplers and other prompts.",
         f"There `{studied}` has the smallest error with 8 calls, {percent(studied_error)}. The figures of the two differ because the schedules do.",
         "",
-        "Where the two tables disagree, believe the network. Why the last step decides: [The last step](../explanation/last-step.md).",
+        "Where the tables disagree, believe the network that is most like yours. [The last step](../explanation/last-step.md) explains why it matters.",
         "",
         "## A flat schedule",
         "",
@@ -154,12 +162,18 @@ def page() -> str:
         "",
         *table("linear", None),
         "",
-        f"On `{KLEIN}` alone:",
+        f"On `{EMOJI}` alone:",
         "",
-        *table("linear", KLEIN),
+        *table("linear", EMOJI),
         "",
-        f"So on `{KLEIN}` the schedule matters as much as the sampler: with 8 calls the best error is {percent(least('flux2', 8))} on FLUX.2's and "
-        f"{percent(least('linear', 8))} on the flat one. Its pictures have 16 tokens; a picture of 4,096 is another matter, which was not measured.",
+        f"On `{DIGITS}` alone:",
+        "",
+        *table("linear", DIGITS),
+        "",
+        f"On both networks the schedule matters as much as the sampler. With 8 calls the best error on `{EMOJI}` is {percent(least('flux2', 8, EMOJI))} on",
+        f"FLUX.2's schedule and {percent(least('linear', 8, EMOJI))} on the flat one; on `{DIGITS}` it is {percent(least('flux2', 8, DIGITS))} and "
+        f"{percent(least('linear', 8, DIGITS))}.",
+        "Their pictures have 64 and 16 tokens. Nothing was measured at 4,096 tokens.",
         "",
         "## Ask in Python",
         "",
@@ -180,8 +194,8 @@ def page() -> str:
         "",
         "## What this answer is worth",
         "",
-        f"* It was measured on {mixtures} mixtures of Gaussians, whose solutions are exact, and on `{KLEIN}`, a FLUX.2 Klein of half a million",
-        "  parameters. **Nothing here was measured on the real FLUX.2 weights.** Measure yours: `flowsamplers study --model ...`, see",
+        f"* It was measured on {mixtures} mixtures of Gaussians, whose solutions are exact, and on `{DIGITS}` and `{EMOJI}`, FLUX.2 Kleins of half a",
+        "  million and 2.8 million parameters. **Nothing here was measured on the real FLUX.2 weights.** Measure yours: `flowsamplers study --model ...`, see",
         "  [Measure your own model](../howto/measure-your-model.md).",
         "* The error is the relative distance of the final state to the exact solution from the same noise. A small one says that the sampler",
         "  drew what the model asked for, not that the image is better.",

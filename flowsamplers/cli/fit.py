@@ -19,7 +19,7 @@ from flowsamplers.validation import evaluations_at_most
 
 
 @click.command(cls=Command)
-@model_options
+@model_options("klein-digits")
 @click.option("--prompt", "prompts", multiple=True, help="To fit to; may be repeated.")
 @click.option(
     "--held-prompt", "held", multiple=True, help="To judge by; may be repeated.  [default: the prompts, with other seeds]"

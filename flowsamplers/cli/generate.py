@@ -17,7 +17,7 @@ from flowsamplers.study.store import check_writable
 
 
 @click.command(cls=Command)
-@model_options
+@model_options("klein-digits")
 @click.option("--prompt", help="What to draw.")
 @click.option("--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="One or several.  [default: euler]")
 @click.option("--steps", type=int, cls=Several, help="One or several.  [default: 20]")

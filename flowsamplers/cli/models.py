@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from flowsamplers.flows.prompts import default_prompts
 from flowsamplers.flows.registry import load_flow
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that open a model; the command gets them as ``flow_options``."""
+def model_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options that open a model, by default this one; the command gets them as ``flow_options``."""
+    return partial(_with_model, default)
 
+
+def _with_model(default: str, command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def with_flow(
         *args: Any,
@@ -59,9 +62,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--guidance", type=float, help="Classifier-free guidance; above 1 it takes two passes a call."),
         click.option("--size", type=Size(), help="WIDTHxHEIGHT in pixels; by default the model's."),
-        click.option(
-            "--model", default="klein-digits", show_default=True, help="Bundled name, folder, hub id, or loader:name."
-        ),
+        click.option("--model", default=default, show_default=True, help="Bundled name, folder, hub id, or loader:name."),
     ):
         with_flow = option(with_flow)
     return with_flow

@@ -16,7 +16,7 @@ from flowsamplers.study.measure import forward_passes
 
 
 @click.command(cls=Command)
-@model_options
+@model_options("klein-digits")
 @click.option("--sampler", "method", type=Method(), default="euler", show_default=True)
 @click.option("--steps", type=int, default=4, show_default=True)
 @click.option("--prompt", help="What to draw.")

@@ -20,6 +20,9 @@ from flowsamplers_diffusers.time_conditioning import full_precision_time
 
 logger = logging.getLogger(__name__)
 
+GUIDANCE = {"klein-emoji": 2.5}
+"""The scale that a bundled model was made for, where it is not the pipelines' 4."""
+
 
 class KleinFlow:
     r"""The velocity field of a Klein pipeline for one prompt, size and guidance.
@@ -97,9 +100,11 @@ class KleinFlow:
 
         Args:
             name: see `load_klein`.
-            **options: of both.
+            **options: of both; ``guidance_scale`` is 2.5 by default for ``"klein-emoji"``.
         """
         given = {k: v for k, v in options.items() if v is not None}
+        if name in GUIDANCE:
+            given.setdefault("guidance_scale", GUIDANCE[name])
         loading = {k: given.pop(k) for k in ("dtype", "device", "offload", "revision") if k in given}
         return cls(load_klein(name, **loading), name=name, **given)
 
