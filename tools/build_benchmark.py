@@ -14,10 +14,10 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -38,12 +38,11 @@ MIXTURES = 5
 Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Starts:
+class Starts(NamedTuple):
     """From where a trained network is measured: each prompt from the noise of a seed of its own, 0, 1, 2, ..."""
 
     prompts: Sequence[str]
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 STARTS = {
@@ -52,8 +51,7 @@ STARTS = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One sampler at one number of model calls: of this library with its configuration, or of diffusers by its name."""
 
     kind: str
