@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from flowsamplers.profiling import (
     Profile,
     chunks,
     ends,
+    gaussian_paths,
     measured,
     path_nodes,
     row_weights,
@@ -59,8 +61,14 @@ LIGHT = 1e-3
 DAMPINGS = 10.0 ** np.arange(-9, 3)
 SLACK = 1.01
 """The strongest damping whose error on held-back rows is within a percent of the least is taken."""
+STDS = (0.25, 0.75)
+"""Standard deviations of Gaussian data for whose flow a solver may be exact, where polishing begins: there are several local minima."""
+WORTH = 0.64
+"""Such a solver is taken if its squared error is below this part of that of one that is exact for straight paths."""
 TRIED = 2
 """Of several starts so many are polished."""
+TRIAL = 2
+"""Gauss-Newton steps after which the better of several starts alone goes on."""
 ROUNDS = 6
 """Gauss-Newton steps."""
 
@@ -197,13 +205,18 @@ class Rows:
                 f"nfe={nfe}: the profile has {nodes} nodes, and a solver at most as many calls; measure one with more"
             )
         moments, fitting = self.profile.without(self.judged), self.only(judging=False)
-        family = Learned(int(nfe), moments) if method is None else OfMethod(int(nfe), moments, method)
         polish = rounds if len(fitting.x1) >= 2 * (FOLDS - 1) else 0
+        families = fitting.families(int(nfe), moments) if method is None else [OfMethod(int(nfe), moments, method)]
 
-        def ranked(thetas: list[Array]) -> list[Array]:
-            return sorted(thetas, key=lambda theta: fitting.error(family.scheme(theta))) if len(thetas) > 1 else thetas
+        def best(tried: list[tuple[Learned | OfMethod, Array]], most: int = 1) -> list[tuple[Learned | OfMethod, Array]]:
+            return sorted(tried, key=lambda t: fitting.error(t[0].scheme(t[1])))[:most] if len(tried) > most else tried
 
-        found = ranked([_polished(family, theta, fitting, polish) for theta in ranked(family.starts())[:TRIED]])[0]
+        def polished(tried: list[tuple[Learned | OfMethod, Array]], rounds: int) -> list[tuple[Learned | OfMethod, Array]]:
+            return [(family, _polished(family, theta, fitting, rounds)) for family, theta in tried]
+
+        begun = best([(family, theta) for family in families for theta in family.starts()], TRIED)
+        first = polish if len(begun) == 1 else min(polish, TRIAL)
+        family, found = best([*begun, *polished(best(polished(begun, first)), polish - first)])[0]
         grid, sampler = family.solver(found)
         scheme = family.scheme(found)
         about = {
@@ -223,6 +236,15 @@ class Rows:
             solver = replace(solver, validation=validated(solver, judges.asked, judges.x1, judges.x0, tokens, self.max_batch))
         return solver
 
+    def families(self, steps: int, moments: Moments) -> list[Learned]:
+        """Exact for straight paths, or for those of Gaussian data where this has a much smaller error before any polishing."""
+        straight = Learned(steps, moments)
+        if self.profile.start != 1:
+            return [straight]
+        gaussian = [Learned(steps, moments, std) for std in STDS]
+        least, usual = (min(self.error(f.scheme(f.starts()[0])) for f in fs) for fs in (gaussian, [straight]))
+        return gaussian if least < WORTH * usual else [straight]
+
     def error(self, scheme: Scheme) -> float:
         """Mean squared error of the end, relative, each row by its weight."""
         weights = row_weights(self.x1, self.x0)
@@ -236,24 +258,42 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """Solvers with nodes and weights of their own: the parameters are logarithms of the step lengths, and the weights."""
+    """Solvers with nodes and weights of their own: the parameters are logarithms of the step lengths, the weights, and ``std`` if not 0.
+
+    Attributes:
+        steps: calls.
+        moments: of the rows that fit.
+        std: of Gaussian data, where the parameter begins; 0 leaves it there. See `NSSolver`.
+    """
 
     steps: int
     moments: Moments
+    std: float = 0.0
     anchored = True
     """Polishing is held to where it begins: there are about as many parameters as rows can tell."""
 
     def starts(self) -> list[Array]:
         """The best nodes of the profile, with the best weights for them."""
-        moments, last = with_prior(self.moments), len(self.moments.sigmas) - 1
-        at = search(moments, lambda at: best_weights(moments.pick([*at, last]))[1], self.steps)
-        picked = moments.pick([*at, last])
-        return [np.concatenate([np.log(-np.diff(picked.sigmas)), *(b[:-1] for b in best_weights(picked)[0])])]
+        picked = self.usable.pick(self.nodes)
+        std = [np.array([self.std])] if self.std else []
+        return [np.concatenate([np.log(-np.diff(picked.sigmas)), *(b[:-1] for b in best_weights(picked)[0]), *std])]
+
+    @cached_property
+    def usable(self) -> Moments:
+        """The moments with those of smooth flows, beyond the flow for which the solvers are exact."""
+        moments = with_prior(self.moments)
+        return moments.beyond(self.std) if self.std else moments
+
+    @cached_property
+    def nodes(self) -> list[int]:
+        """Indices of the best nodes of the profile, the end among them."""
+        last = len(self.moments.sigmas) - 1
+        return [*search(self.usable, lambda at: best_weights(self.usable.pick([*at, last]))[1], self.steps), last]
 
     @property
     def unit(self) -> Array:
         """The natural size of a change of each parameter."""
-        return np.concatenate([np.ones(self.steps), np.full(self.steps * (self.steps - 1) // 2, 0.1)])
+        return np.concatenate([np.ones(self.steps), np.full(self.steps * (self.steps - 1) // 2, 0.1), *[np.ones(1)] * bool(self.std)])
 
     @property
     def free(self) -> list[int]:
@@ -261,7 +301,7 @@ class Learned:
         n = self.steps
         memory = next((m for m in range(n, 0, -1) if n + sum(min(k, m) for k in range(n)) <= LARGEST), 0)
         weights = [j >= k - memory for k in range(n) for j in range(k)]
-        return [i for i, chosen in enumerate([True] * (n - 1) + [False] + weights) if chosen]
+        return [i for i, chosen in enumerate([True] * (n - 1) + [False] + weights + [True] * bool(self.std)) if chosen]
 
     def scheme(self, theta: Array) -> Scheme:
         """The scheme of some parameters; the newest weight of each row makes the sum right."""
@@ -271,7 +311,11 @@ class Learned:
             others = theta[at : at + k]
             rows.append(np.append(others, end - sigmas[0] - others.sum()))
             at += k
-        return Scheme(sigmas, tuple(rows))
+        if not self.std:
+            return Scheme(sigmas, tuple(rows))
+        rho, slope = gaussian_paths(np.array([*sigmas, 0.0]), abs(theta[-1]))
+        starts = tuple(float(rho[k] - b @ slope[:k]) for k, b in enumerate(rows, 1))
+        return Scheme(sigmas, tuple(rows), starts=starts)
 
     def solver(self, theta: Array) -> tuple[SigmaGrid, NSSolver]:
         """The same as a schedule and a sampler."""
@@ -282,7 +326,7 @@ class Learned:
             newest_first = ((b - np.append(before, 0.0)) / h)[::-1].tolist()
             table.append((1 - math.fsum(newest_first[1:]), *newest_first[1:]))
             before = b
-        return grid, NSSolver(table=tuple(table))
+        return grid, NSSolver(table=tuple(table), std=float(abs(theta[-1])) if self.std else 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ P_{ab} = \langle x(s_a) - x(s_0), v(s_b) \rangle, \quad
 Q_{ab} = \langle x(s_a) - x(s_0), x(s_b) - x(s_0) \rangle
 $$
 
-They are sums over rows: they stream, merge and fit into a small file whatever the size of an image is.
+They are sums over rows: they stream, merge and fit into a small file whatever the size of an image is. The start $x(s_0)$ stands behind
+the velocities as one more vector in $G$ and $P$, for solvers that weigh it too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -28,12 +29,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
+from scipy.linalg import block_diag
 from torch import Tensor
 
 from flowsamplers._files import write_atomically
 from flowsamplers.engine import Velocity, carry_dtype
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow
+from flowsamplers.samplers.learned import gaussian_path
 
 Array = NDArray[np.float64]
 
@@ -43,8 +46,8 @@ NODES = 64
 """Default number of intervals of a path; a fitted solver has at most as many calls."""
 HELD = 2**26
 """Numbers in float64 that are held at once beside the rows themselves, half a gigabyte: batches of large rows are smaller."""
-SCHEMA = 1
-"""Version of the file. A file with a higher number was written by a newer version of this library."""
+SCHEMA = 2
+"""Version of the file. A file with a higher number was written by a newer version of this library; 1 had no start in its matrices."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class Profile:
 
     Attributes:
         sigmas: M + 1 nodes, falling from the start to 0.
-        velocities: G, ``(folds, M, M)``, sums over the rows of a fold of the mean over a row's numbers.
-        crossed: P, ``(folds, M + 1, M)``.
+        velocities: G, ``(folds, M + 1, M + 1)``, sums over the rows of a fold of the mean over a row's numbers; the start is the last.
+        crossed: P, ``(folds, M + 1, M + 1)``, likewise.
         moved: Q, ``(folds, M + 1, M + 1)``.
         sizes: ``(folds,)``, the same sums of the squared end points.
         counts: ``(folds,)``, rows.
@@ -167,7 +170,7 @@ class Profile:
     @cached_property
     def bend(self) -> Array:
         """Root mean square of dv/ds relative to the end, on each interval between two velocities: where the paths bend."""
-        g = self.without(None).velocities
+        g = self.without(None).velocities[:-1, :-1]
         change = np.diag(g)[1:] - 2 * np.diag(g, 1) + np.diag(g)[:-1]
         return np.sqrt(np.maximum(change, 0)) / -np.diff(self.sigmas[:-1])
 
@@ -206,8 +209,10 @@ class Profile:
                 raise ValueError(f"it is a {about['kind']}")
             if about["schema"] > SCHEMA:
                 raise ValueError(f"its schema {about['schema']} is newer than {SCHEMA}; update flowsamplers")
+            if about["schema"] < SCHEMA:
+                raise ValueError(f"its schema {about['schema']} is older than {SCHEMA}; measure it again")
             m = len(t["sigmas"]) - 1
-            shapes = [(FOLDS, m, m), (FOLDS, m + 1, m), (FOLDS, m + 1, m + 1), (FOLDS,)]
+            shapes = [*[(FOLDS, m + 1, m + 1)] * 3, (FOLDS,)]
             arrays: list[Array] = [t[k] for k in ("velocities", "crossed", "moved", "sizes")]
             if [a.shape for a in arrays] != shapes or not all(np.isfinite(a).all() for a in arrays):
                 raise ValueError("its matrices have wrong shapes or numbers that are not finite")
@@ -243,7 +248,7 @@ class Profile:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean moments of some rows, relative to the mean squared size of their ends."""
+    """Mean moments of some rows, relative to the mean squared size of their ends; see `Profile`."""
 
     sigmas: Array
     velocities: Array
@@ -260,7 +265,7 @@ class Moments:
         rising = self.sigmas[::-1]
         eye = np.eye(len(rising))
         places = CubicSpline(rising, eye[::-1])(wanted)
-        speeds = CubicSpline(rising[1:], eye[1:, 1:][::-1])(wanted[:-1])
+        speeds = block_diag(CubicSpline(rising[1:], eye[1:, 1:][::-1])(wanted[:-1]), 1.0)
         return Moments(
             wanted,
             speeds @ self.velocities @ speeds.T,
@@ -271,9 +276,29 @@ class Moments:
 
     def pick(self, indices: Sequence[int]) -> Moments:
         """At some of the nodes that were measured."""
-        i, j = np.array(indices), np.array(indices[:-1])
+        i, j = np.array(indices), np.array([*indices[:-1], -1])
         g, p, q = self.velocities[np.ix_(j, j)], self.crossed[np.ix_(i, j)], self.moved[np.ix_(i, i)]
         return Moments(self.sigmas[i], g, p, q, self.numbers)
+
+    def beyond(self, std: float) -> Moments:
+        r"""What is left when the flow of Gaussian data is taken away: $v - \rho' x_1$ and $x - \rho x_1$ stand for $v$ and $x - x_1$.
+
+        Args:
+            std: of the data; then $\rho = \sqrt{s^2 + (1 - s)^2 c^2}$ is the path of $x_1 = 1$, which begins at sigma 1.
+        """
+        rho, slope = gaussian_paths(self.sigmas, std)
+        turn = np.eye(len(self.velocities))
+        turn[:-1, -1] = -slope[:-1]
+        left = (1 - rho)[:, None]
+        crossed = self.crossed + left * self.velocities[-1]
+        moved = self.moved + left * self.crossed[:, -1] + self.crossed[:, -1:] * left.T + left * left.T * self.velocities[-1, -1]
+        return replace(self, velocities=turn @ self.velocities @ turn.T, crossed=crossed @ turn.T, moved=moved)
+
+
+def gaussian_paths(sigmas: Array, std: float) -> tuple[Array, Array]:
+    """`gaussian_path` at several sigmas: places and slopes."""
+    rho, slope = np.array([gaussian_path(s, std) for s in sigmas.tolist()]).T
+    return rho, slope
 
 
 def profile(
@@ -314,7 +339,7 @@ def profile(
         >>> flow = fs.flows.MixtureFlow.random(1)
         >>> measured = profile(flow.velocity, flow.noise(list(range(16))), nodes=32)
         >>> measured.rows, measured.velocities.shape, measured.error < 1e-3
-        (16, (4, 32, 32), True)
+        (16, (4, 33, 33), True)
 
     Reference:
         The moments are this project's; the literature's relatives are GITS (arXiv:2405.11326) and BNS (arXiv:2403.01329).
@@ -429,7 +454,7 @@ def _part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], abou
     rough = [x for x, _ in path(asked, x1, rows, sigmas[::2])][-1]
     error = ((rough - end).flatten(1).norm(dim=1) / end.flatten(1).norm(dim=1).clamp(min=1e-300)).max().item()
     root = row_weights(x1[rows], end).sqrt()
-    v, moved = ([t.flatten(1) * root[:, None] for t in ts] for ts in (speeds, [x - states[0] for x in states]))
+    v, moved = ([t.flatten(1) * root[:, None] for t in ts] for ts in ([*speeds, states[0]], [x - states[0] for x in states]))
     n = len(end)
     g, p, q, size = [], [], [], []
     for fold in range(FOLDS):

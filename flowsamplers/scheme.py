@@ -1,8 +1,8 @@
 r"""Schemes: what a solver is to a profile.
 
 A *scheme* is the sigmas where the model is asked, and the weights with which each point is made of the start and the velocities before
-it, $x_{k+1} = x(s_0) + \sum_{j \le k} B_{kj} v_j$. Every sampler that is linear in its velocities is one, and its errors along the
-paths of a flow follow from the moments of the `Profile`, without a model call.
+it, $x_{k+1} = \alpha_k x(s_0) + \sum_{j \le k} B_{kj} v_j$. Nearly all samplers have $\alpha_k = 1$. Every sampler that is linear in its
+velocities is a scheme, and its errors along the paths of a flow follow from the moments of the `Profile`, without a model call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowsamplers.engine import whole
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.profiling import Array, Asked, Moments
+from flowsamplers.profiling import Array, Asked, Moments, gaussian_paths
 from flowsamplers.sampler import SamplerLike, get_sampler, steps_of
 from flowsamplers.schedules import flux2, linear, shift
 
@@ -30,11 +30,15 @@ PRIOR_STDS = (0.05, 0.2, 0.4, 0.7, 1.0, 1.5)
 
 
 class Scheme(NamedTuple):
-    """Where a solver asks, and how it makes each point: the last row of weights makes the end."""
+    """Where a solver asks, and how it makes each point: the last row of weights makes the end.
+
+    Without ``starts`` each point has the start once.
+    """
 
     sigmas: tuple[float, ...]
     weights: tuple[Array, ...]
     end: float = 0.0
+    starts: tuple[float, ...] = ()
 
 
 def amplification(scheme: Scheme) -> float:
@@ -90,7 +94,7 @@ def best_weights(moments: Moments) -> tuple[tuple[Array, ...], float]:
     Args:
         moments: at the nodes of the solver.
     """
-    s, g = moments.sigmas, moments.velocities
+    s, g = moments.sigmas, moments.velocities[:-1, :-1]
     off = np.full(len(g), RIDGE * np.trace(g) / len(g))
     found, total, worst = list[Array](), 0.0, 0.0
     for n in range(1, len(s)):
@@ -125,9 +129,8 @@ def _constrained(a: Array, p: Array, total: float) -> Array:
 def with_prior(moments: Moments) -> Moments:
     """Moments of few numbers with those of smooth flows, so that weights do not follow chance."""
     share = PRIOR_NUMBERS / (PRIOR_NUMBERS + moments.numbers)
-    s = moments.sigmas
-    rho = np.stack([np.sqrt(((1 - s) * c) ** 2 + s**2) for c in PRIOR_STDS])
-    slope = np.stack([(s - (1 - s) * c**2) / r for c, r in zip(PRIOR_STDS, rho, strict=True)])[:, :-1]
+    rho, slope = (np.stack(t) for t in zip(*(gaussian_paths(moments.sigmas, c) for c in PRIOR_STDS), strict=True))
+    slope[:, -1] = rho[:, 0]  # the start stands behind the velocities
     moved = rho - rho[:, :1]
     n = len(PRIOR_STDS)
     return replace(
@@ -177,11 +180,17 @@ def run_scheme(
         if k >= len(found):
             found.append(asked(x, sigma, rows))
         if k + 1 >= len(found):
-            x = start + sum((w * v for w, v in zip(b.tolist(), found, strict=False)), torch.zeros_like(start))
+            x = sum((w * v for w, v in zip(b.tolist(), found, strict=False)), start * (scheme.starts[k] if scheme.starts else 1))
     return x, found
 
 
 def first_other(base: Scheme, other: Scheme) -> int:
     """How many velocities two schemes have in common."""
-    pairs = zip(base.sigmas, other.sigmas, ((), *base.weights), ((), *other.weights), strict=False)
-    return next((k for k, (s, t, b, c) in enumerate(pairs) if s != t or not np.array_equal(b, c)), len(base.sigmas))
+    pairs = zip(_points(base), _points(other), strict=False)
+    return next((k for k, (a, b) in enumerate(pairs) if a != b), len(base.sigmas))
+
+
+def _points(scheme: Scheme) -> list[tuple[float, ...]]:
+    """All that each velocity depends on, but for those before it."""
+    starts = scheme.starts or (1.0,) * len(scheme.sigmas)
+    return [(s, a, *b) for s, a, b in zip(scheme.sigmas, (1.0, *starts), ([], *(b.tolist() for b in scheme.weights)), strict=False)]

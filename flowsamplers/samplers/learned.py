@@ -37,12 +37,20 @@ class NSSolver(LastStep):
     Weights that add to 1 make it exact for a constant velocity, whatever they were fitted to. A run that begins in the middle takes Euler's
     steps until it remembers as many velocities as its row asks for.
 
+    With ``std`` c it is exact for the flow of Gaussian data with this standard deviation and any mean instead: each step also adds a
+    multiple of the start,
+
+    $$ \gamma_i = \rho(\sigma_{i+1}) - \rho(\sigma_i) - h_i \sum_j w_{ij}\,\rho'(\sigma_{i-j}), \qquad
+    \rho(\sigma) = \sqrt{\sigma^2 + (1 - \sigma)^2 c^2}. $$
+
     Args:
         last: policy of the last step, see `LastStep`; then the table has no row for it.
         table: the weights of each step, of the present velocity first; a row of step i has up to i + 1 of them.
+        std: of the Gaussian data for whose flow it is exact; 0 is a single point, whose paths have a constant velocity.
 
     Raises:
-        ValueError: no table; a row that is too long, or does not add to 1; on a run: a schedule with another number of steps.
+        ValueError: no table; a row that is too long, or does not add to 1; a negative ``std``; on a run: a schedule with another number
+            of steps; with a ``std``, one that does not begin at 1, or a run that begins in the middle.
 
     Examples:
         >>> import flowsamplers as fs
@@ -51,6 +59,7 @@ class NSSolver(LastStep):
     """
 
     table: tuple[Row, ...] = ()
+    std: float = 0.0
 
     multistep: ClassVar[bool] = True
 
@@ -58,6 +67,9 @@ class NSSolver(LastStep):
         """Check the table; lists, as JSON has them, become tuples."""
         super().__post_init__()
         object.__setattr__(self, "table", _rows("ns_solver", self.table))
+        if not 0 <= self.std < math.inf:
+            raise ValueError(f"std={self.std}: a standard deviation is finite and not negative")
+        object.__setattr__(self, "affine", not self.std)
         for i, row in enumerate(self.table):
             if not 1 <= len(row) <= i + 1:
                 raise ValueError(f"table[{i}]: {len(row)} weights; in step {i} there are 1 to {i + 1} velocities")
@@ -69,13 +81,25 @@ class NSSolver(LastStep):
         steps = at.count - (self.last != METHOD)
         if len(self.table) != steps:
             raise ValueError(f"table: {len(self.table)} rows for {steps} steps of its own; it is fitted to one schedule")
+        if self.std and (at.grid.start != 1 or (state is None and not at.first)):
+            raise ValueError(f"std={self.std}: this solver weighs the noise at sigma 1, so that its runs begin there")
         row = self.table[at.index]
-        past = ((yield Evaluate(x, at.s0)), *(state or ()))[: max(len(r) for r in self.table)]
+        start, before = state or (x, ())
+        past = ((yield Evaluate(x, at.s0)), *before)[: max(len(r) for r in self.table)]
         if len(past) < len(row):
             row = (1.0,)
+        if self.std:
+            x = x + self._of_start(at, row) * start
         for w, v in zip(row, past, strict=False):
             x = x + (at.h * w) * v
-        return x, past
+        return x, (start, past)
+
+    def _of_start(self, at: Step, row: Row) -> float:
+        """The multiple of the start that a step adds."""
+        old, new = (gaussian_path(s, self.std)[0] for s in (at.s0, at.s1))
+        seen = at.grid.sigmas[at.index - len(row) + 1 : at.index + 1]
+        slopes = (gaussian_path(s, self.std)[1] for s in reversed(seen))
+        return new - old - at.h * math.fsum(w * r for w, r in zip(row, slopes, strict=True))
 
 
 @register(
@@ -133,6 +157,17 @@ class ParallelMidpoints(LastStep):
             node = at.s1 if c == 1 else at.s0 + c * at.h
             end = end + (at.h * w) * (yield Evaluate(x + (c * at.h) * v, node))
         return end, state
+
+
+def gaussian_path(sigma: float, std: float) -> tuple[float, float]:
+    r"""Where the path that begins at 1 is, for Gaussian data of mean 0, and its slope in sigma.
+
+    Examples:
+        >>> gaussian_path(1.0, 0.5), gaussian_path(0.5, 0.0), gaussian_path(0.0, 0.5)
+        ((1.0, 1.0), (0.5, 1.0), (0.5, -0.5))
+    """
+    rho = math.hypot(sigma, (1 - sigma) * std)
+    return rho, (sigma - (1 - sigma) * std**2) / rho if rho else 1.0
 
 
 def _rows(name: str, table: Sequence[Any]) -> tuple[Any, ...]:
