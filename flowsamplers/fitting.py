@@ -50,7 +50,7 @@ from flowsamplers.scheme import (
 )
 from flowsamplers.solver import Solver
 from flowsamplers.tracing import trace
-from flowsamplers.validation import JUDGE, validated
+from flowsamplers.validation import JUDGE, TRIAL, validated
 
 CUTOFF = 1e-4
 """Directions whose singular value is below this part of the largest are left to the smallest weights."""
@@ -63,12 +63,10 @@ SLACK = 1.01
 """The strongest damping whose error on held-back rows is within a percent of the least is taken."""
 STDS = (0.25, 0.75)
 """Standard deviations of Gaussian data for whose flow a solver may be exact, where polishing begins: there are several local minima."""
-WORTH = 0.64
-"""Such a solver is taken if its squared error is below this part of that of one that is exact for straight paths."""
+WORTH = 0.8
+"""Such solvers are taken if the least of their squared errors along the paths is below this part of that for straight paths."""
 TRIED = 2
 """Of several starts so many are polished."""
-TRIAL = 2
-"""Gauss-Newton steps after which the better of several starts alone goes on."""
 ROUNDS = 6
 """Gauss-Newton steps."""
 
@@ -206,7 +204,7 @@ class Rows:
             )
         moments, fitting = self.profile.without(self.judged), self.only(judging=False)
         polish = rounds if len(fitting.x1) >= 2 * (FOLDS - 1) else 0
-        families = fitting.families(int(nfe), moments) if method is None else [OfMethod(int(nfe), moments, method)]
+        families = fitting.families(int(nfe), moments, polish > 0) if method is None else [OfMethod(int(nfe), moments, method)]
 
         def best(tried: list[tuple[Learned | OfMethod, Array]], most: int = 1) -> list[tuple[Learned | OfMethod, Array]]:
             return sorted(tried, key=lambda t: fitting.error(t[0].scheme(t[1])))[:most] if len(tried) > most else tried
@@ -236,14 +234,16 @@ class Rows:
             solver = replace(solver, validation=validated(solver, judges.asked, judges.x1, judges.x0, tokens, self.max_batch))
         return solver
 
-    def families(self, steps: int, moments: Moments) -> list[Learned]:
-        """Exact for straight paths, or for those of Gaussian data where this has a much smaller error before any polishing."""
+    def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
+        """Exact for straight paths, or for those of Gaussian data where the profile alone promises a smaller error."""
         straight = Learned(steps, moments)
         if self.profile.start != 1:
             return [straight]
         gaussian = [Learned(steps, moments, std) for std in STDS]
-        least, usual = (min(self.error(f.scheme(f.starts()[0])) for f in fs) for fs in (gaussian, [straight]))
-        return gaussian if least < WORTH * usual else [straight]
+        least = min(gaussian, key=lambda f: f.cost)
+        if least.cost >= WORTH * straight.cost:
+            return [straight]
+        return gaussian if several else [least]
 
     def error(self, scheme: Scheme) -> float:
         """Mean squared error of the end, relative, each row by its weight."""
@@ -272,6 +272,11 @@ class Learned:
     anchored = True
     """Polishing is held to where it begins: there are about as many parameters as rows can tell."""
 
+    @cached_property
+    def cost(self) -> float:
+        """The squared errors of all steps along the paths, with the best nodes and weights."""
+        return best_weights(self.usable.pick(self.nodes))[1]
+
     def starts(self) -> list[Array]:
         """The best nodes of the profile, with the best weights for them."""
         picked = self.usable.pick(self.nodes)
@@ -293,7 +298,9 @@ class Learned:
     @property
     def unit(self) -> Array:
         """The natural size of a change of each parameter."""
-        return np.concatenate([np.ones(self.steps), np.full(self.steps * (self.steps - 1) // 2, 0.1), *[np.ones(1)] * bool(self.std)])
+        return np.concatenate(
+            [np.ones(self.steps), np.full(self.steps * (self.steps - 1) // 2, 0.1), *[np.ones(1)] * bool(self.std)]
+        )
 
     @property
     def free(self) -> list[int]:

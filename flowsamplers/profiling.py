@@ -291,7 +291,9 @@ class Moments:
         turn[:-1, -1] = -slope[:-1]
         left = (1 - rho)[:, None]
         crossed = self.crossed + left * self.velocities[-1]
-        moved = self.moved + left * self.crossed[:, -1] + self.crossed[:, -1:] * left.T + left * left.T * self.velocities[-1, -1]
+        moved = (
+            self.moved + left * self.crossed[:, -1] + self.crossed[:, -1:] * left.T + left * left.T * self.velocities[-1, -1]
+        )
         return replace(self, velocities=turn @ self.velocities @ turn.T, crossed=crossed @ turn.T, moved=moved)
 
 

@@ -180,7 +180,9 @@ def run_scheme(
         if k >= len(found):
             found.append(asked(x, sigma, rows))
         if k + 1 >= len(found):
-            x = sum((w * v for w, v in zip(b.tolist(), found, strict=False)), start * (scheme.starts[k] if scheme.starts else 1))
+            x = sum(
+                (w * v for w, v in zip(b.tolist(), found, strict=False)), start * (scheme.starts[k] if scheme.starts else 1)
+            )
     return x, found
 
 
@@ -193,4 +195,6 @@ def first_other(base: Scheme, other: Scheme) -> int:
 def _points(scheme: Scheme) -> list[tuple[float, ...]]:
     """All that each velocity depends on, but for those before it."""
     starts = scheme.starts or (1.0,) * len(scheme.sigmas)
-    return [(s, a, *b) for s, a, b in zip(scheme.sigmas, (1.0, *starts), ([], *(b.tolist() for b in scheme.weights)), strict=False)]
+    return [
+        (s, a, *b) for s, a, b in zip(scheme.sigmas, (1.0, *starts), ([], *(b.tolist() for b in scheme.weights)), strict=False)
+    ]

@@ -20,6 +20,8 @@ from flowsamplers.sampler import SamplerLike
 from flowsamplers.schedules import flux2, linear
 from flowsamplers.solver import Score, Solver, Validation
 
+TRIAL = 2
+"""Gauss-Newton steps after which the better of several starts alone goes on."""
 JUDGE = 3
 """The fold of the rows that judge and do not fit."""
 FORMULAS = {
@@ -130,6 +132,6 @@ def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: in
     judges = rows // FOLDS
     total = rows * calls_of_a_path(nodes)
     for n in wanted:
-        parameters = n - 1 + n * (n - 1) // 2
-        total += rounds * (rows - judges) * n * (parameters // 2 + 5) + judges * (30 * n + 50)
+        parameters = n + n * (n - 1) // 2
+        total += (rounds + TRIAL) * (rows - judges) * n * (parameters // 2 + 6) + judges * (30 * n + 50)
     return total

@@ -46,6 +46,30 @@ def test_any_table_keeps_the_laws_on_its_own_schedule(law) -> None:
     law(NSSolver(table=TABLE), IRREGULAR)
 
 
+OF_GAUSSIAN_DATA = tuple(law for law in ON_ITS_GRID if law not in (laws.straight_paths_are_exact, laws.translations_commute))
+
+
+@pytest.mark.parametrize("law", OF_GAUSSIAN_DATA, ids=lambda law: law.__name__)
+def test_a_table_for_gaussian_data_keeps_the_laws_but_those_of_straight_paths(law) -> None:
+    law(NSSolver(table=TABLE, std=0.5), IRREGULAR)
+
+
+@pytest.mark.parametrize("std", [0.3, 1.0, 2.0])
+def test_a_table_for_gaussian_data_is_exact_for_it_whatever_its_mean(std: float) -> None:
+    flow = fs.flows.GaussianFlow([0.0, -3.0, 7.0], std=std)
+    x1 = flow.noise([0, 1])
+    found = fs.sample(flow.velocity, x1, IRREGULAR, NSSolver(table=TABLE, std=std))
+    torch.testing.assert_close(found, flow.solution(x1), rtol=1e-13, atol=1e-13)
+
+
+def test_a_table_for_gaussian_data_begins_at_sigma_1() -> None:
+    solver = NSSolver(table=TABLE, std=0.5)
+    with pytest.raises(ValueError, match="its runs begin there"):
+        fs.sample(smooth, start(), fs.SigmaGrid([s * 0.9 for s in IRREGULAR.sigmas]), solver)
+    with pytest.raises(ValueError, match="its runs begin there"):
+        fs.Stepper(solver, IRREGULAR, start(), begin=2).tell(start())
+
+
 def test_one_midpoint_in_the_middle_is_the_midpoint_rule() -> None:
     ours = fs.sample(smooth, start(), IRREGULAR, ParallelMidpoints(table=(((0.5, 1.0),),)))
     assert torch.equal(ours, fs.sample(smooth, start(), IRREGULAR, "midpoint"))

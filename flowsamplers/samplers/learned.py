@@ -76,16 +76,20 @@ class NSSolver(LastStep):
             if not abs(math.fsum(row) - 1) <= 1e-9:
                 raise ValueError(f"table[{i}]: the weights add to {math.fsum(row)}, not to 1")
 
+    def init(self, x: Tensor) -> State:
+        """See `Sampler.init`."""
+        return x, ()
+
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         steps = at.count - (self.last != METHOD)
         if len(self.table) != steps:
             raise ValueError(f"table: {len(self.table)} rows for {steps} steps of its own; it is fitted to one schedule")
-        if self.std and (at.grid.start != 1 or (state is None and not at.first)):
+        row, memory = self.table[at.index], max(len(r) for r in self.table)
+        start, before = state
+        if self.std and (at.grid.start != 1 or len(before) < min(at.index, memory)):
             raise ValueError(f"std={self.std}: this solver weighs the noise at sigma 1, so that its runs begin there")
-        row = self.table[at.index]
-        start, before = state or (x, ())
-        past = ((yield Evaluate(x, at.s0)), *before)[: max(len(r) for r in self.table)]
+        past = ((yield Evaluate(x, at.s0)), *before)[:memory]
         if len(past) < len(row):
             row = (1.0,)
         if self.std:
