@@ -214,7 +214,7 @@ class Rows:
 
         begun = best([(family, theta) for family in families for theta in family.starts()], TRIED)
         first = polish if len(begun) == 1 else min(polish, TRIAL)
-        family, found = best([*begun, *polished(best(polished(begun, first)), polish - first)])[0]
+        family, found = best([*begun, *polished(best(polished(begun, first)), polish - first)] if polish else begun)[0]
         grid, sampler = family.solver(found)
         scheme = family.scheme(found)
         about = {

@@ -265,7 +265,7 @@ class Moments:
         rising = self.sigmas[::-1]
         eye = np.eye(len(rising))
         places = CubicSpline(rising, eye[::-1])(wanted)
-        speeds = block_diag(CubicSpline(rising[1:], eye[1:, 1:][::-1])(wanted[:-1]), 1.0)
+        speeds = cast(Array, block_diag(CubicSpline(rising[1:], eye[1:, 1:][::-1])(wanted[:-1]), 1.0))
         return Moments(
             wanted,
             speeds @ self.velocities @ speeds.T,
