@@ -133,5 +133,5 @@ def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: in
     total = rows * calls_of_a_path(nodes)
     for n in wanted:
         parameters = n + n * (n - 1) // 2
-        total += (rounds + TRIAL) * (rows - judges) * n * (parameters // 2 + 6) + judges * (30 * n + 50)
+        total += (rounds + min(rounds, TRIAL)) * (rows - judges) * n * (parameters // 2 + 6) + judges * (30 * n + 50)
     return total
