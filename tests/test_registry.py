@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import contextlib
+import io
 import sys
+import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -39,11 +41,36 @@ def installed(folder: Path, package: str, entries: str, source: str = SOURCE) ->
     (info / "entry_points.txt").write_text(entries)
 
 
-def python(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
-    )
+class Done(NamedTuple):
+    """What a program printed, and its traceback."""
+
+    stdout: str
+    stderr: str
+
+
+def python(folder: Path, code: str) -> Done:
+    """Run a program that imports flowsamplers anew, with the folder on the path; afterwards the modules are this process's own again."""
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0].startswith("flowsamplers")}
+    out, trace = io.StringIO(), ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for name in kept:
+            patch.delitem(sys.modules, name)
+        try:
+            with contextlib.redirect_stdout(out):
+                exec(compile(code, "program", "exec"), {"__name__": "__main__"})
+        except Exception:
+            trace = traceback.format_exc()
+        finally:
+            for name in [n for n in sys.modules if n.partition(".")[0].startswith(("flowsamplers", "theirs", "others"))]:
+                del sys.modules[name]
+    return Done(out.getvalue(), trace)
+
+
+def test_flowsamplers_is_imported_anew_in_a_program_and_is_this_processs_own_afterwards(tmp_path: Path) -> None:
+    before = sys.modules["flowsamplers.sampler"]
+    assert python(tmp_path, f"import flowsamplers.sampler as s; print(id(s) == {id(before)})").stdout == "False\n"
+    assert sys.modules["flowsamplers.sampler"] is before
 
 
 def test_a_package_adds_samplers_schedules_flows_and_metrics(tmp_path: Path) -> None:

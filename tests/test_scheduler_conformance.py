@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class TestEveryStochasticSampler(DiffusersSchedulerConformance):
         return lambda **config: FlowSamplerScheduler(sampler=request.param, seed=0, **config)
 
 
+@cache
 def tool() -> Any:
     spec = importlib.util.spec_from_file_location("build_stock_defects", ROOT / "tools" / "build_stock_defects.py")
     assert spec is not None

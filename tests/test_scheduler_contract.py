@@ -7,6 +7,7 @@ import gc
 import logging
 import pickle
 import weakref
+from functools import cache
 
 import numpy as np
 import pytest
@@ -30,8 +31,14 @@ from flowsamplers_diffusers import FlowSamplerScheduler
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")  # of stock's numpy
 ODE = [name for name in FIXED if not fs.sampler_info(name).stochastic]
 every_ode_sampler = pytest.mark.parametrize("name", ODE)
-every_carry = pytest.mark.parametrize("carry", ["float32", "float64", "model"])
-every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+CARRIES = ["float32", "float64", "model"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+every_carry = pytest.mark.parametrize("carry", CARRIES)
+every_ode_sampler_and_carry = pytest.mark.parametrize(
+    ("name", "carry"),
+    [("ab2", c) for c in CARRIES] + [(n, CARRIES[i % len(CARRIES)]) for i, n in enumerate(ODE) if n != "ab2"],
+)
+"""The carry is the drop-in's matter and no sampler's: one sampler with a memory meets all, every other one in turn."""
 NODES = [1.0, 0.8, 0.55, 0.3]
 X1 = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -145,16 +152,27 @@ def fine(x1: Tensor) -> Tensor:
     return _FINE[0]
 
 
-@every_fixed_sampler
-@pytest.mark.parametrize("change", [lambda x: x[[2]], lambda x: x[[0, 2]], lambda x: x[:, :4], lambda x: torch.cat([x, x], 1)],
-                         ids=["one row", "two rows", "cropped", "appended"])  # fmt: skip
+CHANGES = {
+    "one row": lambda x: x[[2]],
+    "two rows": lambda x: x[[0, 2]],
+    "cropped": lambda x: x[:, :4],
+    "appended": lambda x: torch.cat([x, x], 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [(n, c) for n in ("euler", "ab2", "unipc", "lcm") for c in CHANGES]
+    + [(n, list(CHANGES)[i % len(CHANGES)]) for i, n in enumerate(FIXED) if n not in ("euler", "ab2", "unipc", "lcm")],
+)
 def test_another_shape_begins_anew_at_the_call_where_the_run_stands(name, change) -> None:
+    """What a shape is does not depend on the sampler: every change with four of them, and with every other one in turn."""
     for at in range(len(begun(name).timesteps) - 1):
         scheduler, x = begun(name), X1
         for i, t in enumerate(scheduler.timesteps):
             x = scheduler.step(field(x, t), t, x, return_dict=False)[0]
             if i == at:
-                x = change(x)
+                x = CHANGES[change](x)
                 anew = begun(name)
                 anew.set_begin_index(i + 1)
                 y = x
@@ -222,9 +240,11 @@ def test_small_edits_at_the_end_of_every_step_cost_no_accuracy(name) -> None:
 # Buffers
 
 
-@every_fixed_sampler
-@every_carry
-@every_dtype
+@pytest.mark.parametrize(
+    ("name", "carry", "dtype"),
+    [("ab2", c, d) for c in CARRIES for d in DTYPES]
+    + [(n, CARRIES[i % 3], DTYPES[(i // 3 + i) % 3]) for i, n in enumerate(FIXED) if n != "ab2"],
+)
 def test_a_network_with_one_output_buffer_and_a_host_that_edits_what_it_passed(name, carry, dtype) -> None:
     """CUDA graphs and TensorRT return one tensor every time; some hosts write their latents into one, and reuse noise_pred."""
     scheduler, x1 = begun(name, carry=carry), X1.to(dtype)
@@ -240,16 +260,14 @@ def test_a_network_with_one_output_buffer_and_a_host_that_edits_what_it_passed(n
 # Schedules put in from outside
 
 
-@every_ode_sampler
-@every_carry
+@every_ode_sampler_and_carry
 def test_attributes_moved_to_a_device_and_assigned_back_change_nothing(name, carry) -> None:
     scheduler = begun(name, carry=carry)
     scheduler.sigmas, scheduler.timesteps = scheduler.sigmas.to("cpu", copy=True), scheduler.timesteps.clone()
     assert torch.equal(loop(scheduler), loop(begun(name, carry=carry)))
 
 
-@every_ode_sampler
-@every_carry
+@every_ode_sampler_and_carry
 def test_slices_for_image_to_image_begin_where_they_begin(name, carry) -> None:
     for k in range(len(begun(name).timesteps)):
         sliced, whole = begun(name, carry=carry), begun(name, carry=carry)
@@ -262,8 +280,7 @@ def test_slices_for_image_to_image_begin_where_they_begin(name, carry) -> None:
         assert torch.equal(x, y)
 
 
-@every_ode_sampler
-@every_carry
+@every_ode_sampler_and_carry
 @pytest.mark.parametrize("in_place", [False, True])
 def test_another_schedule_is_followed_or_refused_at_the_next_step(name, carry, in_place) -> None:
     other = torch.tensor([1.0, 0.9, 0.5, 0.1, 0.0])
@@ -406,9 +423,7 @@ def test_the_sigmas_of_another_scheduler_are_taken_over_exactly(kind, options, t
 @pytest.mark.parametrize("steps", [4, 8, 16, 32])
 def test_the_same_method_is_at_least_as_accurate_as_stocks(kind, sampler, steps) -> None:
     """On a mixture, in float32, as a pipeline runs it."""
-    flow = fs.flows.MixtureFlow([[-1.5], [0.3], [1.2]], [0.3, 0.2, 0.4], weights=[0.3, 0.3, 0.4])
-    x1 = torch.randn(256, 1, generator=torch.Generator().manual_seed(0))
-    truth = fs.sample(flow.velocity, x1.double(), fs.schedules.shift(1000, shift=3.0), "rk4").float()
+    flow, x1, truth = mixture()
     stock = STOCK[kind](flow_shift=3.0)
     errors = []
     for scheduler in (stock, FlowSamplerScheduler.from_config(stock.config, sampler=sampler)):
@@ -429,22 +444,24 @@ def calls_of_each_step(name: str) -> set[int]:
 
 
 @pytest.mark.parametrize("name", [n for n in ODE if len(calls_of_each_step(n)) == 1])
-@pytest.mark.parametrize("strength", [0.2, 0.35, 0.5, 0.6, 0.8, 1.0])
-@pytest.mark.parametrize("steps", [3, 5, 10])
 @pytest.mark.parametrize("passes_sigmas", [False, True])
-def test_a_strength_begins_at_stocks_noise_level(name, strength, steps, passes_sigmas) -> None:
+def test_a_strength_begins_at_stocks_noise_level(name, passes_sigmas) -> None:
     """What the pipelines compute: they count entries after they passed sigmas, and steps where they did not."""
-    begins = []
-    for scheduler in (FlowMatchEulerDiscreteScheduler(shift=3.0), FlowSamplerScheduler(sampler=name, shift=3.0)):
-        if passes_sigmas:
-            scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
-            count = len(scheduler.timesteps)
-        else:
-            scheduler.set_timesteps(steps)
-            count = steps
-        t_start = int(max(count - min(count * strength, count), 0))
-        begins.append(float(scheduler.sigmas[t_start * scheduler.order]))
-    assert begins[0] == begins[1]
+    for steps in (3, 5, 10):
+        stock, ours = FlowMatchEulerDiscreteScheduler(shift=3.0), FlowSamplerScheduler(sampler=name, shift=3.0)
+        for scheduler in (stock, ours):
+            if passes_sigmas:
+                scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+            else:
+                scheduler.set_timesteps(steps)
+        for strength in (0.2, 0.35, 0.5, 0.6, 0.8, 1.0):
+            assert begins(stock, steps, strength, passes_sigmas) == begins(ours, steps, strength, passes_sigmas)
+
+
+def begins(scheduler, steps: int, strength: float, passes_sigmas: bool) -> float:
+    count = len(scheduler.timesteps) if passes_sigmas else steps
+    t_start = int(max(count - min(count * strength, count), 0))
+    return float(scheduler.sigmas[t_start * scheduler.order])
 
 
 def test_the_order_survives_a_copy() -> None:

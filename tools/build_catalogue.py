@@ -45,22 +45,21 @@ def measure(names: list[str]) -> None:
     torch.set_num_threads(1)
     known: dict[str, Any] = json.loads(DATA.read_text())["samplers"]  # an interrupted run keeps the others
     infos = [i for i in fs.list_samplers() if not i.adaptive and (i.name in names or not names)]
-    for info in infos:
-        known[info.name] = stochastic(info.name) if info.stochastic else deterministic(info.name)
-        print(info.name, known[info.name], flush=True)
+    known |= deterministic([i.name for i in infos if not i.stochastic])
+    write(known)
+    for name in [i.name for i in infos if i.stochastic]:
+        known[name] = stochastic(name)
+        print(name, known[name], flush=True)
         write(known)
 
 
-def deterministic(name: str) -> dict[str, dict[str, float | None]]:
-    """The orders of an ODE sampler."""
-    return {
-        span: {
-            f"{flow}, {shift}": rounded(obs.observed_order(name, flow, shift, span).order)
-            for flow in obs.FLOWS
-            for shift in obs.SHIFTS
-        }
-        for span in obs.SPANS
-    }
+def deterministic(names: list[str]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """The orders of ODE samplers, measured together."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in names}
+    for span in obs.SPANS:
+        for name, verdicts in zip(names, obs.observed_orders(names, span), strict=True):
+            found[name][span] = {key: rounded(v.order) for key, v in verdicts.items()}
+    return found
 
 
 def stochastic(name: str) -> dict[str, dict[str, dict[str, Any]]]:

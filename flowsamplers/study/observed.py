@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +15,7 @@ from torch import Tensor
 from flowsamplers.engine import sample
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.noise import Clock
 from flowsamplers.orders import SPANS, OrderVerdict, order
 from flowsamplers.registry import get_sampler
@@ -23,7 +28,7 @@ SHIFTS = {"uniform": 1.0, "shift-2": 2.0}
 """Grids: the way from start to end, shifted as sigmas are."""
 BOTH = (("mixture-2", "uniform"), ("mixture-4", "shift-2"))
 """Flow and grid of the stochastic samplers' orders."""
-STEPS = {
+STEPS: Mapping[int, Sequence[int]] = {
     1: (256, 512, 1024),
     2: (256, 512, 1024, 2048),
     3: (128, 256, 512, 1024),
@@ -31,12 +36,14 @@ STEPS = {
     5: (32, 64, 128),
 }
 """Numbers of steps by the order that is expected."""
+FINEST, SETTLED = 2048, 0.2
+"""Where the order that is seen is further than this from the declared one, the steps are halved, up to so many."""
 ROUNDING = 2e-14
 """Errors near this say nothing of an order."""
 STRONG, WEAK = (0.9, 0.15), (0.9, 0.2)
 """Spans of stochastic samplers, inside (0, 1). `Restart` restarts in both; in the first all uniform grids have its threshold
 at one place in a step."""
-PATHS, COARSEST, REFINEMENTS, FINEST = 256, 10, (1, 4, 16), 64
+PATHS, COARSEST, REFINEMENTS, LIMIT = 1024, 10, (1, 4, 16), 64
 """Strong orders: how many paths, steps of the coarsest grid, into how many parts these are cut, and in the limit's place."""
 WEAK_STEPS = {1: (8, 16, 32, 64), 2: (4, 8, 16, 32)}
 """Numbers of steps by the weak order that is expected."""
@@ -44,26 +51,99 @@ POINTS, SCRAMBLES = 2**15, 16
 """Weak orders: points of a Sobol sequence, and how often it is scrambled anew."""
 
 
-def observed_order(name: str, flow: str, shift: str, span: str) -> OrderVerdict:
-    """Measure the order of an ODE sampler.
+def observed_orders(
+    samplers: Sequence[SamplerLike],
+    span: str,
+    shifts: Sequence[str] = tuple(SHIFTS),
+    steps: Mapping[int, Sequence[int]] = STEPS,
+) -> list[dict[str, OrderVerdict]]:
+    """Measure the orders of ODE samplers on every flow of the catalogue.
+
+    All runs go in lock-step, and the rows of a run are those of all flows: one model call serves every sampler and number of steps.
 
     Args:
-        name: of the sampler.
-        flow: key of `FLOWS`.
-        shift: key of `SHIFTS`.
+        samplers: names, configurations or samplers.
         span: key of `SPANS`.
+        shifts: keys of `SHIFTS`.
+        steps: numbers of steps by the declared order.
 
     Returns:
-        The verdict on the declared order, over the numbers of steps in `STEPS`.
+        For each sampler its verdicts, by ``"flow, shift"``, over these numbers of steps, and finer ones up to `FINEST` where they do not show
+        the declared order yet: one rough step at the start shows late.
+
+    Examples:
+        >>> [found] = observed_orders(["rk5"], "inside")
+        >>> round(found["mixture-2, uniform"].order)
+        5
     """
-    method = get_sampler(name)
-    declared = method.claims.order if span == "inside" else method.claims.order_to_data
-    x, exact = _truth(flow, *SPANS[span])
-    errors: list[float] = []
-    for n in STEPS[declared]:
-        out = sample(_flow(flow).velocity, x, shifted(n, SHIFTS[shift], *SPANS[span]), method)
-        errors.append(((out - exact).norm() / exact.norm()).item())
-    return order(STEPS[declared], errors, declared=declared, floor=ROUNDING)
+    both = Together()
+    series = [_Series(get_sampler(s), span, shift, steps) for s in samplers for shift in shifts]
+    x, exact = both.start(), both.solution(*SPANS[span])
+    while asked := [(one, n) for one in series for n in one.wanted()]:
+        runs = [Run(x, shifted(n, SHIFTS[one.shift], *SPANS[span]), one.method) for one, n in asked]
+        ends = sample_many(both, runs, max_batch=len(runs) * len(x))
+        for (one, n), end in zip(asked, ends, strict=True):
+            one.errors[n] = both.errors(end, exact)
+    found = iter(series)
+    return [{f"{flow}, {one.shift}": v for one in islice(found, len(shifts)) for flow, v in one.verdicts().items()} for _ in samplers]
+
+
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """Errors of one method on one grid, by the number of steps and then by the flow."""
+
+    method: Sampler
+    span: str
+    shift: str
+    steps: Mapping[int, Sequence[int]]
+    errors: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+
+    @property
+    def declared(self) -> int:
+        return self.method.claims.order if self.span == "inside" else self.method.claims.order_to_data
+
+    def wanted(self) -> Sequence[int]:
+        """Numbers of steps to run next; none where the order has settled, or cannot."""
+        if not self.errors:
+            return self.steps[self.declared]
+        finest, seen = max(self.errors), [v.order for v in self.verdicts().values()]
+        settled = all(o is not None and abs(o - self.declared) <= SETTLED for o in seen)
+        return [] if settled or finest >= FINEST else [2 * finest]
+
+    def verdicts(self) -> dict[str, OrderVerdict]:
+        """One for each flow."""
+        each = zip(FLOWS, zip(*self.errors.values(), strict=True), strict=True)
+        return {flow: order(list(self.errors), e, declared=self.declared, floor=ROUNDING) for flow, e in each}
+
+
+class Together:
+    """All of `FLOWS` as one: its rows are those of the first flow, then those of the second, and so on.
+
+    Args:
+        rows: of each flow.
+    """
+
+    def __init__(self, rows: int = 2) -> None:
+        self.rows, self.flows = rows, [_flow(name) for name in FLOWS]
+
+    def start(self) -> Tensor:
+        """The rows at sigma 1."""
+        return torch.cat([flow.noise(range(self.rows)) for flow in self.flows])
+
+    def solution(self, start: float, end: float) -> Tensor:
+        """Where a start of these rows at sigma ``start`` ends."""
+        return torch.cat([_truth(name, self.rows, start, end) for name in FLOWS])
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
+        """See `flowsamplers.Flow`; any number of starts, one after the other."""
+        xs, sigmas = (t.unflatten(0, (-1, len(self.flows), self.rows)).unbind(1) for t in (x, sigma))
+        out = [f.velocity(y.flatten(0, 1), s.flatten()) for f, y, s in zip(self.flows, xs, sigmas, strict=True)]
+        return torch.stack([v.unflatten(0, (-1, self.rows)) for v in out], 1).flatten(0, 2)
+
+    def errors(self, x: Tensor, exact: Tensor) -> list[float]:
+        """Relative distances, one for each flow."""
+        gaps, sizes = ((t.unflatten(0, (len(self.flows), self.rows))).flatten(1).norm(dim=1) for t in (x - exact, exact))
+        return (gaps / sizes).tolist()
 
 
 def observed_strong_order(name: str, flow: str, shift: str, *, paths: int = PATHS) -> OrderVerdict:
@@ -82,7 +162,7 @@ def observed_strong_order(name: str, flow: str, shift: str, *, paths: int = PATH
     x = field.solution(field.noise(range(paths)), 1.0, STRONG[0])
     grid = shifted(COARSEST, SHIFTS[shift], *STRONG)
     found = stochastic_orders(
-        field, x, method, grid, strong=method.strong_order, weak=method.weak_order, refinements=REFINEMENTS, finest=FINEST
+        field, x, method, grid, strong=method.strong_order, weak=method.weak_order, refinements=REFINEMENTS, finest=LIMIT
     )
     return found.strong_order
 
@@ -210,6 +290,5 @@ def _flow(name: str, dim: int = 6) -> MixtureFlow:
 
 
 @cache
-def _truth(flow: str, start: float, end: float) -> tuple[Tensor, Tensor]:
-    x = _flow(flow).noise([0, 1])
-    return x, _flow(flow).solution(x, start, end)
+def _truth(flow: str, rows: int, start: float, end: float) -> Tensor:
+    return _flow(flow).solution(_flow(flow).noise(range(rows)), start, end)

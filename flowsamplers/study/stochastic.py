@@ -11,6 +11,7 @@ from torch import Tensor
 from flowsamplers.brownian import BrownianNoise
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
+from flowsamplers.noise import Clock, Noise
 from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import SamplerLike
@@ -81,7 +82,7 @@ def stochastic_orders(
         raise ValueError(f"sampler={type(method).__name__} is not stochastic: its order is that of a study")
     if any(n >= finest for n in refinements):
         raise ValueError(f"refinements={tuple(refinements)}: each must be smaller than finest={finest}")
-    runs = [Run(x1, grid.refined(n), method, seeds=BrownianNoise(seed)) for n in (*refinements, finest)]
+    runs = [Run(x1, grid.refined(n), method, seeds=_one_path(seed)) for n in (*refinements, finest)]
     *outs, limit = (out.double().flatten(1) for out in sample_many(flow, runs, max_batch=max_batch))
     size = limit.square().mean().sqrt()
     paths = [_mean_distance((out - limit) / size) for out in outs]
@@ -94,6 +95,16 @@ def stochastic_orders(
         order(steps, [e for e, _ in paths], declared=strong, uncertainty=[u for _, u in paths]),
         order(steps, [e for e, _ in means], declared=weak, uncertainty=[u for _, u in means]),
     )
+
+
+def _one_path(seed: int) -> Noise:
+    """All rows as one row of a path: their entries are as independent, and the path is looked up once instead of once a row."""
+    path = BrownianNoise([seed])
+
+    def noise(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+        return path(like[None], step, draw, clock)[0]
+
+    return noise
 
 
 def _mean_distance(difference: Tensor) -> tuple[float, float]:
