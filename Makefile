@@ -19,7 +19,7 @@ study: $(VENV)/.study ## measure the error against the number of steps on the bu
 
 .PHONY: test
 test: $(VENV)/.dev ## run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: browser
 browser: ## chromium for the tests of the site, from Debian; they are skipped where there is none

@@ -26,8 +26,23 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+SOURCES = ("docs", "flowsamplers", "integrations", "README.md", "mkdocs.yml")
+
+
+def made_by_docs() -> Path | None:
+    """The site that ``make docs`` built, unless a source is newer."""
+    site = ROOT / "site"
+    files = [f for name in SOURCES for f in ((ROOT / name).rglob("*.*") if (ROOT / name).is_dir() else [ROOT / name])]
+    newest = max(f.stat().st_mtime for f in files if f.is_file() and f.suffix != ".pyc")
+    finished = site / "sitemap.xml"
+    return site if finished.exists() and finished.stat().st_mtime > newest else None
+
+
 def build_once(folder: Path) -> Path:
     """The site, built strictly as ``make docs`` builds it, by the first process that asks; the others wait for it."""
+    there = made_by_docs()
+    if there is not None:
+        return there
     site = folder / "site"
     with (folder / "site.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -14,6 +14,7 @@ from hypothesis import settings
 from browsing import build_once, chromium, served
 
 torch.set_num_threads(1)  # the runs are spread over processes
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of programs that tests start
 
 
 @pytest.hookimpl(trylast=True)  # after the plugin has registered its profiles

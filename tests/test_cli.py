@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from PIL import Image
 
 import flowsamplers as fs
 from flowsamplers.cli import main
+from flowsamplers.reference import solve
+from flowsamplers.study import Study
 from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
 
 QUICK = ["study", "--model", "mixture", "--quiet", "--seed", "0", "--nfe", "4", "--nfe", "8"]
@@ -27,6 +32,21 @@ def run(*args: str, code: int = 0) -> str:
     result = CliRunner().invoke(main, list(args))
     assert result.exit_code == code, result.output + str(result.exception)
     return result.output
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small study, for reading."""
+    folder = tmp_path_factory.mktemp("study") / "s"
+    run(*QUICK, "--out", str(folder))
+    return folder
+
+
+class Short(Study):
+    """A study whose references have few evaluations: of a network they are most of what it costs."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **{"reference_evaluations": 250, **options})
 
 
 def test_the_schedule_of_the_experiment() -> None:
@@ -100,8 +120,9 @@ def test_a_study_prints_a_table_and_writes_its_files(tmp_path) -> None:
     assert {r["status"] for r in rows} == {"ok"}
 
 
-def test_a_study_of_the_bundled_klein(tmp_path) -> None:
+def test_a_study_of_the_bundled_klein(tmp_path, monkeypatch) -> None:
     """The main job, small: one prompt, one seed, two samplers."""
+    monkeypatch.setattr("flowsamplers.cli.study.Study", Short)
     options = ["--prompt", "three", "--seed", "0", "--nfe", "2", "--nfe", "4", "--sampler", "euler", "--sampler", "heun"]
     text = run("study", "--model", "klein-digits", "--quiet", *options, "--out", str(tmp_path / "s"))
     assert "its own relative error" in text
@@ -120,10 +141,9 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(tmp_path, monkeypatch) 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_budget_stops_a_study_and_the_same_command_goes_on(tmp_path) -> None:
+def test_a_budget_stops_a_study_and_the_same_command_goes_on(tmp_path, studied) -> None:
     command = [*QUICK, "--out", str(tmp_path / "s")]
-    run(*QUICK, "--out", str(tmp_path / "whole"))
-    spent = json.loads((tmp_path / "whole" / "sessions.jsonl").read_text())["evaluations"]
+    spent = json.loads((studied / "sessions.jsonl").read_text())["evaluations"]
     assert "it ended before the first row" in " ".join(run(*command, "--budget", "100", code=2).split())
     text = run(*QUICK, "--out", str(tmp_path / "s"), "--budget", str(spent - 30))
     assert "runs early; the same command goes on." in " ".join(text.split())
@@ -131,10 +151,9 @@ def test_a_budget_stops_a_study_and_the_same_command_goes_on(tmp_path) -> None:
     assert len((tmp_path / "s" / "rows.jsonl").read_text().splitlines()) == 14
 
 
-def test_two_studies_are_compared_and_the_exit_code_says_whether_they_differ(tmp_path) -> None:
-    first, second = tmp_path / "a", tmp_path / "b"
-    run(*QUICK, "--out", str(first))
-    run(*QUICK, "--out", str(second))
+def test_two_studies_are_compared_and_the_exit_code_says_whether_they_differ(tmp_path, studied) -> None:
+    first, second = studied, tmp_path / "b"
+    shutil.copytree(first, second)
     assert "14 samplers and step counts in both, 0 differ" in run("study", "diff", str(first), str(second))
     rows = (second / "rows.jsonl").read_text().splitlines()
     values = json.loads(rows[0])
@@ -144,14 +163,15 @@ def test_two_studies_are_compared_and_the_exit_code_says_whether_they_differ(tmp
     assert "no study here" in run("study", "diff", str(first), str(tmp_path), code=2)
 
 
-def test_a_report_is_made_anew_from_the_rows(tmp_path) -> None:
-    run(*QUICK, "--out", str(tmp_path / "s"))
+def test_a_report_is_made_anew_from_the_rows(tmp_path, studied) -> None:
+    shutil.copytree(studied, tmp_path / "s")
     (tmp_path / "s" / "report.html").unlink()
     assert "With 8 model calls" in run("report", str(tmp_path / "s"))
     assert (tmp_path / "s" / "report.html").is_file()
 
 
-def test_the_preset_of_the_experiment(tmp_path) -> None:
+def test_the_preset_of_the_experiment(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("flowsamplers.study.steps.solve", partial(solve, max_evaluations=250))
     text = run("study", "--preset", "klein-steps", "--model", "klein-digits", "--quiet", "--out", str(tmp_path))
     for steps in (1, 2, 3, 4, 6, 10):
         assert f"steps {steps}   tokens 16" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,22 @@ def test_the_readme_of_the_examples_lists_every_script() -> None:
     assert [name for name in SCRIPTS if f"[{name}]({name})" not in text] == []
 
 
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s != "sum_of_dt.py"])
-def test_an_example_runs(script: str, tmp_path: Path) -> None:
-    assert run(tmp_path, str(FOLDER / script)).strip()
+RUNS = [s for s in SCRIPTS if s != "sum_of_dt.py"]
+
+
+def test_an_example_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    assert run(tmp_path, str(FOLDER / RUNS[0])).strip()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("script", RUNS[1:])
+def test_an_example_runs(script: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """In this process, which has imported what it needs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / script)])
+    monkeypatch.syspath_prepend(FOLDER)
+    runpy.run_path(str(FOLDER / script), run_name="__main__")
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("script", TESTS)

@@ -174,18 +174,18 @@ def test_fields_are_finite_at_both_ends() -> None:
             assert torch.isfinite(flow.velocity(x, full(x, sigma))).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_reference_covers_its_true_error(dtype: torch.dtype) -> None:
+def test_the_reference_covers_its_true_error() -> None:
     """On random mixtures, whose solution DOP853 of scipy knows to 1e-13; float32 asks the field in float32."""
-    covered = total = 0
-    for seed in range(40):
+    covered, total = {torch.float32: 0, torch.float64: 0}, 0
+    for seed in range(20):
         flow = MixtureFlow.random(seed, dim=2 + seed % 5, components=1 + seed % 4)
-        x1 = flow.noise([seed, seed + 1])
-        ref = solve(flow, x1.to(dtype), max_evaluations=1600)
-        true = relative_error(ref.x0, flow.solution(x1.to(dtype).double()))
-        covered += int((true <= ref.error).sum())
-        total += len(true)
-    assert covered >= 0.99 * total
+        x1 = flow.noise(range(seed, seed + 4)).float()
+        truth = flow.solution(x1.double())
+        for dtype in covered:
+            ref = solve(flow, x1.to(dtype), max_evaluations=800)
+            covered[dtype] += int((relative_error(ref.x0, truth) <= ref.error).sum())
+        total += len(truth)
+    assert min(covered.values()) >= 0.99 * total
 
 
 def test_the_reference_covers_its_error_when_the_budget_is_small() -> None:

@@ -41,9 +41,9 @@ class Decay:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_error_covers_the_closed_form_on_gaussians_at_every_budget(dtype: torch.dtype, budget: int) -> None:
     covered = total = 0
-    for seed in range(60):
+    for seed in range(15):
         flow = random_gaussian(seed)
-        x1 = flow.noise([2 * seed, 2 * seed + 1], dtype=dtype)
+        x1 = flow.noise(range(8 * seed, 8 * seed + 8), dtype=dtype)
         ref = solve(flow, x1, max_evaluations=budget)
         true = relative_error(ref.x0, flow.solution(x1.double()))
         covered += int((true <= ref.error).sum())

@@ -184,9 +184,7 @@ def test_custom_timesteps_are_told_to_the_model_as_given() -> None:
 CASES = [(d, *m) for d in (torch.float32, torch.bfloat16) for m in ((False, 4.0), (True, 1.0))]
 """Dtype, distilled or not, guidance: a pipeline's own matters, which meet every kind of sampler once, and every other sampler in turn."""
 KINDS = ["euler", "heun", "ab2", "unipc", "fireflow", "lcm"]
-IMAGES = [(n, *c) for n in KINDS for c in CASES] + [
-    (n, *CASES[i % len(CASES)]) for i, n in enumerate(FIXED) if n not in KINDS
-]
+IMAGES = [(n, *c) for n in KINDS for c in CASES] + [(n, *CASES[i % len(CASES)]) for i, n in enumerate(FIXED) if n not in KINDS]
 
 
 @pytest.mark.parametrize(("name", "dtype", "distilled", "guidance"), IMAGES)

@@ -1,6 +1,6 @@
 """Measure the orders of all samplers and write their pages: flowsamplers/measurements/orders.json, docs/reference/samplers*.
 
-python tools/build_catalogue.py           # measure (half an hour, nearly all for the stochastic ones), then write the page
+python tools/build_catalogue.py           # measure (a quarter of an hour, nearly all for weak orders), then write the page
 python tools/build_catalogue.py NAME ...  # measure these only
 python tools/build_catalogue.py --page    # write the page from the registry and the committed orders
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ LAWS = [law.__name__ for law in laws.SAMPLER_LAWS]
 
 def sampler_killers(make: Callable[[], Any], names: Sequence[str] = LAWS) -> list[str]:
     """Which of these laws a sampler breaks, each on its standard case."""
-    return killers({name: [lambda law=getattr(laws, name): law(make())] for name in names})
+    return killers({name: [partial(lambda law: law(make()), getattr(laws, name))] for name in names})
 
 
 def schedule_killers(parent: str, build: Callable[[int], SigmaGrid]) -> list[str]:

@@ -9,6 +9,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,7 @@ def orders() -> list[str]:
     return rows
 
 
+@cache
 def verdicts(make: Callable[..., Any]) -> dict[str, str]:
     """``holds``, ``breaks``, ``raises`` with the error's name, or ``-`` where a law does not apply."""
     found: dict[str, str] = {}

@@ -68,8 +68,8 @@ def observed_orders(
         steps: numbers of steps by the declared order.
 
     Returns:
-        For each sampler its verdicts, by ``"flow, shift"``, over these numbers of steps, and finer ones up to `FINEST` where they do not show
-        the declared order yet: one rough step at the start shows late.
+        For each sampler its verdicts, by ``"flow, shift"``, over these numbers of steps, and finer ones up to `FINEST` where they do not
+        show the declared order yet: one rough step at the start shows late.
 
     Examples:
         >>> [found] = observed_orders(["rk5"], "inside")
@@ -85,7 +85,10 @@ def observed_orders(
         for (one, n), end in zip(asked, ends, strict=True):
             one.errors[n] = both.errors(end, exact)
     found = iter(series)
-    return [{f"{flow}, {one.shift}": v for one in islice(found, len(shifts)) for flow, v in one.verdicts().items()} for _ in samplers]
+    return [
+        {f"{flow}, {one.shift}": v for one in islice(found, len(shifts)) for flow, v in one.verdicts().items()}
+        for _ in samplers
+    ]
 
 
 @dataclass(frozen=True, eq=False)

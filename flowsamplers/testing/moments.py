@@ -34,21 +34,20 @@ class Moments:
 
 
 class Impulses:
-    """Noise of which row j sees its j-th draw as 1, and all others as 0; rows beyond the draws see none.
-
-    Attributes:
-        draws: the (step, draw) that were asked for, in order.
-    """
+    """Noise of which row j sees its j-th draw as 1, and all others as 0; rows beyond the draws see none."""
 
     def __init__(self) -> None:
-        self.draws: list[tuple[int, int]] = []
+        self._places: dict[tuple[int, int], int] = {}
+
+    @property
+    def draws(self) -> list[tuple[int, int]]:
+        """The (step, draw) that were asked for, in order."""
+        return list(self._places)
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """See `flowsamplers.Noise`."""
-        if (step, draw) not in self.draws:
-            self.draws.append((step, draw))
         out = torch.zeros_like(like)
-        place = self.draws.index((step, draw))
+        place = self._places.setdefault((step, draw), len(self._places))
         if place < len(out):
             out[place] = 1
         return out
