@@ -416,6 +416,14 @@ def test_the_sigmas_of_another_scheduler_are_taken_over_exactly(kind, options, t
             assert scheduler.sigmas[-1] == ends
 
 
+@cache
+def mixture() -> tuple[fs.flows.MixtureFlow, Tensor, Tensor]:
+    """A flow, starts and where they end."""
+    flow = fs.flows.MixtureFlow([[-1.5], [0.3], [1.2]], [0.3, 0.2, 0.4], weights=[0.3, 0.3, 0.4])
+    x1 = torch.randn(256, 1, generator=torch.Generator().manual_seed(0))
+    return flow, x1, fs.sample(flow.velocity, x1.double(), fs.schedules.shift(250, shift=3.0), "rk4").float()
+
+
 @pytest.mark.parametrize(
     ("kind", "sampler"),
     [("UniPC", "unipc"), ("UniPC-3", "unipc_3"), ("DPM++ 2M", "dpmpp_2m"), ("DEIS", "deis_log_rho")],
