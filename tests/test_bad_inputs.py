@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -117,3 +118,17 @@ def test_every_kind_of_list_is_a_list_of_seeds(seeds: Any) -> None:
 @pytest.mark.parametrize("steps", [np.int64(4), np.int32(4)])
 def test_every_kind_of_integer_is_a_number_of_steps(steps: Any) -> None:
     assert fs.get_schedule("flux2", steps) == fs.get_schedule("flux2", 4)
+
+
+@pytest.mark.parametrize("info", fs.list_schedules(), ids=lambda i: i.name)
+def test_an_option_of_another_kind_is_named_by_the_builder_itself(info) -> None:
+    """Called as a function, not by name: text, complex numbers and what is not finite, for every option that is a number."""
+    base = {"tokens": 4096} if "tokens" in info.options else {}
+    declared = inspect.signature(info.builder).parameters
+    for option in info.options:
+        kind = str(declared[option].annotation).removesuffix(" | None")
+        if kind in ("float", "int"):
+            unread = (option, info.name) == ("mu", "flow_match_euler")  # without dynamic shifting
+            for value in ("abc", 2j, [1.0], *([] if unread else [float("nan")])):
+                with pytest.raises(ValueError, match=option):
+                    info.builder(4, **{**{k: v for k, v in base.items() if option != "mu"}, option: value})

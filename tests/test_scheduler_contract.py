@@ -135,7 +135,9 @@ def test_a_copy_made_between_two_calls_has_the_gradient_of_the_original(name) ->
             x = scheduler.step(w * field(x, t), t, x, return_dict=False)[0]
         return torch.autograd.grad(x.square().sum(), w)[0]
 
-    assert torch.equal(slope(lambda scheduler: scheduler), slope(copy.deepcopy))
+    torch.testing.assert_close(
+        slope(copy.deepcopy), slope(lambda scheduler: scheduler), rtol=2**-14, atol=2**-14
+    )  # summed anew
     assert slope(lambda scheduler: pickle.loads(pickle.dumps(scheduler))).isfinite()
 
 

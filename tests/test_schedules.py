@@ -290,3 +290,8 @@ def test_every_schedule_says_where_it_comes_from_and_when_to_use_it(info: fs.sch
     for name in info.names:
         assert fs.schedules.schedule_info(name) is info
         assert fs.get_schedule(name, 5).steps >= 1
+
+
+def test_one_step_stays_at_1_where_the_shift_rounds() -> None:
+    grid = fs.schedules.flow_match_euler(1, num_train_timesteps=500, shift=0.2, shift_terminal=0.5)
+    assert grid.sigmas == pytest.approx((1.0, 0.0), abs=2**-20)

@@ -256,7 +256,7 @@ def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:
     assert file.read_bytes() == b"not safe"
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "ftruncate", "replace"])
+@pytest.mark.parametrize("call", ["write", "fsync", "ftruncate", "replace", "open", "mkdir"])
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_rows_are_written_once_or_not_at_all_wherever_a_write_is_interrupted(
@@ -287,6 +287,17 @@ def test_rows_are_written_once_or_not_at_all_wherever_a_write_is_interrupted(
         rows = SMALL.run(folder, references=tmp_path / "shared").rows
         assert len(rows) == len(expected)
         assert {row.key: row.error for row in rows} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_one_flipped_bit_of_a_stored_reference_is_noticed(tmp_path) -> None:
+    SMALL.run(tmp_path)
+    file = min((tmp_path / "references").iterdir())
+    whole = file.read_bytes()
+    for place in (len(whole) - 8, len(whole) // 2, len(whole) * 3 // 4):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        (tmp_path / "rows.jsonl").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"not a reference of this study \("):
+            SMALL.run(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"{"])

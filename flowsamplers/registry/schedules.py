@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import update_wrapper
+from types import FunctionType
 from typing import Any, TypeAlias, TypeVar, cast
 
 from flowsamplers._elsewhere import schedule_elsewhere
@@ -86,7 +89,8 @@ def register_schedule(
         ValueError: a name that is taken.
     """
 
-    def add(builder: _B) -> _B:
+    def add(written: _B) -> _B:
+        builder = cast(_B, _checking(written))
         parameters = list(inspect.signature(builder).parameters.values())[1:]
         info = ScheduleInfo(
             name=name,
@@ -107,6 +111,31 @@ def register_schedule(
         return builder
 
     return add
+
+
+def _checking(builder: Builder) -> Builder:
+    """The builder behind a check of its options: each is of the kind that is declared, however it is called."""
+    signature, check, infinite = inspect.signature(builder), as_declared, _infinite
+
+    def checked(*args: Any, **kwargs: Any) -> SigmaGrid:
+        given = signature.bind(*args, **kwargs)
+        for option in [*given.arguments][1:]:
+            given.arguments[option] = check(option, given.arguments[option], signature.parameters[option].annotation)
+        try:
+            return builder(*given.args, **given.kwargs)
+        except ValueError as error:
+            raise infinite(given.arguments, error) from None
+
+    # With the builder's globals, as if it stood in its module: doctest looks there for its examples.
+    home = getattr(builder, "__globals__", globals())
+    placed = FunctionType(checked.__code__, home, closure=checked.__closure__)
+    return cast(Builder, update_wrapper(placed, builder))
+
+
+def _infinite(given: Mapping[str, Any], error: ValueError) -> ValueError:
+    """The same error; or a better one, where it does not name the option that is not finite."""
+    bad = [f"{k}={v}: a finite number" for k, v in given.items() if isinstance(v, float) and not math.isfinite(v)]
+    return ValueError(bad[0]) if bad and bad[0].partition("=")[0] not in str(error) else error
 
 
 def _add_schedule(name: str, loaded: Any) -> None:
@@ -176,8 +205,7 @@ def get_schedule(name: str, steps: int, *, start: float | None = None, **options
     for option in given:
         if option not in info.options:
             raise unknown(f"option of schedule {plain!r}", option, info.options)
-    declared = inspect.signature(info.builder).parameters
-    given = {k: as_declared(k, v, declared[k].annotation) for k, v in {**info.presets.get(plain, {}), **given}.items()}
+    given = {**info.presets.get(plain, {}), **given}
     if start is None:
         return info.builder(steps, **given)
     whole = info.builder(steps, **given)

@@ -103,13 +103,18 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
     optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
     if optional and value is None:
         return None
-    if kind == "Sequence[float]" or (kind == "str | Sequence[float]" and not isinstance(value, str)):
+    if kind in ("Sequence[float]", "Values", "tuple[float, float]") or (
+        kind == "str | Sequence[float]" and not isinstance(value, str)
+    ):
         try:
             if isinstance(value, str | Mapping):
                 raise TypeError
-            [float(v) for v in value]
+            many = [float(v) for v in value]
+            if kind == "tuple[float, float]" and len(many) != 2:
+                raise TypeError
         except (TypeError, ValueError):
-            raise ValueError(f"{option}={value!r}: accepted are numbers, such as [1, 0.5, 0.1]") from None
+            told = "two numbers" if kind == "tuple[float, float]" else "numbers, such as [1, 0.5, 0.1]"
+            raise ValueError(f"{option}={value!r}: accepted are {told}") from None
         return value
     kinds: dict[str, tuple[type, type, str]] = {
         "bool": (bool, bool, "true or false"),

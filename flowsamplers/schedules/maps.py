@@ -155,7 +155,7 @@ def stretch_terminal(sigmas: Values, terminal: float) -> Array:
     if not 0 <= terminal < 1:
         raise ValueError(f"shift_terminal={terminal}: the last sigma before the end lies in [0, 1)")
     rest = 1 - as_array(sigmas)
-    if rest[-1] == 0:
+    if abs(rest[-1]) <= 2**-20:  # a float32 shift of 1 may be a rounding off
         return 1 - rest
     return 1 - rest / (rest[-1] / (1 - terminal))
 

@@ -216,8 +216,17 @@ def write(file: Path, truth: Truth, about: Mapping[str, Any]) -> None:
         sigmas = torch.tensor(truth.path.sigmas, dtype=torch.float64)
         tensors |= {"sigmas": sigmas, "states": truth.path.states, "velocities": truth.path.velocities}
     numbers = {k: getattr(truth, k) for k in ("error", "noise_floor", "evaluations", "steps", "method")}
-    metadata = {"flowsamplers": json.dumps({**numbers, **about})}
-    write_atomically(file, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    metadata = {"flowsamplers": json.dumps({**about, **numbers, "digest": _digest(numbers, tensors)})}
+    write_atomically(file, save(tensors, metadata))
+
+
+def _digest(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """What tells that a file is as it was written."""
+    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read(file: Path, prompt: str | None, seed: int, x1: Tensor) -> Truth:
@@ -231,8 +240,11 @@ def read(file: Path, prompt: str | None, seed: int, x1: Tensor) -> Truth:
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             about = json.loads(opened.metadata()["flowsamplers"])
-            t = {name: opened.get_tensor(name).to(x1.device) for name in opened.keys()}  # noqa: SIM118
+            kept = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         numbers = {k: about[k] for k in ("error", "noise_floor", "evaluations", "steps", "method")}
+        if about.get("digest", "") not in ("", _digest(numbers, kept)):
+            raise ValueError("it is not as it was written")
+        t = {name: x.to(x1.device) for name, x in kept.items()}
         if not torch.equal(t["x1"], x1):
             raise ValueError("it is of another noise")
         path = Trajectory(tuple(t["sigmas"].tolist()), t["states"], t["velocities"]) if "sigmas" in t else None

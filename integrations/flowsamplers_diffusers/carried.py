@@ -118,8 +118,8 @@ class CarriedRun:
             return
         if self._origin is not None and not _descends(sample, self._origin):
             self.stepper.detach()
+        master = self.stepper.point  # with the graph, where the step has to be replayed for it
         with torch.no_grad():
-            master = self.stepper.point
             given = master.to(self._handed_dtype)
             kept = torch.where(sample == given, master - given.to(master.dtype), torch.zeros_like(master))
         self.stepper.edit(sample.to(self._dtype) + kept)
