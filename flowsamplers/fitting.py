@@ -126,7 +126,7 @@ def fit(
 
     Reference:
         Nodes and weights from one set of second moments are this project's. Relatives: BNS (arXiv:2403.01329), GITS (arXiv:2405.11326),
-        S4S (arXiv:2502.17423).
+        S4S (arXiv:2502.17423), SharpEuler (arXiv:2605.11547).
     """
     rows = Rows.of(velocity, x1, profile, start, condition, max_batch, on_call)
     return rows.fit(nfe, method=method, rounds=rounds, validate=validate, tokens=tokens)
