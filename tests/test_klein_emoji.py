@@ -209,3 +209,33 @@ def test_with_more_calls_every_sampler_comes_nearer_to_the_exact_solution(model:
     truth = fs.sample(flow.velocity, x1, fs.schedules.linear(48), "fireflow")
     errors = [torch.dist(fs.sample(flow.velocity, x1, fs.schedules.linear(n), sampler), truth).item() for n in (4, 16)]
     assert errors[1] < errors[0] / 2
+
+
+# What was measured
+
+
+@pytest.mark.parametrize("name", ["measure_klein_emoji", "build_shift"])
+def test_the_pages_show_the_committed_measurements(name: str) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    report = tool(name)
+    assert report.PAGE.read_text() == report.page()
+
+
+def test_the_cards_show_the_committed_measurements() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    report = tool("measure_klein_emoji")
+    for path, text in report.cards(json.loads(report.DATA.read_text())).items():
+        assert path.read_text() == text
+
+
+def test_a_picture_is_recognised_by_the_nearest_of_each_label() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    report = tool("measure_klein_emoji")
+    gray = torch.tensor([0.0, 0.1, 0.5, 0.9])[:, None, None, None].expand(-1, 3, 64, 64)
+    gallery = report.Gallery(gray, torch.tensor([0, 1, 0, 2]), 3)
+    asked = torch.full((1, 3, 64, 64), 0.4)
+    assert gallery.nearest(asked)[0].tolist() == pytest.approx([0.1, 0.3, 0.5], rel=1e-4)
+    assert [int(gallery.ranks(asked, torch.tensor([label]))) for label in (0, 1, 2)] == [0, 1, 2]

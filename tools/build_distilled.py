@@ -1,7 +1,9 @@
-"""Samplers on the distilled model: how far from the teacher, how well recognised, how near to the data.
+"""Samplers on klein-emoji-distilled: how far from the teacher, how well recognised, how near to the data.
 
-python tools/build_distilled.py          measures, and writes docs/explanation/distilled.json, the figures and the page
-python tools/build_distilled.py --page   writes figures and page from the committed measurements
+python tools/build_distilled.py --work ../klein-emoji   measures, and writes docs/explanation/distilled.json, the figures and the page
+python tools/build_distilled.py --page                  writes figure and page from the committed measurements
+
+The work folder is that of ``tools/train_klein_emoji.py``; what was drawn is kept in its ``runs``.
 """
 
 from __future__ import annotations
@@ -9,21 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist, pdist
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from measure_klein_emoji import SEED, Gallery, drawn, features, kept, labels_of, models, originals, rms, share, solve
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from train_klein_digits import PHRASES, digits, prompts_of
+from train_klein_emoji import COMMON_PROMPTS, GUIDANCE, load_data
 
 import flowsamplers as fs
-from flowsamplers_diffusers import KleinFlow
+from flowsamplers.schedules import empirical_mu
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -33,162 +34,190 @@ DATA, PAGE, PLOT, PICTURES = (EXPLANATION / f"distilled{end}" for end in (".json
 BEGIN, END = "<!-- measured: written by tools/build_distilled.py -->", "<!-- end of what is measured -->"
 SAMPLERS = ("euler", "ab2", "midpoint", "fireflow", "unipc", "dpmpp_2m", "lcm", "euler_sde")
 CALLS = (1, 2, 3, 4, 6, 8, 16)
-GUIDANCE, TEACHER_STEPS = 2.0, 50
-SHOWN = ("euler", "fireflow", "lcm")
+FEW = (2, 4, 8)
+"""Model calls on schedules that the student was not trained for."""
+ROWS = slice(0, len(COMMON_PROMPTS), 2)
+"""Which of the prompts and noises of ``measure_klein_emoji`` are used."""
+TEACHER_STEPS = 50
+SHOWN = (8, 19, 29)
+"""Rows that are shown as pictures."""
 
-SCHEDULES: dict[str, Callable[[int, int], fs.SigmaGrid]] = {
-    "flux2": lambda n, tokens: fs.schedules.flux2(n, tokens=tokens),
-    "flux2, 4096 tokens": lambda n, tokens: fs.schedules.flux2(n, tokens=4096),
-    "linear": lambda n, tokens: fs.schedules.linear(n),
+
+def shifted(tokens: int, steps: int) -> fs.SigmaGrid:
+    """FLUX.2's schedule with the shift of 4 steps at some number of tokens."""
+    return fs.schedules.flux2(steps, tokens=64, mu=empirical_mu(tokens=tokens, steps=4))
+
+
+SCHEDULES: dict[str, Callable[[int], fs.SigmaGrid]] = {
+    "own": partial(shifted, 64),
+    "4096": partial(shifted, 4096),
+    "linear": fs.schedules.linear,
 }
 """The schedule that the student learned at 4 steps, the one of 1024x1024 pixels, and one without a shift."""
+MEASURES = {
+    "to_teacher": "distance to the teacher's end point",
+    "recognised": "share recognized",
+    "to_data": "distance to the nearest training picture",
+    "energy": "energy distance to the data",
+}
+
+
+def energies(mine: Tensor, real: Tensor) -> Tensor:
+    """The part of each row in the squared energy distance between two sets, without bias; the mean over the rows is the distance."""
+    within = torch.cdist(mine, mine).sum(dim=1) / (len(mine) - 1)
+    among = torch.cdist(real, real).sum() / (len(real) * (len(real) - 1))
+    return 2 * torch.cdist(mine, real).mean(dim=1) - within - among
 
 
 class Judge:
-    """What pictures are compared with: real digits, and a classifier fitted on them."""
+    """What pictures are compared with: the teacher's end points, and the pictures of the training."""
 
-    def __init__(self, asked: list[int]) -> None:
-        real, labels = digits()
-        flat = ((real[:, 0] + 1) / 2).flatten(1).numpy()
-        self.classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)).fit(flat, labels.numpy())
-        self.asked, self.real = np.array(asked), [flat[labels.numpy() == digit] for digit in range(10)]
+    def __init__(self, work: Path, prompts: list[str], end: Tensor) -> None:
+        data = load_data(work)
+        names, number = labels_of(data.prompts, data.prompts)
+        self.real, self.end = (data.images + 1) / 2, end
+        self.labels, self.wanted = names[data.labels], torch.tensor([number[p] for p in prompts])
+        self.gallery = Gallery(self.real, self.labels, len(number))
+        pictures, there, all_names, _ = originals(work)
+        rows = torch.tensor([all_names.index(p) for p in prompts])
+        self.same = torch.cat([features(pictures[k, rows[there[k, rows]]]) for k in range(len(pictures))])
 
-    def __call__(self, x0: Tensor, teacher: Tensor | None, images: Tensor) -> dict[str, Any]:
-        """Means over the pictures, each with the half width of a 95 % interval."""
-        flat = images.mean(dim=1).flatten(1).numpy()
-        right = (self.classifier.predict(flat) == self.asked).astype(float)
-        found = {"recognised": _with_interval(right), "energy": _with_interval(self._energies(flat))}
-        if teacher is not None:
-            off = (x0 - teacher).flatten(1).norm(dim=1) / teacher.flatten(1).norm(dim=1)
-            found["to_teacher"] = _with_interval(off.numpy())
-        return found
-
-    def _energies(self, flat: np.ndarray) -> np.ndarray:
-        """The part of each picture in the energy distance between the pictures of its digit and the real ones."""
-        energies = np.empty(len(flat))
-        for digit, real in enumerate(self.real):
-            mine = np.flatnonzero(self.asked == digit)
-            if len(mine) > 1:
-                within = cdist(flat[mine], flat[mine]).sum(axis=1) / (len(mine) - 1)
-                energies[mine] = 2 * cdist(flat[mine], real).mean(axis=1) - within - pdist(real).mean()
-        return energies
+    def __call__(self, x0: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """The measures, a value for each picture."""
+        own = [rms(image[None], self.real[self.labels == w]).min() for image, w in zip(images, self.wanted, strict=True)]
+        return {
+            "to_teacher": fs.reference.relative_error(x0, self.end),
+            "recognised": (self.gallery.ranks(images, self.wanted) == 0).double(),
+            "to_data": torch.stack(own),
+            "energy": energies(features(images), self.same),
+        }
 
 
-def _with_interval(values: np.ndarray) -> list[float]:
-    return [float(values.mean()), 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5]
+def measure(work: Path) -> dict[str, Any]:
+    """All samplers, calls and schedules from the same noise; and a page of pictures."""
+    flows = models()
+    student, prompts = flows["student"], list(COMMON_PROMPTS[ROWS])
+    x1 = student.noise([SEED + i for i in range(len(COMMON_PROMPTS))[ROWS]])
+    end = drawn(work, flows["teacher"], TEACHER_STEPS)[ROWS][: len(prompts)]
+    judge, shown = Judge(work, prompts, end), {}
+    told: dict[str, Any] = {
+        "prompts": prompts,
+        "guidance": GUIDANCE,
+        "teacher_steps": TEACHER_STEPS,
+        "torch": torch.__version__,
+    }
 
-
-def measure(student: KleinFlow, teacher: KleinFlow, rows: int) -> tuple[dict[str, Any], Tensor]:
-    """All samplers, calls and schedules from the same noise; and pictures to look at."""
-    asked = [i % 10 for i in range(rows)]
-    condition = [prompts_of(d)[(i // 10) % len(PHRASES)] for i, d in enumerate(asked)]
-    x1 = student.noise([100_000 + i for i in range(rows)])
-    judge = Judge(asked)
-    told: dict[str, Any] = {"rows": rows, "guidance": GUIDANCE, "teacher_steps": TEACHER_STEPS, "torch": torch.__version__}
-
-    def solve(flow: KleinFlow, grid: fs.SigmaGrid, sampler: str) -> Tensor:
-        return fs.sample(lambda x, s: flow.velocity(x, s, condition), x1, grid, sampler, seed=0)
-
-    end = solve(teacher, SCHEDULES["flux2"](TEACHER_STEPS, teacher.tokens), "euler")
-    four = solve(teacher, SCHEDULES["flux2"](4, teacher.tokens), "euler")
-    told["teacher"] = judge(end, None, teacher.decode(end, "pt"))
-    told["teacher in 4 calls"] = judge(four, end, teacher.decode(four, "pt"))
-    told["runs"], shown = [], [teacher.decode(end[:10], "pt")]
+    four = kept(
+        work / "runs" / "distilled" / "teacher-4.pt",
+        partial(solve, flows["teacher"], prompts, x1, SCHEDULES["own"](4), "euler"),
+    )
+    best = solve(student, prompts, x1, SCHEDULES["own"](4), "euler")
+    euler4 = judge(best, student.decode(best, "pt"))
+    for name, x0 in (("teacher", end), ("teacher in 4 calls", four)):
+        images = student.decode(x0, "pt")
+        told[name] = {key: share(value) for key, value in judge(x0, images).items()}
+        shown[name] = images[list(SHOWN)]
+    told["runs"] = []
     for schedule, make in SCHEDULES.items():
         for name in SAMPLERS:
-            done: set[int] = set()
-            for budget in CALLS:
-                steps = fs.largest_steps(name, budget, lambda n, make=make: make(n, student.tokens))
-                if not steps or steps in done:
+            for calls in CALLS if schedule == "own" else FEW:
+                steps = fs.largest_steps(name, calls, make)
+                if not steps or fs.nfe(name, make(steps)) != calls:
                     continue
-                done.add(steps)
-                grid = make(steps, student.tokens)
-                x0 = solve(student, grid, name)
+                file = work / "runs" / "distilled" / f"{schedule}-{name}-{calls}.pt"
+                x0 = kept(file, partial(solve, student, prompts, x1, make(steps), name))
                 images = student.decode(x0, "pt")
-                run = {"schedule": schedule, "sampler": name, "steps": steps, "calls": fs.nfe(name, grid)}
-                told["runs"].append(run | judge(x0, end, images))
-                if schedule == "flux2" and name in SHOWN and run["calls"] == budget:
-                    shown.append(images[:10])
+                values = judge(x0, images)
+                run = {"schedule": schedule, "sampler": name, "steps": steps, "calls": calls}
+                run |= {key: share(value) for key, value in values.items()}
+                run["more than euler with 4 calls"] = {key: share(values[key] - euler4[key]) for key in MEASURES}
+                told["runs"].append(run)
+                if schedule == "own":
+                    shown[name, calls] = images[list(SHOWN)]
         print(schedule, flush=True)
-    return told, torch.cat(shown)
+    pictures(shown).save(PICTURES, optimize=True)
+    return told
 
 
 # What is written
 
 
+def pictures(shown: dict[Any, Tensor]) -> Image.Image:
+    """A line for each sampler and a column for each number of calls, three pictures in each cell; the teacher above."""
+    font, left, width, height = ImageFont.load_default(size=13), 80, 3 * 66 + 8, 70
+    page = Image.new("RGB", (left + len(CALLS) * width, 40 + (len(SAMPLERS) + 1) * height), "white")
+    pen = ImageDraw.Draw(page)
+
+    def put(images: Tensor, x: int, y: int) -> None:
+        for k, image in enumerate(images):
+            pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            page.paste(Image.fromarray(pixels), (x + 66 * k, y))
+
+    pen.text((2, 45), "teacher", "black", font)
+    for k, name in enumerate(("teacher", "teacher in 4 calls")):
+        put(shown[name], left + k * 2 * width, 20)
+        pen.text((left + (2 * k + 1) * width + 4, 45), ("50 steps", "4 steps")[k] + ", guidance", "black", font)
+    for i, name in enumerate(SAMPLERS):
+        top = 40 + (i + 1) * height
+        pen.text((2, top + 25), name, "black", font)
+        for j, calls in enumerate(CALLS):
+            if i == 0:
+                pen.text((left + j * width + 66, top - 2), f"{calls} call{'s' * (calls > 1)}", "black", font, anchor="mb")
+            if (name, calls) in shown:
+                put(shown[name, calls], left + j * width, top)
+    return page.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
 def figure(found: dict[str, Any]) -> None:
-    """The three measures against the number of calls, on the schedule that the student learned."""
+    """Three measures against the number of calls, on the schedule that the student learned."""
     plt.rcParams["svg.hashsalt"] = "distilled"
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), constrained_layout=True)
-    titles = {
-        "to_teacher": "distance to the teacher's end point",
-        "recognised": "share recognised",
-        "energy": "energy distance to real digits",
-    }
-    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+    for axis, key in zip(axes, ("to_teacher", "recognised", "to_data"), strict=True):
         for name in SAMPLERS:
-            runs = [r for r in found["runs"] if r["sampler"] == name and r["schedule"] == "flux2"]
+            runs = sorted(
+                (r for r in found["runs"] if (r["sampler"], r["schedule"]) == (name, "own")), key=lambda r: r["calls"]
+            )
             mean, half = np.array([r[key] for r in runs]).T
             axis.errorbar([r["calls"] for r in runs], mean, half, label=name, marker="o", markersize=3, capsize=2, linewidth=1)
-        if key in found["teacher"]:
+        if key != "to_teacher":
             axis.axhline(found["teacher"][key][0], color="black", linewidth=0.8, linestyle="--")
-        axis.set(title=title, xlabel="model calls", xscale="log")
+        axis.set(title=MEASURES[key], xlabel="model calls", xscale="log")
         axis.set_xticks(CALLS, [str(c) for c in CALLS])
         axis.minorticks_off()
     axes[0].legend(fontsize=7, frameon=False)
     figure.savefig(PLOT, metadata={"Date": None})
-
-
-def pictures(found: dict[str, Any], images: Tensor) -> None:
-    """The first ten pictures of some samplers, a line for each number of calls, below the teacher's."""
-    lines = [torch.cat(list(images[i : i + 10]), dim=2).mean(dim=0).numpy() for i in range(0, len(images), 10)]
-    figure, axes = plt.subplots(1, len(SHOWN), figsize=(11, 3.4), constrained_layout=True)
-    first = 1
-    for axis, name in zip(axes, SHOWN, strict=True):
-        calls = [r["calls"] for r in found["runs"] if r["sampler"] == name and r["schedule"] == "flux2" and r["calls"] in CALLS]
-        shown = [lines[0], *lines[first : first + len(calls)]]
-        first += len(calls)
-        blank = np.ones((2, shown[0].shape[1]))
-        axis.imshow(np.concatenate([part for line in shown for part in (line, blank)]), cmap="gray", vmin=0, vmax=1)
-        ticks = [8 + 18 * i for i in range(len(shown))]
-        axis.set_yticks(ticks, ["teacher", *(f"{c} call{'s' * (c > 1)}" for c in calls)], fontsize=8)
-        axis.set(title=name, xticks=[])
-        axis.tick_params(length=0)
-        axis.spines[:].set_visible(False)
-    figure.savefig(PICTURES, dpi=110)
+    plt.close(figure)
 
 
 def tables(found: dict[str, Any]) -> str:
     """The measured part of the page."""
     lines: list[str] = []
-    for key, title in (
-        ("to_teacher", "Distance to the teacher's end point"),
-        ("recognised", "Share of digits recognised"),
-        ("energy", "Energy distance to real digits"),
-    ):
-        lines += ["", f"**{title}**, on the schedule that the student learned, by number of model calls:", ""]
+    for key, title in MEASURES.items():
+        lines += ["", f"**{title.capitalize()}**, on the schedule that the student learned, by number of model calls:", ""]
         lines += ["| sampler | " + " | ".join(map(str, CALLS)) + " |", "| --- |" + " --: |" * len(CALLS)]
         for name in SAMPLERS:
-            by = {r["calls"]: r[key] for r in found["runs"] if r["sampler"] == name and r["schedule"] == "flux2"}
+            by = {r["calls"]: r[key] for r in found["runs"] if r["sampler"] == name and r["schedule"] == "own"}
             lines.append(f"| `{name}` | " + " | ".join(_cell(by.get(c)) for c in CALLS) + " |")
+    lines += ["", "**Other schedules**, 4 calls, distance to the teacher's end point:", ""]
+    lines += ["| sampler | own | of 4,096 tokens | linear |", "| --- | --: | --: | --: |"]
+    for name in SAMPLERS:
+        by = {r["schedule"]: r["to_teacher"] for r in found["runs"] if (r["sampler"], r["calls"]) == (name, 4)}
+        lines.append(f"| `{name}` | " + " | ".join(_cell(by.get(s)) for s in SCHEDULES) + " |")
     lines += [
         "",
-        "**Other schedules**, `euler` with 4 calls:",
+        "**The teacher** itself:",
         "",
-        "| schedule | to the teacher | recognised | energy |",
-        "| --- | --: | --: | --: |",
+        "| | to the teacher | recognized | to the data | energy |",
+        "| --- | --: | --: | --: | --: |",
     ]
-    for schedule in SCHEDULES:
-        run = next(r for r in found["runs"] if (r["schedule"], r["sampler"], r["calls"]) == (schedule, "euler", 4))
-        lines.append(f"| {schedule} | " + " | ".join(_cell(run[k]) for k in ("to_teacher", "recognised", "energy")) + " |")
     for label in ("teacher", "teacher in 4 calls"):
-        run = found[label]
-        lines.append(f"| *{label}* | " + " | ".join(_cell(run.get(k)) for k in ("to_teacher", "recognised", "energy")) + " |")
+        cells = [_cell(found[label][k] if (label, k) != ("teacher", "to_teacher") else None) for k in MEASURES]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines).strip()
 
 
 def _cell(value: list[float] | None) -> str:
-    return "" if value is None else f"{value[0]:.2f} ± {value[1]:.2f}"
+    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"
 
 
 def page() -> str:
@@ -200,17 +229,12 @@ def page() -> str:
 def main() -> None:
     """Measure, or only write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="folder of the data and of what was drawn")
     parser.add_argument("--page", action="store_true", help="figure and page from what is there")
-    parser.add_argument("--rows", type=int, default=100)
-    parser.add_argument("--student", default="klein-digits-distilled")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.page:
-        teacher = KleinFlow.load("klein-digits", guidance_scale=GUIDANCE, batched_guidance=True, device="cpu")
-        student = KleinFlow.load(args.student, device="cpu", dtype="float32")
-        found, images = measure(student, teacher, args.rows)
-        DATA.write_text(json.dumps(found, indent=1) + "\n")
-        pictures(found, images)
+        DATA.write_text(json.dumps(measure(args.work), indent=1) + "\n")
     figure(json.loads(DATA.read_text()))
     PAGE.write_text(page())
 

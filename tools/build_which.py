@@ -200,7 +200,7 @@ def page() -> str:
         "* The error is the relative distance of the final state to the exact solution from the same noise. A small one says that the sampler",
         "  drew what the model asked for, not that the image is better.",
         "* Run a distilled model, such as FLUX.2 [klein] 4B, with `euler` and the number of steps of its training. On the bundled distilled",
-        "  model no other sampler ended closer to the teacher: [Distilled against base](../explanation/distilled.md).",
+        "  model no other sampler ended measurably closer to the teacher: [Distilled against base](../explanation/distilled.md).",
         "* Model calls count, not steps: one step of `heun` takes two. Guidance above 1 doubles what each costs.",
         f"* All samplers at all of {', '.join(map(str, BUDGETS))} calls: [Benchmark](../reference/benchmark.md).",
         "",

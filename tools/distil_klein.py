@@ -146,7 +146,9 @@ def train(pipe: Flux2KleinPipeline, subject: Subject, work: Path, options: argpa
     return run
 
 
-def card(name: str, subject: Subject, command: str, steps: int, seconds: float, measured: str = "") -> str:
+def card(
+    name: str, subject: Subject, command: str, steps: int, seconds: float, measured: str = "", machine: str = "one machine"
+) -> str:
     """The model card.
 
     Args:
@@ -156,6 +158,7 @@ def card(name: str, subject: Subject, command: str, steps: int, seconds: float, 
         steps: of the optimizer.
         seconds: that they took.
         measured: what is known of the student.
+        machine: where it was trained.
     """
     return f"""---
 license: apache-2.0
@@ -177,8 +180,8 @@ image = pipe(prompt="{subject.texts[0]}", num_inference_steps=4, max_sequence_le
 The prompts are those of `{name}`. The measurements of samplers are on the site's page "Distilled against base".
 {measured}
 ## Made by
-`{command}`: {steps} steps in {seconds / 60:.1f} minutes. The student begins with the
-teacher's weights and learns by regression: at each of the four nodes of FLUX.2's schedule (4 steps, its own number of tokens) the
+`{command}`:
+{steps:,} steps in {seconds / 60:.1f} minutes on {machine}. The student begins with the teacher's weights and learns by regression: at each of the four nodes of FLUX.2's schedule (4 steps, its own number of tokens) the
 straight line to the next node of the teacher's guided path. The path is followed by {PARTS} steps of `{TEACHER_SOLVER}` from node to node. The first
 round of paths starts from noise; later rounds start from where the student itself arrives.
 

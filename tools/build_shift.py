@@ -1,0 +1,154 @@
+"""How the shift of the schedule changes the error of a model of 64 tokens.
+
+python tools/build_shift.py --work ../shift   measures, and writes docs/explanation/shift-and-tokens.json, the figure and the page
+python tools/build_shift.py --page            writes figure and page from the committed measurements
+
+The work folder keeps what was solved, so that a measurement that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from measure_klein_emoji import kept, models, share, solve
+from torch import Tensor
+from train_klein_emoji import COMMON_PROMPTS, GUIDANCE
+
+import flowsamplers as fs
+from flowsamplers.schedules import empirical_mu
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+EXPLANATION = Path(__file__).parent.parent / "docs" / "explanation"
+DATA, PAGE, PLOT = (EXPLANATION / f"shift-and-tokens{end}" for end in (".json", ".md", ".svg"))
+BEGIN, END = "<!-- measured: written by tools/build_shift.py -->", "<!-- end of what is measured -->"
+PROMPTS = COMMON_PROMPTS[::8]
+NOISES = 2
+SEED = 200_000
+SAMPLERS = ("euler", "ab2", "midpoint")
+CALLS = (4, 6, 8, 12, 20)
+SWEEP = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 3.0)
+"""Values of mu beside those of FLUX.2."""
+SWEPT = 8
+"""Model calls of the sweep."""
+TOKENS = (64, 4096)
+FINE = 80
+"""Steps of the reference, by rk4; half as many check it."""
+
+
+def shifts(calls: int) -> dict[str, float]:
+    """The values of mu at one number of calls: those of FLUX.2 for that many steps, and others."""
+    named = {f"{tokens} tokens": empirical_mu(tokens=tokens, steps=calls) for tokens in TOKENS}
+    others = SWEEP if calls == SWEPT else (0.0,)
+    return named | {f"{mu:g}": mu for mu in others}
+
+
+def measure(work: Path) -> dict[str, Any]:
+    """Relative errors of the end points against the reference, means over prompts and noises."""
+    flow = models()["teacher"]
+    prompts = [p for p in PROMPTS for _ in range(NOISES)]
+    x1 = flow.noise([SEED + i for i in range(len(prompts))])
+
+    def path(steps: int) -> Tensor:
+        grid = fs.schedules.flux2(steps, tokens=64, mu=1.0)
+        run = fs.trace(lambda x, s: flow.velocity(x, s, prompts), x1, grid, "rk4")
+        return torch.stack([x.float() for x in run.states])
+
+    fine, coarse = (kept(work / "runs" / "shift" / f"path-{n}.pt", partial(path, n)) for n in (FINE, FINE // 2))
+    end, off = fine[-1], fs.reference.relative_error
+    found: dict[str, Any] = {"prompts": prompts, "guidance": GUIDANCE, "rows": len(prompts), "torch": torch.__version__}
+    found["reference"] = {"steps": FINE, "to_half_as_many": share(off(coarse[-1], end))}
+    found["bend"] = bend(fine)
+    found["runs"] = []
+    for calls in CALLS:
+        for label, mu in shifts(calls).items():
+            for name in SAMPLERS:
+                steps = fs.largest_steps(name, calls, lambda n, mu=mu: fs.schedules.flux2(n, tokens=64, mu=mu))
+                grid = fs.schedules.flux2(steps, tokens=64, mu=mu)
+                file = work / "runs" / "shift" / f"{name}-{calls}-{mu:.4f}.pt"
+                x0 = kept(file, partial(solve, flow, prompts, x1, grid, name))
+                run = {"calls": calls, "shift": label, "mu": mu, "sampler": name, "error": share(off(x0, end))}
+                found["runs"].append(run)
+        print(calls, flush=True)
+    return found
+
+
+def bend(states: Tensor) -> list[list[float]]:
+    """How fast the velocity turns along the reference path: (sigma, norm of its derivative by sigma, relative to its norm)."""
+    sigmas = torch.tensor(fs.schedules.flux2(len(states) - 1, tokens=64, mu=1.0).sigmas)
+    flat = states.flatten(2).double()
+    v = flat.diff(dim=0) / sigmas.diff()[:, None, None]
+    middle = (sigmas[1:] + sigmas[:-1]) / 2
+    turn = (v.diff(dim=0) / middle.diff()[:, None, None]).norm(dim=2) / v[1:].norm(dim=2)
+    return [[float(s), float(t)] for s, t in zip(sigmas[1:-1], turn.mean(dim=1), strict=True)]
+
+
+# What is written
+
+
+def figure(found: dict[str, Any]) -> None:
+    """The error against mu, and where the path bends."""
+    plt.rcParams["svg.hashsalt"] = "shift"
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+    for name in SAMPLERS:
+        runs = sorted((r for r in found["runs"] if (r["sampler"], r["calls"]) == (name, SWEPT)), key=lambda r: r["mu"])
+        mean, half = np.array([r["error"] for r in runs]).T
+        left.errorbar([r["mu"] for r in runs], mean, half, label=name, marker="o", markersize=3, capsize=2, linewidth=1)
+    for label, mu in list(shifts(SWEPT).items())[: len(TOKENS)]:
+        left.axvline(mu, color="black", linewidth=0.6, linestyle="--")
+        left.annotate(label, (mu, 0.03), rotation=90, fontsize=7, ha="right", va="bottom", xycoords=("data", "axes fraction"))
+    left.set(title=f"{SWEPT} model calls", xlabel="mu", ylabel="relative error", yscale="log")
+    left.legend(fontsize=8, frameon=False)
+    right.plot(*np.array(found["bend"]).T, linewidth=1)
+    right.set(title="where the path bends", xlabel="sigma", ylabel="change of the velocity by sigma, relative", ylim=(0, None))
+    figure.savefig(PLOT, metadata={"Date": None})
+    plt.close(figure)
+
+
+def tables(found: dict[str, Any]) -> str:
+    """The measured part of the page."""
+    lines = [
+        f"Relative error of the final latents, {found['rows']} pictures ({len(set(found['prompts']))} prompts, {NOISES} noises each), with 95 % intervals:",
+        "",
+        "| sampler | calls | no shift, mu = 0 | mu of 64 tokens | mu of 4,096 tokens |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    at = {(r["sampler"], r["calls"], r["shift"]): r["error"] for r in found["runs"]}
+    for name in SAMPLERS:
+        for calls in CALLS:
+            cells = ("{:.3f} ± {:.3f}".format(*at[name, calls, label]) for label in ("0", "64 tokens", "4096 tokens"))
+            lines.append(f"| `{name}` | {calls} | {' | '.join(cells)} |")
+    reference = "{:.2%} ± {:.2%}".format(*found["reference"]["to_half_as_many"])
+    lines += ["", f"The reference is `rk4` with {FINE} steps (mu = 1). With half as many steps it ends {reference} away."]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The page with its measured part renewed."""
+    head, rest = PAGE.read_text().split(BEGIN)
+    return f"{head}{BEGIN}\n\n{tables(json.loads(DATA.read_text()))}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    """Measure, or only write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="folder of what was solved")
+    parser.add_argument("--page", action="store_true", help="figure and page from what is there")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if not args.page:
+        DATA.write_text(json.dumps(measure(args.work), indent=1) + "\n")
+    figure(json.loads(DATA.read_text()))
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
