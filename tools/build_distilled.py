@@ -183,8 +183,10 @@ def figure(found: dict[str, Any]) -> None:
             axis.axhline(found["teacher"][key][0], color="black", linewidth=0.8, linestyle="--")
         axis.set(title=MEASURES[key], xlabel="model calls", xscale="log")
         axis.set_xticks(CALLS, [str(c) for c in CALLS])
+        if key != "recognised":
+            axis.set_yscale("log")
         axis.minorticks_off()
-    axes[0].legend(fontsize=7, frameon=False)
+    axes[1].legend(fontsize=7, frameon=False)
     figure.savefig(PLOT, metadata={"Date": None})
     plt.close(figure)
 

@@ -56,7 +56,7 @@ MADE = {
     "student": (
         "python tools/distil_klein.py klein-emoji --source W/klein-emoji --work W --device cuda --batch 1024 --minutes 2.2 "
         "--rounds 4 --paths 12288 --steps 1000000",
-        "the same H100, the teacher's paths included",
+        "one NVIDIA H100 80GB HBM3 with torch 2.11.0+cu130, the teacher's paths included",
     ),
 }
 """How the committed weights were made: command and machine."""
