@@ -58,7 +58,7 @@ def test_equal_distributions_are_above_the_level_of_chance_as_rarely_as_it_says(
 
 
 def test_a_coarse_stochastic_sampler_is_told_from_a_fine_solution() -> None:
-    flow = fs.flows.MixtureFlow.appendix_a()
+    flow = fs.flows.MixtureFlow.four_gaussians()
     truth = flow.solution(flow.noise(list(range(200))))
     for steps, far in ((2, True), (64, False)):
         out = fs.sample(flow.velocity, flow.noise(list(range(1000, 1200))), fs.schedules.linear(steps), "euler_sde", seed=0)

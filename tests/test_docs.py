@@ -207,7 +207,7 @@ def standins() -> dict[str, Any]:
     from flowsamplers.testing import SamplerConformance, ScheduleConformance
     from flowsamplers_diffusers import FlowSamplerScheduler
 
-    flow = fs.flows.MixtureFlow.appendix_a()
+    flow = fs.flows.MixtureFlow.four_gaussians()
     return {
         "__name__": "page",
         "fs": fs,

@@ -51,9 +51,9 @@ def oracle(x: np.ndarray, s: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.9, 0.5, 0.1, 1e-3, 0.0])
-def test_appendix_a_is_the_oracle_to_the_last_digits(sigma: float) -> None:
+def test_four_gaussians_are_the_oracle_to_the_last_digits(sigma: float) -> None:
     """To 1e-13, so every constant of it is a float64: weights rounded to float32 are off by 2e-8."""
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     x = flow.noise(0, rows=64)
     assert np.abs(flow.velocity(x, full(x, sigma)).numpy() - oracle(x.numpy(), sigma)).max() < 1e-13
 
@@ -159,7 +159,7 @@ def test_fields_turn_with_their_data(seed: int, sigma: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_row_does_not_depend_on_its_batch_and_keeps_its_dtype(dtype: torch.dtype) -> None:
     sigma = torch.tensor([1.0, 0.6, 0.1, 0.0], dtype=dtype)
-    for flow in (MixtureFlow.appendix_a(), GaussianFlow([0.3] * 3, std=0.5), DataFlow([[0.0, 1.0], [1.0, 0.0]])):
+    for flow in (MixtureFlow.four_gaussians(), GaussianFlow([0.3] * 3, std=0.5), DataFlow([[0.0, 1.0], [1.0, 0.0]])):
         x = flow.noise([0, 1, 2, 3], dtype=dtype)
         together = flow.velocity(x, sigma)
         alone = torch.cat([flow.velocity(x[i : i + 1], sigma[i : i + 1]) for i in range(4)])
@@ -168,7 +168,7 @@ def test_a_row_does_not_depend_on_its_batch_and_keeps_its_dtype(dtype: torch.dty
 
 
 def test_fields_are_finite_at_both_ends() -> None:
-    for flow in (MixtureFlow.appendix_a(), GaussianFlow([0.0] * 3, std=0.5), DataFlow([[0.0, 1.0], [1.0, 0.0]])):
+    for flow in (MixtureFlow.four_gaussians(), GaussianFlow([0.0] * 3, std=0.5), DataFlow([[0.0, 1.0], [1.0, 0.0]])):
         x = flow.noise([0])
         for sigma in (0.0, 1.0):
             assert torch.isfinite(flow.velocity(x, full(x, sigma))).all()
@@ -189,7 +189,7 @@ def test_the_reference_covers_its_true_error() -> None:
 
 
 def test_the_reference_covers_its_error_when_the_budget_is_small() -> None:
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     x1 = flow.noise(list(range(6)))
     ref = solve(flow, x1, max_evaluations=250)
     assert ref.steps == 8
@@ -197,7 +197,7 @@ def test_the_reference_covers_its_error_when_the_budget_is_small() -> None:
 
 
 def test_the_reference_says_when_it_cannot_be_made() -> None:
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     with pytest.raises(ValueError, match="max_evaluations=10: two resolutions need at least"):
         solve(flow, flow.noise([0]), max_evaluations=10)
 
@@ -211,9 +211,10 @@ def test_the_reference_says_when_it_cannot_be_made() -> None:
 
 def test_flows_open_by_name_and_bad_input_is_named() -> None:
     assert torch.equal(load_flow("mixture:3").means, MixtureFlow.random(3).means)
-    assert np.allclose(load_flow("mixture").means, MixtureFlow.appendix_a().means)
+    assert np.allclose(load_flow("mixture").means, MixtureFlow.four_gaussians().means)
+    assert np.allclose(load_flow("mixture:appendix-a").means, MixtureFlow.four_gaussians().means)  # in stored studies
     for call, message in (
-        (lambda: load_flow("mixture:nope"), "unknown mixture 'nope': accepted are appendix-a"),
+        (lambda: load_flow("mixture:nope"), "unknown mixture 'nope': accepted are four-gaussians"),
         (lambda: load_flow("mixture", device="cuda"), "device: a mixture has no such option"),
         (lambda: GaussianFlow([0.0]), "give exactly one"),
         (lambda: GaussianFlow([0.0], cov=[[1.0, 0.0], [0.0, 1.0]]), "cov of shape"),

@@ -111,7 +111,7 @@ def test_a_fitted_table_has_half_of_the_error_of_the_best_of_as_many_calls(seed:
 
 def test_what_was_fitted_hits_the_path_at_every_node() -> None:
     """Closer than the method that it was made of, Euler's, at all of them."""
-    flow, grid = fs.flows.MixtureFlow.appendix_a(), fs.schedules.flux2(8, tokens=4096)
+    flow, grid = fs.flows.MixtureFlow.four_gaussians(), fs.schedules.flux2(8, tokens=4096)
     x = flow.noise(list(range(64)))
     path = fs.trace(flow.velocity, x, grid.refined(32), "rk4").states[::32]
     gaps = [

@@ -70,7 +70,7 @@ def test_noise_does_not_pass_for_an_order() -> None:
 
 
 def errors_2m(variable: str, start: float, end: float, steps: list[int]) -> np.ndarray:
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     x = flow.noise(list(range(4)))
     truth = flow.solution(x, start, end)
     sampler = fs.get_sampler("dpmpp_2m", variable=variable)

@@ -48,7 +48,7 @@ def test_a_velocity_and_a_shape_are_enough(tmp_path) -> None:
         assert row.error == pytest.approx(true, rel=1e-4, abs=2 * row.reference_error)
 
 
-@pytest.mark.parametrize("flow", [GaussianFlow([1.0, -1.0], std=0.5), MixtureFlow.appendix_a()])
+@pytest.mark.parametrize("flow", [GaussianFlow([1.0, -1.0], std=0.5), MixtureFlow.four_gaussians()])
 def test_flows_of_this_library_can_be_given_as_objects(flow, tmp_path) -> None:
     assert len(small(flow).run(tmp_path).rows) == 8
 
@@ -97,7 +97,7 @@ def test_a_changed_field_is_another_model(tmp_path) -> None:
 
 
 def test_a_complete_flow_stays_itself() -> None:
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     assert completed(flow) is flow
 
 

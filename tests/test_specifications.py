@@ -136,6 +136,6 @@ def test_the_scheduler_reads_what_the_library_reads_and_its_configuration_is_jso
 
 
 def test_a_study_reads_specifications() -> None:
-    study = fs.study.Study("mixture:appendix-a", prompts=(None,), samplers=(SPEC, "unipc"), nfe=(8,))
+    study = fs.study.Study("mixture:four-gaussians", prompts=(None,), samplers=(SPEC, "unipc"), nfe=(8,))
     assert study.settings()["samplers"][0] == {**fs.to_config(fs.get_sampler(SPEC))}
     assert [(p.grid.steps, p.nfe) for p in study.runs(tokens=8)] == [(6, 8), (8, 8)]

@@ -23,7 +23,7 @@ from flowsamplers.study.run import origin_of_rows, provenance
 from flowsamplers.study.truth import noise_floors, truths
 
 pytest.importorskip("matplotlib")
-SMALL = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8, 16))
+SMALL = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8, 16))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_each_budget_is_spent_as_far_as_whole_steps_go() -> None:
 
 def test_a_plan_says_what_the_runs_ask_for_and_what_is_left_after_sharing(tmp_path) -> None:
     plan = SMALL.plan()
-    bench, jobs = bench_of(SMALL, MixtureFlow.appendix_a(), tmp_path)
+    bench, jobs = bench_of(SMALL, MixtureFlow.four_gaussians(), tmp_path)
     assert plan.rows == len(jobs)
     assert plan.asked == sum(job.planned.nfe for job in jobs)
     before = bench.flow.rows
@@ -64,8 +64,8 @@ def test_a_plan_says_what_the_runs_ask_for_and_what_is_left_after_sharing(tmp_pa
 
 
 def test_without_local_errors_the_plan_is_exact(tmp_path) -> None:
-    study = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1, 2), nfe=(1, 2, 4, 8, 16), local_nfe=0)
-    bench, jobs = bench_of(study, MixtureFlow.appendix_a(), tmp_path)
+    study = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1, 2), nfe=(1, 2, 4, 8, 16), local_nfe=0)
+    bench, jobs = bench_of(study, MixtureFlow.four_gaussians(), tmp_path)
     before = bench.flow.rows
     bench.measure(jobs, lambda ended: None)
     assert bench.flow.rows - before == study.plan().unique
@@ -106,7 +106,7 @@ def test_bad_settings_are_named() -> None:
 
 def test_reported_errors_are_the_true_errors(results: Results) -> None:
     """Against scipy's DOP853 and an own loop over each run."""
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     for row in results.rows:
         x1 = flow.noise([row.seed])
         grid = fs.get_schedule(row.schedule, row.steps, **row.schedule_options)
@@ -165,7 +165,7 @@ def test_the_noise_floor_is_what_rounding_does(dtype: torch.dtype, low: float, h
         def velocity(self, x, sigma, condition=None):
             return super().velocity(x.double(), sigma.double()).to(dtype)
 
-    exact = MixtureFlow.appendix_a()
+    exact = MixtureFlow.four_gaussians()
     flow = Rounded(exact.means, exact.stds, exact.weights)
     floors = noise_floors(flow, exact.noise([0, 1, 2]).to(dtype), [None] * 3, 64)
     assert all(low < floor < high for floor in floors)

@@ -12,7 +12,7 @@ import ray
 
 from flowsamplers.study import Study, cluster, load
 
-SMALL = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8))
+SMALL = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8))
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 

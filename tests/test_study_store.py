@@ -24,7 +24,7 @@ from flowsamplers.study.results import Results
 from flowsamplers.study.store import Store, write_atomically
 
 pytest.importorskip("matplotlib")
-SMALL = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun", "ab2"), nfe=(1, 2, 4, 8, 16))
+SMALL = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun", "ab2"), nfe=(1, 2, 4, 8, 16))
 FILES = {
     *(
         f"{name}.{kind}"
@@ -59,7 +59,7 @@ class Appendix(MixtureFlow):
     """The test mixture with something done to its velocity."""
 
     def __init__(self) -> None:
-        exact = MixtureFlow.appendix_a()
+        exact = MixtureFlow.four_gaussians()
         super().__init__(exact.means, exact.stds, exact.weights)
 
 
@@ -145,7 +145,7 @@ def test_more_samplers_and_budgets_extend_a_study_and_only_they_are_run(tmp_path
 
 
 def test_a_fitted_solver_is_studied_on_its_own_schedule(tmp_path) -> None:
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     solver = fs.fit(flow.velocity, flow.noise(list(range(12))), nfe=4)
     study = Study(**{**vars(SMALL), "samplers": ("euler", solver)})
     results = study.run(tmp_path)
@@ -546,7 +546,7 @@ def test_a_budget_of_time_is_kept(tmp_path, monkeypatch) -> None:
 
     class Slower(Appendix):
         def describe(self):
-            return MixtureFlow.appendix_a().describe()
+            return MixtureFlow.four_gaussians().describe()
 
         def velocity(self, x, sigma, condition=None):
             time.sleep(0.02)

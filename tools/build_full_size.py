@@ -229,32 +229,39 @@ def page() -> str:
         one = next(iter(of.values()))
         cost = " | ".join(f"{of[m]['made'] * models[m]['flops'] / 1e12:,.0f}" for m in models)
         runs.append(f"| `{name}` | {one['made']} | {cost} | {one['held'] / MIB:.0f} MiB | {one['held'] // latents} |")
+    most = max(of[m]["held"] for of in found["samplers"].values() for m in models)
     calls = sum(of[m]["made"] for of in found["samplers"].values() for m in models)
     return f"""# The full-size models, without weights
 
 <!-- written by tools/build_full_size.py from docs/reference/full-size.json -->
 
-On torch's `meta` device a tensor has a shape, a dtype and a device, and no data. The real configurations of FLUX.2 [klein] 4B and 9B
-run there through the stock `Flux2KleinPipeline.__call__`, at 1024 x 1024 in bfloat16, on any machine: every shape, dtype and device is
-checked, and whatever would wait for the GPU (`.item()`, `.tolist()`, a branch on a value) raises. Each of the {len(found["samplers"])} samplers
-that a pipeline can run took {STEPS} steps on each of the {len(models)} models and made the model calls that the dry run had promised, {calls:,}
-in all; the network was given one and the same kind of input in all of them. The velocity field `KleinFlow` runs there as well, by
-`fs.sample` and with every sampler, from a prompt through a text encoder of the real size to the image, and with guidance in two passes
-and in one batch (`tests/test_full_size.py`).
+Every sampler runs in the real configurations of FLUX.2 [klein] 4B and 9B, with correct shapes and dtypes, and no step waits for the GPU.
+The memory that the scheduler adds is small: at most {most / MIB:.0f} MiB.
 
-Measured with torch {found["torch"]} and diffusers {found["diffusers"]}. No weights are needed, so none are: nothing here is about images.
+The runs use torch's `meta` device, on which a tensor has a shape, a dtype and a device, but no data. No weights are needed, and no images
+result. Reading a value on this device raises an error, so `.item()`, `.tolist()` or a branch on a value would be found. The stock
+`Flux2KleinPipeline.__call__` ran at 1024 x 1024 in bfloat16:
+
+* Each of the {len(found["samplers"])} samplers took {STEPS} steps on both models.
+* Each run made as many model calls as the dry run had said, {calls:,} in all.
+* The network's inputs had the same shapes, strides, dtypes and device in all calls, so a compiled network is reused.
+
+The velocity field `KleinFlow` also runs there with every sampler (`tests/test_full_size.py`). The path goes from a prompt through a text
+encoder of the real size to the image, with guidance in two passes and in one batch.
+
+The figures are from torch {found["torch"]} and diffusers {found["diffusers"]}.
 
 {chr(10).join(table)}
 
-Operations are counted by torch's `FlopCounterMode`, a multiplication and an addition as two. The activations are what the operations
-of one evaluation keep alive at once, attention counted as one kernel that never writes its scores down; the allocator's own overhead
-comes on top. A base model under guidance makes two such passes in each model call.
+Torch's `FlopCounterMode` counts the operations, a multiplication and an addition as two. The activations are the largest amount of memory
+that the operations of one evaluation use at once. Attention counts as one kernel that does not store its scores. The overhead of the memory
+allocator is not included. A base model with guidance makes two such passes in each model call.
 
 ## A run of {STEPS} steps
 
-*Held between calls* is what the scheduler keeps while the model runs: the float32 state, the memory of a multistep method, the
-velocities and the noise of the step so far, and what the sampler has in hand. One float32 copy of the latents is {latents / MIB:.0f} MiB at this size, so the last
-column counts such copies. It is the same for both models, and small beside their weights.
+The column *held between calls* is the memory that the scheduler uses while the model runs: the float32 state, the previous velocities of a
+multistep method, the velocities and the noise of the current step, and temporary values of the sampler. It is the same for both models. One
+float32 copy of the latents takes {latents / MIB:.0f} MiB at this size. The last column counts such copies.
 
 {chr(10).join(runs)}
 """

@@ -17,13 +17,14 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs" / "reference"
 PAGE, DATA = DOCS / "klein-family.md", DOCS / "klein-family.json"
 CLAIMS = {
-    "stock": '`euler` with `carry="model"` is stock, bit for bit, after every model call (float32, bfloat16)',
-    "runs": "samplers that do in the pipeline what `fs.sample` does, bit for bit; bar, callbacks and network count the dry run's calls",
-    "edits": "samplers that honour an edit in any callback: the network is asked at the edited latents, and the result is what its "
-    "velocities lead to, and the shift; of a stochastic sampler fresh noise replaces a part",
-    "interrupts": "samplers interrupted at every call: it stops there, the next run is undisturbed",
-    "strengths": "runs from slices of the schedule that end at sigma 0, by sampler and strength",
-    "masks": "samplers that keep what the mask keeps: at the noise level of the next call after every call, and to the bit in the end",
+    "stock": '`euler` with `carry="model"` equals stock bit for bit after every model call, in float32 and bfloat16',
+    "runs": "The sampler gives the same latents in the pipeline as in `fs.sample`, bit for bit. The progress bar, the callbacks and the "
+    "network count the same calls as the dry run",
+    "edits": "A callback may edit the latents after any call. The network then gets the edited latents, and the edit shifts the result. "
+    "A stochastic sampler replaces part of the edit by fresh noise",
+    "interrupts": "A run can be interrupted at every call. It stops there, and the next run gives the usual result",
+    "strengths": "A run from any slice of the schedule ends at sigma 0. Counted are pairs of a sampler and a strength",
+    "masks": "Inpainting keeps the masked latents: at the noise level of the next call after every call, and exactly in the result",
 }
 """What the columns say."""
 
@@ -88,20 +89,23 @@ def page() -> str:
 
 <!-- written by tools/build_klein_family.py from docs/reference/klein-family.json -->
 
-Every pipeline that diffusers {found["diffusers"]} has for FLUX.2 [klein], called as it is, with our scheduler in it and each of the
-{len(found["samplers"])} samplers that a pipeline can run. The networks are tiny and have random weights: here it is the plumbing that is tried.
-The same claims are tests of every registered sampler (`tests/test_klein_family.py`); the real sizes are on
-[a page of their own](full-size.md). In the table: how many hold, of how many that were tried.
+All pipelines that diffusers {found["diffusers"]} has for FLUX.2 [klein] run with all {len(found["samplers"])} samplers of fixed steps. The pipelines are diffusers' own
+classes, with our scheduler in place of stock's. The networks are tiny and have random weights, since this page tests the connection
+between pipeline and scheduler. [Another page](full-size.md) covers the real sizes.
+
+A cell such as 51/51 says how many cases passed, and how many were tried. The cases are tests (`tests/test_klein_family.py`).
 
 {chr(10).join(lines)}
 
 {claims}
 
-Modular pipelines have no callbacks and no interrupt. For *strengths* the slice begins wherever the pipeline's arithmetic puts it, also
-inside a step: the calls that are left of that step become Euler moves along the listed sigmas. With a constant velocity the result is
-then the start, less the sigma of the slice's first call; of a stochastic sampler it is that the schedule's end was reached.
+Modular pipelines have no callbacks and no interrupt.
 
-The samplers: {names}.
+In the column *strengths*, a slice of the schedule may begin inside a step. The remaining calls of that step then become Euler steps along the
+listed sigmas. The test uses a constant velocity, for which the exact result is known. For a stochastic sampler it only tests that the run
+reaches the end of the schedule.
+
+These samplers were tried: {names}.
 """
 
 

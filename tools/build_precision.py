@@ -187,47 +187,57 @@ def page(found: dict[str, Any] | None = None) -> str:
     gains = [at["euler", "rounded"][n] / at["euler", "state"][n] for n in (16, 64, many)]
     late = [at["midpoint", "state"][n] / at["midpoint", "time"][n] for n in (16, 64, many)]
     sums = [f"| {n} | {total:+.6f} | {stock:+.6f} | {ours:+.6f} |" for n, total, stock, ours in found["sums"]]
-    distinct = [f"{seen} of {n}" for n, seen in found["distinct"]]
+    distinct = [f"| {n} | {seen} |" for n, seen in found["distinct"]]
     text = f"""
-# bfloat16 and the floor
+# What bfloat16 does to the error
 
 <!-- written by tools/build_precision.py from docs/explanation/bf16.json -->
 
-A bfloat16 number has eight significant bits. That is enough for the weights and the arithmetic of a network, and too little for what the
-network's answers are added up in. Three things are rounded in a stock bfloat16 pipeline, and they do not weigh the same:
+With many steps, a stock pipeline in bfloat16 becomes less accurate, because it rounds the latents after every step. `FlowSamplerScheduler`
+keeps the latents in float32, so its error keeps falling.
 
-1. **the network**: weights and activations. Nobody outside the model can change that;
-2. **the state**: the latents go back to bfloat16 after every step. N steps make N roundings, and each is as large as a small step;
-3. **the time**: the pipeline rounds the timestep before the transformer sees it. Between 512 and 1024 the numbers of bfloat16 are 4 apart,
-   so the network is asked about a neighbouring noise level: its velocity is a staircase in sigma. Of the times of a 1024 x 1024 image with
-   4, 10, 20, 50 and 100 steps it can tell apart {", ".join(distinct[:-1])} and {distinct[-1]}.
+A bfloat16 number has eight significant bits. This is enough for the weights and the arithmetic of a network, but too few for the sum of all
+steps. A stock bfloat16 pipeline rounds three things, with different effects:
 
-## What it costs, measured
+1. **The network**, that is, weights and activations. A sampler cannot change this.
+2. **The state.** The latents are rounded to bfloat16 after every step. N steps make N roundings, and each is as large as a small step.
+3. **The time.** The pipeline rounds the timestep before the transformer gets it. Between 512 and 1024, bfloat16 numbers are 4 apart, so the
+   network often gets a slightly wrong noise level. Different timesteps can also become equal. This table counts them for a 1024 x 1024 image:
 
-Relative error of the final latents of klein-digits in bfloat16, run by the stock `Flux2KleinPipeline` ({len(PROMPTS)} prompts and noises,
-geometric mean, guidance {GUIDANCE:g}, one fixed shift), against the solution of the same rounded weights in float32 arithmetic, which is known
-to {found["reference_error"]:.0e}. *State and time in bf16* with `euler` is stock's `FlowMatchEulerDiscreteScheduler`; stock has no midpoint
-rule, so there it is `FlowSamplerScheduler(carry="model")`, which rounds like it. One step of `midpoint` takes two model calls.
+| steps | different times in bfloat16 |
+| --: | --: |
+{chr(10).join(distinct)}
+
+## The measured error
+
+The figures are relative errors of the final latents of klein-digits in bfloat16, run by the stock `Flux2KleinPipeline`. They are geometric
+means over {len(PROMPTS)} prompts and noises, with guidance {GUIDANCE:g} and one fixed shift. The exact solution belongs to the same rounded weights in
+float32 arithmetic; its own error is {found["reference_error"]:.0e}.
+
+In the rows *state and time in bf16*, `euler` is stock's `FlowMatchEulerDiscreteScheduler`. Stock has no midpoint rule, so `midpoint` is
+`FlowSamplerScheduler(carry="model")`, which rounds as stock does. One step of `midpoint` takes two model calls.
 
 ![Relative error against the number of steps, with state and time in bfloat16 or float32](bf16.png)
 
 {chr(10).join(table(found))}
 
-The result itself is handed to the autoencoder in bfloat16; this last rounding alone is {floor:.4f}, the dotted line. Rounding the weights, which
-these figures leave out, moves the result by {found["weights"]:.4f}.
+The pipeline gives its result to the autoencoder in bfloat16. This last rounding alone makes an error of {floor:.4f}, the dotted line. The figures
+do not include the rounding of the weights, which changes the result by {found["weights"]:.4f}.
 
 ## What to conclude
 
-* **More steps make stock worse.** Its error is smallest at {lowest["euler"]} steps with `euler` and at {lowest["midpoint"]} with `midpoint`, and
-  rises from there: {at["euler", "rounded"][many]:.2f} and {at["midpoint", "rounded"][many]:.2f} at {many} steps.
-* **A float32 state mends it.** With `euler` the error is {gains[0]:.2f}, {gains[1]:.2f} and {gains[2]:.1f} times smaller at 16, 64 and {many} steps.
-  It costs four bytes for each number of the latents, and nothing in time. It is what `FlowSamplerScheduler` does unless told otherwise.
-* **The time {verdict_of_time(late)}** with a float32 state, `midpoint` has {late[0]:.2f}, {late[1]:.2f} and {late[2]:.2f} times the error with rounded times as
-  with exact ones at 16, 64 and {many} steps. A larger model may be steeper in time; the real weights have not been measured.
-* **At few steps none of this matters.** With 4 `euler` steps the three errors are {at["euler", "rounded"][4]:.3f}, {at["euler", "state"][4]:.3f} and
-  {at["euler", "time"][4]:.3f}: the method's own error is far larger. Precision is for those who use many steps, who measure orders, or who
-  compare methods.
-* An order cannot be read off a bfloat16 model beyond its floor. `flowsamplers study` measures that floor, and draws it.
+* **With stock, many steps increase the error.** It is smallest at {lowest["euler"]} steps with `euler` and at {lowest["midpoint"]} with `midpoint`. At {many}
+  steps it is {at["euler", "rounded"][many]:.2f} and {at["midpoint", "rounded"][many]:.2f}.
+* **A float32 state removes this error.** With `euler` the error is {gains[0]:.2f}, {gains[1]:.2f} and {gains[2]:.1f} times smaller at 16, 64 and {many} steps.
+  The state takes four bytes for each number of the latents, and no extra time. This is the default of `FlowSamplerScheduler`.
+* **The rounded time {verdict_of_time(late)}** With a float32 state, `midpoint` was run with rounded and with exact times. Rounded times gave
+  {late[0]:.2f}, {late[1]:.2f} and {late[2]:.2f} times the error at 16, 64 and {many} steps. A larger model may depend more strongly on the time. The real weights
+  have not been measured.
+* **With few steps, precision does not matter.** With 4 `euler` steps the three errors are {at["euler", "rounded"][4]:.3f}, {at["euler", "state"][4]:.3f} and
+  {at["euler", "time"][4]:.3f}, because the method's own error is far larger. Precision matters if you use many steps, measure orders, or compare
+  methods.
+* The error of a bfloat16 model stops falling at its rounding error, the noise floor. Below this floor you cannot measure an order.
+  `flowsamplers study` measures and draws the floor.
 
 ## In your pipeline
 
@@ -239,22 +249,23 @@ with full_precision_time(pipe.transformer, pipe.scheduler):  # and time
     image = pipe(prompt="a cat", num_inference_steps=50).images[0]
 ```
 
-The pipeline rounds the time, but the scheduler knows it: within the context the transformer's sinusoids are computed from the scheduler's own
-float32 entry for the call that is being made, wherever it is what the pipeline passed but for rounding. This also works with stock's scheduler, and
-in every pipeline of [the Klein family](../reference/klein-family.md).
-`KleinFlow(pipe, full_time=True)` and `flowsamplers study --full-time` do the same for velocity fields. The model was trained with rounded or with
-exact times; which images are nicer this page cannot say. It says which solve the equation.
+The pipeline rounds the time, but the scheduler still has the exact value. Inside the context, the transformer computes its time embedding from
+the scheduler's float32 value for the current call. It does so only if that value equals the pipeline's value up to rounding. The context also
+works with stock's scheduler, and in every pipeline of [the Klein family](../reference/klein-family.md).
+
+`KleinFlow(pipe, full_time=True)` and `flowsamplers study --full-time` do the same for velocity fields. This page compares solutions of the
+model's equation. It does not say which images look better, since a model may have been trained with rounded or with exact times.
 
 ## The steps that stock applies
 
-The sum of all steps in sigma is -1, from noise to data. Stock multiplies the velocity by a step that has been rounded to the velocity's dtype, so
-what it applies in bfloat16 does not quite add up. For a velocity of 1 and the schedule of a 1024 x 1024 image:
+From noise to data, the steps in sigma must add up to -1. In bfloat16, stock's steps do not, because stock rounds each step to the
+velocity's dtype. This table shows the sum for a velocity of 1 and the schedule of a 1024 x 1024 image:
 
 | steps | sum of stock's steps | where stock ends from 1 | where the drop-in ends |
 | --- | --- | --- | --- |
 {chr(10).join(sums)}
 
-Right are -1, 0 and 0.
+The correct values are -1, 0 and 0.
 """
     return text.lstrip("\n")
 
@@ -262,7 +273,7 @@ Right are -1, 0 and 0.
 def verdict_of_time(ratios: list[float]) -> str:
     """What the ratios of the errors with rounded and exact times say."""
     worst = max(ratios)
-    return "matters too:" if worst > 1.5 else "matters less:" if worst > 1.1 else "makes little difference here:"
+    return "also matters." if worst > 1.5 else "matters less." if worst > 1.1 else "makes little difference here."
 
 
 if __name__ == "__main__":

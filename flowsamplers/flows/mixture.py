@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians: a nonlinear field with an analytic velocity."""
+"""Mixtures of Gaussians: nonlinear velocity fields with an analytic velocity and an exact solution."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class MixtureFlow(VectorFlow):
     Args:
         means: ``(components, dim)``.
         stds: standard deviations, ``(components,)`` or ``(components, dim)``, positive.
-        weights: ``(components,)``, positive; normalised here. Equal by default.
+        weights: ``(components,)``, positive; normalized here. Equal by default.
 
     Raises:
         ValueError: shapes that do not fit, or a number that is not positive.
 
     Examples:
-        >>> flow = MixtureFlow.appendix_a()
+        >>> flow = MixtureFlow.four_gaussians()
         >>> x1 = flow.noise([0, 1])
         >>> flow.velocity(x1, torch.ones(2, dtype=torch.float64)).shape
         torch.Size([2, 8])
@@ -60,10 +60,13 @@ class MixtureFlow(VectorFlow):
         self.name = name
 
     @classmethod
-    def appendix_a(cls) -> MixtureFlow:
-        """The test flow of this project: 4 components in 8 dimensions."""
+    def four_gaussians(cls) -> MixtureFlow:
+        """Make a fixed mixture of four isotropic Gaussians in 8 dimensions, for tests and examples."""
         means = np.random.default_rng(0).normal(size=(4, 8))
-        return cls(means, [0.35, 0.5, 0.7, 0.45], [0.3, 0.3, 0.2, 0.2], name="mixture:appendix-a")
+        return cls(means, [0.35, 0.5, 0.7, 0.45], [0.3, 0.3, 0.2, 0.2], name="mixture:four-gaussians")
+
+    appendix_a = four_gaussians
+    """The former name."""
 
     @classmethod
     def random(cls, seed: int, dim: int = 6, components: int = 3) -> MixtureFlow:
@@ -77,19 +80,21 @@ class MixtureFlow(VectorFlow):
         )
 
     @classmethod
-    def load(cls, name: str = "appendix-a", **options: Any) -> MixtureFlow:
-        """Open by name: ``"appendix-a"``, or an integer that seeds `random`.
+    def load(cls, name: str = "four-gaussians", **options: Any) -> MixtureFlow:
+        """Open a mixture by name: ``"four-gaussians"``, or an integer that seeds `random`.
+
+        Studies written under the former name ``"appendix-a"`` still open.
 
         Raises:
-            ValueError: another name, or an option, of which a mixture has none.
+            ValueError: another name, or any option, since a mixture has none.
         """
         given = {k: v for k, v in options.items() if v is not None}
         if given:
             raise ValueError(f"{', '.join(given)}: a mixture has no such option")
-        if name in ("", "appendix-a"):
-            return cls.appendix_a()
+        if name in ("", "four-gaussians", "appendix-a"):
+            return cls.four_gaussians()
         if not name.isdigit():
-            raise ValueError(f"unknown mixture {name!r}: accepted are appendix-a and an integer seed")
+            raise ValueError(f"unknown mixture {name!r}: accepted are four-gaussians and an integer seed")
         return cls.random(int(name))
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
@@ -104,7 +109,7 @@ class MixtureFlow(VectorFlow):
         return noise - data
 
     def solution(self, x: Tensor, start: float = 1.0, end: float = 0.0, rtol: float = 1e-13) -> Tensor:
-        """The solution at ``end`` of the run that passes ``x`` ``(rows, dim)`` at ``start``, by scipy's DOP853 in float64."""
+        """Solve from ``x`` ``(rows, dim)`` at ``start`` to ``end`` by scipy's DOP853 in float64."""
         shape = x.shape
 
         def field(s: float, flat: np.ndarray) -> np.ndarray:
@@ -116,5 +121,5 @@ class MixtureFlow(VectorFlow):
         return torch.from_numpy(run.y[:, -1].copy()).reshape(shape).to(x)
 
     def describe(self) -> dict[str, Any]:
-        """What a study writes down of its model."""
+        """Return what a study stores about its model."""
         return {"model": self.name, "dim": self.dim, "components": len(self.weights)}

@@ -35,7 +35,7 @@ def default_prompts(model: str) -> Prompts:
     Examples:
         >>> default_prompts("klein-emoji-distilled").given
         ('red heart', 'pizza', 'penguin')
-        >>> default_prompts("mixture:appendix-a").given
+        >>> default_prompts("mixture:four-gaussians").given
         (None,)
     """
     if ":" in model or model == "mixture":

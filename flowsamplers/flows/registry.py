@@ -14,7 +14,7 @@ def load_flow(model: str, **options: Any) -> Any:
     """Open the velocity field of a model.
 
     Args:
-        model: ``"loader:name"``, such as ``"mixture:appendix-a"``; without a loader, a Klein model: ``"klein-digits"`` or
+        model: ``"loader:name"``, such as ``"mixture:four-gaussians"``; without a loader, a Klein model: ``"klein-digits"`` or
             ``"klein-emoji"``, each also with ``-distilled``, a folder, or a hub id.
         **options: given to the loader: for Klein prompt, height, width, guidance_scale, guidance_interval,
             batched_guidance, dtype, device, offload, full_time.
@@ -27,7 +27,7 @@ def load_flow(model: str, **options: Any) -> Any:
         ImportError: the loader's package is not installed; says how to install it.
 
     Examples:
-        >>> load_flow("mixture:appendix-a").dim
+        >>> load_flow("mixture:four-gaussians").dim
         8
     """
     loader, _, name = model.partition(":")

@@ -95,7 +95,7 @@ class Study:
         TypeError: a flow without a velocity, a model that is no name.
 
     Examples:
-        >>> study = Study("mixture:appendix-a", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8))
+        >>> study = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8))
         >>> [(p.grid.steps, p.nfe) for p in study.runs(tokens=8)]
         [(4, 4), (8, 8), (2, 4), (4, 8)]
         >>> study.plan().rows

@@ -80,7 +80,7 @@ def subject_of_scheduler(make: Factory, *, order: int = 1, stochastic: bool = Fa
 
 
 def takes_the_pipelines_call(make: Factory) -> None:
-    """Pipelines look for the name ``sigmas`` in the signature of ``set_timesteps``, and always pass ``mu``."""
+    """``set_timesteps`` accepts ``sigmas`` and ``mu``, which pipelines pass."""
     scheduler = make()
     names = inspect.signature(scheduler.set_timesteps).parameters
     assert "sigmas" in names, "set_timesteps takes no sigmas: pipelines of flow models refuse the scheduler"
@@ -92,7 +92,7 @@ def takes_the_pipelines_call(make: Factory) -> None:
 
 
 def the_sigmas_given_are_used(make: Factory) -> None:
-    """Explicit sigmas with no shift configured are the nodes of the run.
+    """Without a configured shift, the nodes of the run are the sigmas that were passed.
 
     A scheduler that asks elsewhere than at its nodes shows them as ``grid``, a `flowsamplers.SigmaGrid`.
     """
@@ -104,20 +104,20 @@ def the_sigmas_given_are_used(make: Factory) -> None:
 
 
 def it_starts_at_pure_noise(make: Factory) -> None:
-    """Its own schedule begins at sigma 1, where the initial latents are."""
+    """The scheduler's own schedule begins at sigma 1, the noise level of the initial latents."""
     scheduler = begin(make)
     first = float(scheduler.timesteps[0]) / scheduler.config.num_train_timesteps
     assert abs(first - 1) <= 2**-20, f"the latents are pure noise, and the model is told sigma {first}"
 
 
 def the_last_sigma_is_0(make: Factory) -> None:
-    """The end of the schedule is the data, not the last time at which the model is asked."""
+    """The schedule ends at the data, not at the last time of a model call."""
     last = float(begin(make).sigmas[-1])
     assert last == 0, f"the last sigma is {last}: noise stays in the picture"
 
 
 def times_are_not_rounded(make: Factory) -> None:
-    """``timesteps`` are floats: an integer is wrong by up to a thousandth of the whole."""
+    """``timesteps`` are floats. An integer would be wrong by up to 0.1 % of the whole range."""
     scheduler = begin(make)
     assert scheduler.timesteps.is_floating_point(), f"timesteps are {scheduler.timesteps.dtype}"
     times = scheduler.timesteps.double()
@@ -125,7 +125,7 @@ def times_are_not_rounded(make: Factory) -> None:
 
 
 def the_dt_applied_sum_to_minus_1(make: Factory, dtype: torch.dtype = torch.bfloat16) -> None:
-    """The headline law through a pipeline's loop: from 1, a constant velocity of 1 leads to 0, in every dtype.
+    """A constant velocity of 1 moves a sample from 1 to 0 in a pipeline's loop, in every dtype.
 
     The end is near 0, where every dtype is fine: what is seen is the state's rounding, not the result's.
     """
@@ -136,7 +136,7 @@ def the_dt_applied_sum_to_minus_1(make: Factory, dtype: torch.dtype = torch.bflo
 
 
 def order_is_at_least_1_and_errors_fall(make: Factory) -> None:
-    """On the nodes it was given, with the times it asks for: 128 nodes make a third of the error of 32, or rounding alone is left.
+    """With 128 nodes the error is at most a third of that with 32 nodes, or only rounding remains.
 
     A state in float32 is rounded up to four times a step.
     """
@@ -150,7 +150,7 @@ def order_is_at_least_1_and_errors_fall(make: Factory) -> None:
 
 
 def one_step_is_finite(make: Factory) -> None:
-    """A run of one step, stretched to a terminal sigma, has no 0 / 0."""
+    """A run of one step with a terminal sigma has finite sigmas, without 0 / 0."""
     if "shift_terminal" not in make().config:
         raise NotApplicable("it has no shift_terminal")
     scheduler = make(shift_terminal=0.1)
@@ -161,7 +161,7 @@ def one_step_is_finite(make: Factory) -> None:
 
 
 def options_of_step_are_honoured_or_refused(make: Factory) -> None:
-    """``s_churn`` that changes nothing and raises nothing was ignored."""
+    """An ``s_churn`` passed to ``step`` changes the result or raises an error."""
     scheduler = begin(make)
     if "s_churn" not in inspect.signature(scheduler.step).parameters:
         raise NotApplicable("its step has no s_churn")
@@ -178,7 +178,7 @@ def options_of_step_are_honoured_or_refused(make: Factory) -> None:
 
 
 def a_rounded_time_finds_its_step(make: Factory) -> None:
-    """Without a begin index the time is looked up; a pipeline in bfloat16 has rounded it. Where two entries round to one it is refused."""
+    """A time that the pipeline rounded to bfloat16 finds its step. If two entries round to the same time, the scheduler raises an error."""
     scheduler = begin(make)
     if not hasattr(scheduler, "set_begin_index"):
         raise NotApplicable("it does not look times up")
@@ -195,7 +195,7 @@ def a_rounded_time_finds_its_step(make: Factory) -> None:
 
 
 def results_do_not_depend_on_the_global_generator(make: Factory) -> None:
-    """Pipelines pass no generator to ``step``: two images with other global seeds are one image, or the seed is not the user's."""
+    """Two runs with different global seeds give the same image. Pipelines pass no generator to ``step``."""
     x1 = torch.ones(1, 4, 8)
     outs: list[Tensor] = []
     for seed in (1, 2):
@@ -206,7 +206,7 @@ def results_do_not_depend_on_the_global_generator(make: Factory) -> None:
 
 
 def runs_repeat_and_copies_agree(make: Factory) -> None:
-    """Set up twice, one scheduler gives one result twice; a deepcopy between two calls goes on as the original."""
+    """A scheduler that is set up twice gives the same result twice. A deepcopy between two calls continues as the original does."""
     x1, scheduler = torch.ones(1, 4, 8), begin(make)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -222,7 +222,7 @@ def runs_repeat_and_copies_agree(make: Factory) -> None:
 
 
 def another_number_of_rows_is_another_run(make: Factory) -> None:
-    """A callback that keeps one image of three: the run goes on with that one as a run that begins there, and not with old rows."""
+    """If a callback keeps one image of three, the run continues with that image as a new run would, without the old rows."""
     scheduler, x1 = begin(make), torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     half = len(scheduler.timesteps) // 2
     x = _part(scheduler, smooth_like, x1, 0, half)[[2]]
@@ -240,7 +240,7 @@ def another_number_of_rows_is_another_run(make: Factory) -> None:
 
 
 def rows_that_change_places_keep_their_velocities(make: Factory) -> None:
-    """A callback that reorders the images: one must not be extrapolated by the velocities of another.
+    """If a callback reorders the images, no image is extrapolated with the velocities of another.
 
     Every row moves by its first column, which stays: Euler's method is exact on such paths, whatever happens to the rows.
     """
@@ -259,7 +259,7 @@ def rows_that_change_places_keep_their_velocities(make: Factory) -> None:
 
 
 def noise_comes_from_the_generator_of_each_call(make: Factory) -> None:
-    """``step(generator=g)``: what is drawn is stock's stream, whole tensors like the sample, one after another, of the g of that call."""
+    """``step(generator=g)`` draws the same numbers as stock: tensors with the sample's shape, in order, from the generator of that call."""
     scheduler, x1 = begin(make), torch.ones(3, 4, 8)
     if "generator" not in inspect.signature(scheduler.step).parameters:
         raise NotApplicable("its step takes no generator")
@@ -290,7 +290,7 @@ def noise_comes_from_the_generator_of_each_call(make: Factory) -> None:
 
 
 def a_cut_sample_cuts_the_graph(make: Factory) -> None:
-    """Truncated backpropagation (DRaFT-K, ReFL): with the sample detached before it, the last step's gradient is that step's alone."""
+    """If the sample is detached before the last step, the gradient is that of the last step alone (DRaFT-K, ReFL)."""
 
     def ends(last: Tensor, early: Tensor) -> Tensor:
         scheduler = begin(make)
@@ -314,7 +314,7 @@ def a_cut_sample_cuts_the_graph(make: Factory) -> None:
 
 
 def nothing_is_held_after_the_last_call(make: Factory) -> None:
-    """A pipeline lives on after its run: no tensor like the latents stays in its scheduler, on the GPU least of all."""
+    """After the last call, the scheduler holds no tensor of the size of the latents."""
     scheduler, x1 = begin(make), torch.ones(3, 5, 7)
     _part(scheduler, smooth_like, x1, 0, None)
     held, seen, level = list[str](), set[int](), [scheduler.__dict__]

@@ -76,7 +76,7 @@ def there_and_back_meet_to_the_order(case: Case) -> None:
         Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), II.3 (the adjoint method).
     """
     subject = steady(quiet(case))
-    flow, gaps = MixtureFlow.appendix_a(), []
+    flow, gaps = MixtureFlow.four_gaussians(), []
     x = flow.noise([0, 1])
     for n in (64, 128):
         grid = between(0.95, 0.1, n)
