@@ -18,15 +18,15 @@ except ModuleNotFoundError as error:
     sys.exit(str(missing("the flowsamplers command needs", str(error.name), "cli")))
 
 ROOMS = {
-    "cite": ("cite:cite", "Print BibTeX of the library and of what was used."),
+    "cite": ("cite:cite", "Print BibTeX of the library, samplers and schedules."),
     "comfyui": ("comfyui:comfyui", "Install the nodes into ComfyUI, or remove them."),
-    "fit": ("fit:fit", "Fit a schedule and a sampler to a model: eight calls that are as good as Euler's fifty."),
+    "fit": ("fit:fit", "Fit a schedule and a sampler to a model and a number of model calls."),
     "generate": ("generate:generate", "Draw an image, or a labelled grid, all from one noise."),
     "list": ("listing:list_", "List samplers and schedules, or those with the NAMES given."),
-    "report": ("study:report", "Make the figures and the HTML report of a study anew."),
+    "report": ("study:report", "Make the figures and the HTML report of a study again."),
     "schedule": ("schedule:schedule", "Print the numbers of a schedule: sigmas, timesteps, dt and their sum."),
     "study": ("study:study", "Measure the error of samplers against the number of model calls."),
-    "trace": ("trace:trace", "Run once and print every model call: the debugger made unnecessary."),
+    "trace": ("trace:trace", "Run once and print every model call."),
 }
 """Commands: module and object, and a line of help."""
 

@@ -13,7 +13,7 @@ from flowsamplers.sampler import Sampler
 @click.argument("samplers", nargs=-1, type=Method())
 @click.option("--schedule", "schedules", multiple=True, help="A schedule that was used; may be repeated.")
 def cite(samplers: tuple[Sampler, ...], schedules: tuple[str, ...]) -> None:
-    """Print BibTeX of the library and of what was used.
+    """Print BibTeX of the library, samplers and schedules.
 
     SAMPLERS are NAME or NAME:option=value; the samplers that they employ for a first or last step are included. Without arguments:
     everything.

@@ -20,19 +20,30 @@ from flowsamplers.validation import evaluations_at_most
 
 @click.command(cls=Command)
 @model_options("klein-digits")
-@click.option("--prompt", "prompts", multiple=True, help="To fit to; may be repeated.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt to fit to; may be repeated.")
 @click.option(
-    "--held-prompt", "held", multiple=True, help="To judge by; may be repeated.  [default: the prompts, with other seeds]"
+    "--held-prompt",
+    "held",
+    multiple=True,
+    help="Prompt to validate with; may be repeated.  [default: the prompts, with other seeds]",
 )
-@click.option("--rows", type=int, default=32, show_default=True, help="Noises, each with a prompt. Every fourth judges.")
+@click.option(
+    "--rows",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Starting noises, each with a prompt. Every fourth is used for validation.",
+)
 @click.option("--nfe", type=int, cls=Several, help="Model calls, one or several.  [default: 8]")
-@click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the paths that are followed.")
+@click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the reference paths.")
 @click.option("--rounds", type=int, default=4, show_default=True, help="Gauss-Newton steps; 0 uses the profile alone.")
-@click.option("--profile", "kept", type=click.Path(path_type=Path), help="Keep the profile here; an interrupted one goes on.")
-@click.option("--distilled", is_flag=True, help="Fit to a distilled model all the same.")
+@click.option(
+    "--profile", "kept", type=click.Path(path_type=Path), help="Store the profile in this file; an interrupted profile resumes."
+)
+@click.option("--distilled", is_flag=True, help="Fit to a model although it is distilled.")
 @click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
-@click.option("--dry-run", is_flag=True, help="Only say what it would cost; write nothing.")
-@click.option("--budget", type=Cost(), help="Stop at so many evaluations, or after 90s, 10min, 2h.")
+@click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
+@click.option("--budget", type=Cost(), help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("solver.json"), show_default=True, help="JSON file.")
 @click.option("--json", "as_rows", is_flag=True, help="Print the solvers as JSON lines, or the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -54,7 +65,7 @@ def fit(
     as_rows: bool,
     quiet: bool,
 ) -> None:
-    """Fit a schedule and a sampler to a model: eight calls that are as good as Euler's fifty.
+    """Fit a schedule and a sampler to a model and a number of model calls.
 
     The result is a file that stands wherever a sampler is named. With several numbers of calls there is a file for each, such as
     solver-8.json.

@@ -21,10 +21,12 @@ from flowsamplers.study.store import check_writable
 @click.option("--prompt", help="What to draw.")
 @click.option("--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="One or several.  [default: euler]")
 @click.option("--steps", type=int, cls=Several, help="One or several.  [default: 20]")
-@click.option("--nfe", type=int, cls=Several, help="Budgets of model calls, instead of steps; each sampler takes what fits.")
+@click.option(
+    "--nfe", type=int, cls=Several, help="Budgets of model calls instead of steps; each sampler takes as many steps as fit."
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("image.png"), show_default=True, help="PNG file.")
-@click.option("--json", "as_rows", is_flag=True, help="Print what was drawn as JSON.")
+@click.option("--json", "as_rows", is_flag=True, help="Print the settings of the images as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(
     model: str,
@@ -38,7 +40,7 @@ def generate(
     as_rows: bool,
     quiet: bool,
 ) -> None:
-    """Draw an image, or a labelled grid, all from one noise: a row for each sampler, a column for each number of steps.
+    """Draw an image, or a labeled grid of images, all from one noise: a row for each sampler, a column for each number of steps.
 
     \b
     flowsamplers generate --prompt "the digit seven" --steps 8 --sampler fireflow --out seven.png

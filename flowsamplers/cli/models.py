@@ -54,14 +54,18 @@ def _with_model(default: str, command: Callable[..., Any]) -> Callable[..., Any]
     for option in (
         click.option("--full-time", is_flag=True, help="Time conditioning in full precision (matters in bfloat16)."),
         click.option("--offload", type=click.Choice(["model", "sequential"]), help="Keep weights on the CPU until needed."),
-        click.option("--device", help="Such as cuda or cpu; by default CUDA where there is one."),
-        click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the network."),
-        click.option("--batched-guidance", is_flag=True, help="Both passes of the guidance as one batch."),
+        click.option("--device", help="Such as cuda or cpu; by default CUDA if available."),
+        click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Dtype of the network."),
+        click.option("--batched-guidance", is_flag=True, help="Compute both passes of the guidance as one batch."),
         click.option(
-            "--guidance-interval", type=float, nargs=2, metavar="LOW HIGH", help="Guide only where sigma is between these two."
+            "--guidance-interval",
+            type=float,
+            nargs=2,
+            metavar="LOW HIGH",
+            help="Apply guidance only at sigmas between these two values.",
         ),
-        click.option("--guidance", type=float, help="Classifier-free guidance; above 1 it takes two passes a call."),
-        click.option("--size", type=Size(), help="WIDTHxHEIGHT in pixels; by default the model's."),
+        click.option("--guidance", type=float, help="Classifier-free guidance; above 1, each call takes two passes."),
+        click.option("--size", type=Size(), help="WIDTHxHEIGHT in pixels; default: the model's size."),
         click.option("--model", default=default, show_default=True, help="Bundled name, folder, hub id, or loader:name."),
     ):
         with_flow = option(with_flow)

@@ -21,7 +21,7 @@ from flowsamplers.study.steps import ScheduleTable, as_json, grid_lines
 @click.option("--tokens", type=int, help="Latent tokens, instead of the size.")
 @click.option("--schedule", "name", default="flux2", show_default=True, help="Name of a schedule, see list --schedules.")
 @click.option("--option", "options", multiple=True, help="NAME=VALUE, an option of the schedule; may be repeated.")
-@click.option("--mu", type=float, help="Hold the shift here: short for --option mu=VALUE.")
+@click.option("--mu", type=float, help="Fix the shift at this value; short for --option mu=VALUE.")
 @click.option("--sigmas", help="Explicit sigmas, separated by commas, instead of a schedule.")
 @click.option("--json", "as_rows", is_flag=True, help="Print JSON.")
 def schedule(

@@ -25,8 +25,10 @@ from flowsamplers.study.steps import klein_steps
 
 @click.group(cls=CommandWithOthers, invoke_without_command=True)
 @model_options("klein-emoji")
-@click.option("--prompt", "prompts", multiple=True, help="May be repeated.")
-@click.option("--seed", "--seeds", "seeds", type=SEED, cls=Several, help="One or several.  [default: 0 1 2]")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt; may be repeated.")
+@click.option(
+    "--seed", "--seeds", "seeds", type=SEED, cls=Several, help="Seeds of the noise, one or several.  [default: 0 1 2]"
+)
 @click.option(
     "--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="NAME or NAME:option=value, one or several."
 )
@@ -36,12 +38,22 @@ from flowsamplers.study.steps import klein_steps
     "--mu", type=Shift(), default="fixed", show_default=True, help="Shift of flux2: a number, fixed (at 50 steps), follow."
 )
 @click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
-@click.option("--dry-run", is_flag=True, help="Only say what it would cost; write nothing.")
-@click.option("--budget", type=Cost(), help="Stop at so many evaluations, or after 90s, 10min, 2h. Run it again to go on.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where it runs.")
+@click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
+@click.option(
+    "--budget",
+    type=Cost(),
+    help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h. Run again to continue.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Run on this machine, or on a Ray cluster.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for rows and figures.  [default: studies/MODEL]")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of references to share.  [default: OUT/references]")
-@click.option("--preset", type=click.Choice(["klein-steps"]), help="A known experiment instead.")
+@click.option("--preset", type=click.Choice(["klein-steps"]), help="Run a predefined experiment instead.")
 @click.option("--json", "as_rows", is_flag=True, help="Print the rows as JSON lines, or the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.pass_context
@@ -133,7 +145,7 @@ def diff_(first: Path, second: Path) -> None:
 @click.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the figures and the HTML report of a study anew from its rows, and print its tables.
+    """Make the figures and the HTML report of a study again from its rows, and print its tables.
 
     \b
     flowsamplers report studies/klein-emoji

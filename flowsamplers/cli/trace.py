@@ -25,7 +25,7 @@ from flowsamplers.study.measure import forward_passes
 def trace(
     model: str, flow_options: dict[str, Any], method: Sampler, steps: int, prompt: str | None, seed: int, as_rows: bool
 ) -> None:
-    """Run once and print every model call: the debugger made unnecessary.
+    """Run once and print every model call.
 
     \b
     flowsamplers trace --sampler heun --steps 4
