@@ -38,10 +38,12 @@ from flowsamplers.samplers.learned import NSSolver
 from flowsamplers.samplers.policies import METHOD
 from flowsamplers.schedules import flux2, linear, shift
 from flowsamplers.scheme import (
+    MOST,
     Scheme,
     amplification,
     best_weights,
     first_other,
+    rounding_of,
     run_scheme,
     scheme_of,
     search,
@@ -236,10 +238,10 @@ class Rows:
 
     def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
         """Exact for straight paths, or for those of Gaussian data where the profile alone promises a smaller error."""
-        straight = Learned(steps, moments)
+        straight = Learned(steps, moments, dtype=self.x1.dtype)
         if self.profile.start != 1:
             return [straight]
-        gaussian = [Learned(steps, moments, std) for std in STDS]
+        gaussian = [Learned(steps, moments, std, self.x1.dtype) for std in STDS]
         least = min(gaussian, key=lambda f: f.cost)
         if least.cost >= WORTH * straight.cost:
             return [straight]
@@ -264,24 +266,36 @@ class Learned:
         steps: calls.
         moments: of the rows that fit.
         std: of Gaussian data, where the parameter begins; 0 leaves it there. See `NSSolver`.
+        dtype: of the model; rounding to it counts as an error of its velocities.
     """
 
     steps: int
     moments: Moments
     std: float = 0.0
+    dtype: torch.dtype = torch.float64
     anchored = True
     """Polishing is held to where it begins: there are about as many parameters as rows can tell."""
 
     @cached_property
     def cost(self) -> float:
         """The squared errors of all steps along the paths, with the best nodes and weights."""
-        return best_weights(self.usable.pick(self.nodes))[1]
+        return best_weights(self.usable.pick(self.nodes), self.noise)[1]
+
+    @cached_property
+    def noise(self) -> float:
+        """The mean squared error that rounding leaves in the velocities."""
+        return rounding_of(self.moments, self.dtype)
 
     def starts(self) -> list[Array]:
-        """The best nodes of the profile, with the best weights for them."""
-        picked = self.usable.pick(self.nodes)
+        """The best nodes of the profile, with the best weights for them: those of noisier velocities where they amplify too much."""
+        picked, noise = self.usable.pick(self.nodes), self.noise
         std = [np.array([self.std])] if self.std else []
-        return [np.concatenate([np.log(-np.diff(picked.sigmas)), *(b[:-1] for b in best_weights(picked)[0]), *std])]
+        while True:  # the noisier, the nearer are the weights to equal ones, which amplify nothing
+            weights = best_weights(picked, noise)[0]
+            start = np.concatenate([np.log(-np.diff(picked.sigmas)), *(b[:-1] for b in weights), *std])
+            if amplification(self.scheme(start)) <= MOST:
+                return [start]
+            noise *= 10
 
     @cached_property
     def usable(self) -> Moments:
@@ -293,7 +307,7 @@ class Learned:
     def nodes(self) -> list[int]:
         """Indices of the best nodes of the profile, the end among them."""
         last = len(self.moments.sigmas) - 1
-        return [*search(self.usable, lambda at: best_weights(self.usable.pick([*at, last]))[1], self.steps), last]
+        return [*search(self.usable, lambda at: best_weights(self.usable.pick([*at, last]), self.noise)[1], self.steps), last]
 
     @property
     def unit(self) -> Array:
@@ -408,9 +422,11 @@ def _polished(family: Learned | OfMethod, theta: Array, rows: Rows, rounds: int)
         anchor = size if family.anchored else 0.0
 
         def cost(theta: Array) -> float:
-            away = ((theta - begun) / unit)[free]
+            away, scheme = ((theta - begun) / unit)[free], family.scheme(theta)
+            if amplification(scheme) > MOST:
+                return math.inf
             try:
-                return rows.error(family.scheme(theta)) + anchor * float(away @ away)  # noqa: B023  (called in this round)
+                return rows.error(scheme) + anchor * float(away @ away)  # noqa: B023  (called in this round)
             except (FloatingPointError, ValueError):
                 return math.inf
 

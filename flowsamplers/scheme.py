@@ -7,7 +7,7 @@ velocities is a scheme, and its errors along the paths of a flow follow from the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from flowsamplers.schedules import flux2, linear, shift
 
 RIDGE = 1e-10
 """Of the mean squared velocity, added to the squared size of each: what rounding leaves of differences in float64."""
+MOST = 32.0
+"""The largest `amplification` of a fitted solver: with bfloat16 velocities it leaves an error of an eighth of them at worst."""
 PRIOR_NUMBERS = 16
 """Smooth flows stand beside the rows as so many numbers do: they matter for a few small rows, and not for images."""
 PRIOR_STDS = (0.05, 0.2, 0.4, 0.7, 1.0, 1.5)
@@ -84,18 +86,39 @@ def scheme_of(sampler: SamplerLike, grid: SigmaGrid) -> Scheme:
     return Scheme(tuple(sigmas), weights, grid.end)
 
 
-def best_weights(moments: Moments) -> tuple[tuple[Array, ...], float]:
+def rounding_of(moments: Moments, dtype: torch.dtype) -> float:
+    """The mean squared error that velocities in a dtype have from rounding, with its eps as their relative error."""
+    return torch.finfo(dtype).eps ** 2 * float(np.diag(moments.velocities)[:-1].mean())
+
+
+def from_start(table: Sequence[Sequence[float]], steps: Sequence[float]) -> Iterator[Array]:
+    """The weights from the start that the rows of an `NSSolver` make, one step after the other.
+
+    Examples:
+        >>> [b.tolist() for b in from_start([[1.0], [1.5, -0.5]], [-0.5, -0.5])]
+        [[-0.5], [-0.25, -0.75]]
+    """
+    before = np.zeros(0)
+    for row, h in zip(table, steps, strict=True):
+        newest_first = np.zeros(len(before) + 1)
+        newest_first[: len(row)] = row
+        before = np.append(before, 0.0) + h * newest_first[::-1]
+        yield before
+
+
+def best_weights(moments: Moments, noise: float = 0.0) -> tuple[tuple[Array, ...], float]:
     r"""The best weights for nodes, and the sum of the squared errors of all steps.
 
     Each step minimizes $Q - 2 B \cdot P + B \cdot (G + E) B$ with $\sum B$ the step from the start. The solver's own points are off
     the path by the errors of the steps before, and so are its velocities: $E$ has their squares on its diagonal. This keeps weights
-    from growing where the path alone would allow it.
+    from growing where the path alone would allow it. The mean squared error of the velocities themselves stands there too.
 
     Args:
         moments: at the nodes of the solver.
+        noise: mean squared error of the velocities, see `rounding_of`.
     """
     s, g = moments.sigmas, moments.velocities[:-1, :-1]
-    off = np.full(len(g), RIDGE * np.trace(g) / len(g))
+    off = np.full(len(g), RIDGE * np.trace(g) / len(g) + noise)
     found, total, worst = list[Array](), 0.0, 0.0
     for n in range(1, len(s)):
         off[n - 1] += worst

@@ -13,12 +13,11 @@ from flowsamplers._files import write_atomically
 from flowsamplers.engine import nfe
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import Sampler, get_sampler, to_config
-from flowsamplers.samplers.learned import OnItsGrid
+from flowsamplers.samplers.learned import NSSolver, OnItsGrid
+from flowsamplers.scheme import MOST, Scheme, amplification, from_start
 
 SCHEMA = 1
 """Version of the file. A file with a higher number was written by a newer version of this library."""
-MOST = 1e4
-"""Weights whose sizes add to more than this many times their step are refused: rounding alone would fill the image."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +161,12 @@ def _read(found: Any) -> Solver:
     if grid.end != 0:
         raise ValueError(f"its schedule ends at {grid.end}, not at 0")
     nfe(sampler, grid)  # a table of another number of steps is refused
-    rows: Sequence[Any] = getattr(sampler, "table", ())
-    for i, row in enumerate(rows):
-        if not math.fsum(abs(w) for w in row if isinstance(w, float)) < MOST:
-            raise ValueError(f"step {i} has weights of more than {MOST:g} times the step")
+    if isinstance(sampler, NSSolver):
+        grown = amplification(Scheme(grid.sigmas[:-1], tuple(from_start(sampler.table, grid.dt))))
+        if not grown <= MOST:
+            raise ValueError(
+                f"its weights make rounding errors of the velocities {grown:g} times as large; at most {MOST:g} is used"
+            )
     judged = found.get("validation")
     validation = judged and Validation(judged["rows"], _score(judged["solver"]), tuple(map(_score, judged["others"])))
     return Solver(grid, sampler, dict(found.get("fitted_to", {})), validation)

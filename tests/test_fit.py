@@ -11,7 +11,7 @@ import torch
 import flowsamplers as fs
 from flowsamplers.flows import DataFlow, GaussianFlow, MixtureFlow
 from flowsamplers.profiling import Profile, calls_of_a_path
-from flowsamplers.scheme import best_weights, scheme_of, squared_error
+from flowsamplers.scheme import Scheme, amplification, best_weights, from_start, scheme_of, squared_error
 
 
 def error(flow, grid, sampler, exact=None, rows: int = 128) -> float:
@@ -197,6 +197,52 @@ def test_a_start_in_the_middle_is_a_solver_from_there(flow) -> None:
 def test_float32_is_enough(flow) -> None:
     solver = fs.fit(flow.velocity, flow.noise(list(range(64))).float(), 6)
     assert error(flow, solver.grid, solver.sampler) < 0.5 * error(flow, fs.schedules.linear(6), "unipc")
+
+
+def test_rounding_the_velocities_adds_no_more_than_its_bound_to_a_solver_fitted_in_bfloat16(flow, measured) -> None:
+    """Each rounded velocity is off by at most u |v|; the runs' own drift from that is of second order, and inside the bound's room."""
+    u = torch.finfo(torch.bfloat16).eps / 2
+    solver = fs.fit(flow.velocity, flow.noise(list(range(64))).bfloat16(), 8, profile=measured, validate=False)
+    x1, largest = flow.noise(list(range(10_000, 10_128))), 0.0
+    exact = flow.solution(x1)
+
+    def rounded(x, sigma):
+        nonlocal largest
+        v = flow.velocity(x, sigma).bfloat16().to(x.dtype)
+        largest = max(largest, v.norm().item())
+        return v
+
+    ends = [fs.sample(v, x1.float(), solver.grid, solver.sampler).double() for v in (flow.velocity, rounded)]
+    plain, noisy = (((x - exact).norm() / exact.norm()).item() for x in ends)
+    weights = list(from_start(solver.sampler.table, solver.grid.dt))[-1]
+    assert noisy <= plain + u * abs(weights).sum() * largest / exact.norm().item()
+    assert solver.fitted_to["amplification"] < 4
+    finer = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
+    assert solver.fitted_to["amplification"] < finer.fitted_to["amplification"] / 2
+
+
+def test_a_fit_stays_below_the_limit_of_amplification(flow, measured, monkeypatch) -> None:
+    free = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
+    assert free.fitted_to["amplification"] > 4
+    monkeypatch.setattr("flowsamplers.fitting.MOST", 2.0)
+    held = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
+    assert held.fitted_to["amplification"] <= 2
+    assert error(flow, held.grid, held.sampler) < error(flow, fs.schedules.linear(8), "unipc") / 2
+
+
+def test_a_file_whose_weights_amplify_rounding_beyond_the_limit_is_refused(flow, measured, tmp_path) -> None:
+    solver = fs.fit(flow.velocity, flow.noise([0]), 2, profile=measured, validate=False)
+    grid = fs.schedules.linear(2)
+    for far, fine in ((10.0, True), (40.0, False)):
+        wild = fs.get_sampler("ns_solver", table=((1.0,), (far, 1 - far)))
+        grown = amplification(Scheme(grid.sigmas[:-1], tuple(from_start(wild.table, grid.dt))))
+        file = tmp_path / f"{far}.json"
+        fs.Solver(grid, wild, solver.fitted_to).save(file)
+        if fine:
+            assert fs.load_solver(file).sampler == wild
+            continue
+        with pytest.raises(ValueError, match=f"rounding errors of the velocities {grown:g} times as large; at most 32"):
+            fs.load_solver(file)
 
 
 def test_a_file_is_the_solver(flow, measured, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
 import pytest
 import torch
@@ -139,6 +140,37 @@ def test_the_command_fits_and_its_file_is_a_sampler_everywhere(tmp_path) -> None
     )
     assert study.exit_code == 0, study.output
     assert [json.loads(line)["nfe"] for line in study.output.splitlines() if line.startswith("{")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("klein-digits", ("--dtype", "bfloat16")),
+        ("klein-digits", ("--guidance", "1")),
+        ("klein-digits-distilled", ("--distilled",)),
+    ],
+    ids=lambda given: "-".join(given) if isinstance(given, tuple) else given,
+)
+def test_the_command_fits_to_a_klein_as_it_is_run(model: str, options: tuple[str, ...], tmp_path) -> None:
+    pytest.importorskip("diffusers")
+    out = tmp_path / "s.json"
+    few = ("--rows", "4", "--nodes", "4", "--nfe", "2", "--rounds", "0", "--out", str(out), "--quiet")
+    done = run("fit", "--model", model, *options, *few)
+    assert done.exit_code == 0, done.output
+    solver = fs.load_solver(out)
+    assert solver.nfe == 2
+    assert solver.validation is not None
+    assert math.isfinite(solver.validation.solver.error)
+    if "--dtype" in options:
+        assert solver.fitted_to["dtype"] == "bfloat16"
+
+
+def test_a_distilled_model_is_refused_without_the_flag(tmp_path) -> None:
+    pytest.importorskip("diffusers")
+    done = run("fit", "--model", "klein-digits-distilled", "--out", str(tmp_path / "s.json"), "--quiet")
+    assert done.exit_code == 2
+    assert "Pass --distilled to fit to it all the same" in done.output
+    assert not (tmp_path / "s.json").exists()
 
 
 def test_a_dry_run_writes_nothing_and_counts_at_least_what_is_spent(tmp_path) -> None:
