@@ -1,12 +1,15 @@
-"""The scripts of examples/ run as a user runs them, and their README names them all."""
+"""The scripts and the notebook of examples/ run as a user runs them, and their README names them all."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from pages import ROOT
 
 FOLDER = ROOT / "examples"
 SCRIPTS = sorted(p.name for p in FOLDER.glob("*.py"))
+NOTEBOOKS = sorted(p.name for p in FOLDER.glob("*.ipynb"))
 TESTS = ["own_sampler.py", "sum_of_dt.py"]
 
 
@@ -32,9 +36,9 @@ def run(tmp_path: Path, *arguments: str) -> str:
     return out.stdout
 
 
-def test_the_readme_of_the_examples_lists_every_script() -> None:
+def test_the_readme_of_the_examples_lists_every_script_and_notebook() -> None:
     text = (FOLDER / "README.md").read_text()
-    assert [name for name in SCRIPTS if f"[{name}]({name})" not in text] == []
+    assert [name for name in [*SCRIPTS, *NOTEBOOKS] if f"[{name}]({name})" not in text] == []
 
 
 RUNS = [s for s in SCRIPTS if s != "sum_of_dt.py"]
@@ -60,3 +64,24 @@ def test_the_tests_of_an_example_pass(script: str, tmp_path: Path) -> None:
     assert " passed" in run(
         tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(FOLDER / script)
     )
+
+
+def test_the_notebook_runs_from_top_to_bottom_and_draws_what_it_says(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Its code cells share one namespace, as in a kernel; it is committed without outputs."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("Agg")
+    monkeypatch.chdir(tmp_path)
+    assert NOTEBOOKS == ["first_study.ipynb"]
+    cells = [c for c in json.loads((FOLDER / NOTEBOOKS[0]).read_text())["cells"] if c["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    for number, cell in enumerate(cells):
+        assert cell["outputs"] == []
+        exec(compile("".join(cell["source"]), f"{NOTEBOOKS[0]}, cell {number}", "exec"), names)
+    pictures = [place for place in names["axes"].flat if place.images]
+    assert len(pictures) == len(names["axes"].flat) == 2 * (len(names["samplers"]) + 1)
+    plt.close("all")
+    said = capsys.readouterr().out
+    trust, *errors = (float(p) / 100 for p in re.findall(r"([\d.]+)%", said))
+    assert errors == pytest.approx(list(names["errors"].values()), abs=5e-4)
+    assert 3 * trust < min(errors), "the reference is better than what it judges"
+    assert all(names["errors"][s, 8] < names["errors"][s, 4] for s in names["samplers"])

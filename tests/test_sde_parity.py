@@ -306,3 +306,36 @@ def test_lcm_equals_flow_match_lcm() -> None:
 def test_lcm_equals_flow_match_eulers_stochastic_sampling() -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
     agree(ours("lcm", TO_DATA), with_noise(scheduler, TO_DATA))
+
+
+@pytest.mark.parametrize("run", ["diffusers", "flowsamplers"])
+def test_stochastic_sampling_has_the_distribution_that_a_gaussian_flow_says(run: str) -> None:
+    """With each one's own draws. All data have the standard deviation c, so every step is linear, and the variance has a recursion.
+
+    The variance of n normal numbers is off by sqrt(2/n) of itself: five times that is the interval, and its mean has the same.
+    """
+    rows, sigmas, c = 100_000, (1.0, 0.75, 0.5, 0.25, 0.1), 0.8
+    variance = 1.0
+    for s0, s1 in pairwise(sigmas):
+        data = (1 - s0) * c**2 / ((1 - s0) ** 2 * c**2 + s0**2)
+        variance = ((1 - s1) * data) ** 2 * variance + s1**2
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        s = sigma[:, None].to(x)
+        return x * (s - (1 - s) * c**2) / ((1 - s) ** 2 * c**2 + s**2)
+
+    x1 = torch.randn(rows, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if run == "flowsamplers":
+        end = fs.sample(velocity, x1, fs.SigmaGrid(list(sigmas)), "lcm", seed=1)
+    else:
+        scheduler: Any = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
+        scheduler.set_timesteps(sigmas=list(sigmas[:-1]))
+        scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)
+        generator, end = torch.Generator().manual_seed(2), x1
+        for t, s in zip(scheduler.timesteps, sigmas, strict=False):
+            end = scheduler.step(velocity(end, end.new_full((rows,), s)), t, end, generator=generator, return_dict=False)[0]
+    assert abs(end.double().var().item() / variance - 1) < 5 * math.sqrt(2 / rows)
+    assert abs(end.double().mean().item()) < 5 * math.sqrt(variance / rows)
+    assert abs(variance / ((1 - sigmas[-1]) ** 2 * c**2 + sigmas[-1] ** 2) - 1) > 50 * math.sqrt(2 / rows), (
+        "no marginal of the flow"
+    )

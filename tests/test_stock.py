@@ -16,6 +16,7 @@ import flowsamplers as fs
 from flowsamplers.benchmark import SCHEDULES, steps_for
 from flowsamplers.flows import MixtureFlow
 from flowsamplers_diffusers import stock
+from tooling import tool
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -89,6 +90,15 @@ def test_every_sampler_is_at_least_as_accurate_as_diffusers_of_the_same_name() -
     assert {
         (r["schedule"], r["stock"], r["calls"]): r["ours"] / r["theirs"] for r in ROWS if r["ours"] > 1.02 * r["theirs"]
     } == {}
+
+
+def test_the_page_shows_the_comparison_on_the_trained_network_and_says_first_where_diffusers_is_better() -> None:
+    comparison = tool("build_stock_comparison")
+    assert PAGE.with_suffix(".md").read_text() == comparison.page(), "python tools/build_stock_comparison.py --page"
+    head, _, trained = comparison.page().partition("## klein-digits")
+    worse = [r for r in comparison.on_klein_digits() if r["ours"] > 1.02 * r["theirs"]]
+    assert f" {len(worse)} of the " in head.split("##")[0]
+    assert trained.count("**") == 2 * len(worse) > 0
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
