@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from flowsamplers.benchmark import recommend
     from flowsamplers.brownian import BrownianNoise
     from flowsamplers.engine import StepEnd, Stop, Velocity, dry_run, largest_steps, live_latents, nfe, sample
-    from flowsamplers.fitting import fit, fit_ns_solver
+    from flowsamplers.fitting import fit
+    from flowsamplers.fitting_weights import fit_ns_solver
     from flowsamplers.grid import SigmaGrid
     from flowsamplers.lockstep import Flow, Run, sample_many
     from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
@@ -96,7 +97,8 @@ _HOMES = {
     "benchmark": "recommend",
     "brownian": "BrownianNoise",
     "engine": "StepEnd Stop Velocity dry_run largest_steps live_latents nfe sample",
-    "fitting": "fit fit_ns_solver",
+    "fitting": "fit",
+    "fitting_weights": "fit_ns_solver",
     "grid": "SigmaGrid",
     "lockstep": "Flow Run sample_many",
     "noise": "GeneratorNoise KeyedNoise Noise",

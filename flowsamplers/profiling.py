@@ -32,6 +32,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import block_diag
 from torch import Tensor
 
+from flowsamplers._devices import digest
 from flowsamplers._files import write_atomically
 from flowsamplers.engine import Velocity, carry_dtype
 from flowsamplers.grid import SigmaGrid
@@ -481,12 +482,6 @@ def _part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], abou
         about=about,
     )
     return part, end
-
-
-def digest(x: Tensor) -> str:
-    """Names a tensor by its content."""
-    data = x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode() + data).hexdigest()
 
 
 def _begun(
