@@ -71,7 +71,8 @@ def test_every_sampler_does_in_a_pipeline_what_it_does_by_itself(name, member) -
     assert torch.equal(record.latents[-1], direct)
 
 
-SHIFT = 0.125
+SHIFT = 2**-7
+"""Less than any step's correction of Euler: the memory of a sampler outlives such an edit."""
 
 
 def one_each(pipe, i, x):
@@ -208,10 +209,11 @@ def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, me
     pipe = pipeline(member, ours(sampler=name, seed=0))
     record = run(member, pipe, steps=3, velocity=torch.ones_like, strength=strength, mask_image=mask(64))
     calls = len(pipe.scheduler.timesteps)
-    left_out = int(calls - calls * strength)  # the pipeline's own arithmetic, in entries
-    begin = left_out * pipe.scheduler.order  # the call where stock's step begins
-    assert len(record.latents) == calls - begin
-    assert record.bar[0] == calls - left_out
+    begin = calls - len(record.latents)
+    node = pipe.scheduler.grid.sigmas[int(3 - 3 * strength)]  # stock's arithmetic: whole steps are left out
+    assert (pipe.scheduler.sigmas[:begin] >= node - 1e-6).all()
+    if name != "churn":  # which goes back up before it goes on
+        assert (pipe.scheduler.sigmas[begin:] <= node + 1e-6).all()
     moved = record.latents[-1] - record.told[0][1]
     assert pipe.scheduler.step_index == calls
     assert pipe.scheduler.sigmas[-1] == 0

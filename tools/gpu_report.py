@@ -790,7 +790,7 @@ def measured(found: Row | None) -> str:
     for name, (heading, told) in _TOLD.items():
         if (section := sections.get(name)) is None:
             continue
-        rows = [row for row in section["rows"] if "error" not in row]
+        rows = [row for row in section["rows"] if "error" not in row and not isinstance(row.get("skipped"), str)]
         lines += [f"### {heading}", *(told(rows) if rows else ["Nothing was measured."])]
         lines += [
             f"Not measured: {', '.join(str(v) for k, v in row.items() if k != 'error')} ({row['error']})."
