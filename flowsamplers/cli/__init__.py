@@ -21,7 +21,7 @@ ROOMS = {
     "cite": ("cite:cite", "Print BibTeX of the library, samplers and schedules."),
     "comfyui": ("comfyui:comfyui", "Install the nodes into ComfyUI, or remove them."),
     "fit": ("fit:fit", "Fit a schedule and a sampler to a model and a number of model calls."),
-    "generate": ("generate:generate", "Draw an image, or a labelled grid, all from one noise."),
+    "generate": ("generate:generate", "Draw an image, or a labeled grid of images, all from one noise."),
     "list": ("listing:list_", "List samplers and schedules, or those with the NAMES given."),
     "report": ("study:report", "Make the figures and the HTML report of a study again."),
     "schedule": ("schedule:schedule", "Print the numbers of a schedule: sigmas, timesteps, dt and their sum."),
