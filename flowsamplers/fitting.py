@@ -54,6 +54,8 @@ from flowsamplers.validation import JUDGE, TRIAL, validated
 
 LARGEST = 160
 """Most parameters that are polished; of solvers with more the older weights stay."""
+DATA = 2
+"""So many numbers of the rows that fit stand behind each parameter that is polished."""
 LIGHT = 1e-3
 """The damping of families with few parameters."""
 DAMPINGS = 10.0 ** np.arange(-9, 3)
@@ -234,10 +236,11 @@ class Rows:
 
     def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
         """Exact for straight paths, or for those of Gaussian data where the profile alone promises a smaller error."""
-        straight = Learned(steps, moments, dtype=self.x1.dtype)
+        dtype, most = self.x1.dtype, min(LARGEST, self.x1.numel() // DATA)
+        straight = Learned(steps, moments, 0.0, dtype, most)
         if self.profile.start != 1:
             return [straight]
-        gaussian = [Learned(steps, moments, std, self.x1.dtype) for std in STDS]
+        gaussian = [Learned(steps, moments, std, dtype, most) for std in STDS]
         least = min(gaussian, key=lambda f: f.cost)
         if least.cost >= WORTH * straight.cost:
             return [straight]
@@ -263,12 +266,14 @@ class Learned:
         moments: of the rows that fit.
         std: of Gaussian data, where the parameter begins; 0 leaves it there. See `NSSolver`.
         dtype: of the model; rounding to it counts as an error of its velocities.
+        most: parameters that are polished.
     """
 
     steps: int
     moments: Moments
     std: float = 0.0
     dtype: torch.dtype = torch.float64
+    most: int = LARGEST
     anchored = True
     """Polishing is held to where it begins: there are about as many parameters as rows can tell."""
 
@@ -316,7 +321,7 @@ class Learned:
     def free(self) -> list[int]:
         """Indices of the parameters that are polished: the steps but one, whose sum is known, and the weights of the last velocities."""
         n = self.steps
-        memory = next((m for m in range(n, 0, -1) if n + sum(min(k, m) for k in range(n)) <= LARGEST), 0)
+        memory = next((m for m in range(n, 0, -1) if n + sum(min(k, m) for k in range(n)) <= self.most), 0)
         weights = [j >= k - memory for k in range(n) for j in range(k)]
         return [i for i, chosen in enumerate([True] * (n - 1) + [False] + weights + [True] * bool(self.std)) if chosen]
 
