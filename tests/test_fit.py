@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import flowsamplers as fs
+from flowsamplers.fitting import Rows
 from flowsamplers.flows import DataFlow, GaussianFlow, MixtureFlow
 from flowsamplers.profiling import Profile, calls_of_a_path
 from flowsamplers.scheme import Scheme, amplification, best_weights, from_start, scheme_of, squared_error
@@ -219,6 +220,15 @@ def test_rounding_the_velocities_adds_no_more_than_its_bound_to_a_solver_fitted_
     assert solver.fitted_to["amplification"] < 4
     finer = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
     assert solver.fitted_to["amplification"] < finer.fitted_to["amplification"] / 2
+
+
+@pytest.mark.parametrize("rows", [4, 12, 24, 64])
+def test_two_numbers_of_the_rows_stand_behind_each_parameter_that_is_polished(flow, rows: int) -> None:
+    fitting = Rows.of(flow.velocity, flow.noise(list(range(rows))), nodes=16).only(judging=False)
+    for calls in (4, 8, 16):
+        for family in fitting.families(calls, fitting.profile.without(3), several=True):
+            few = calls - 1 + bool(family.std)  # the nodes are always free
+            assert len(family.free) <= max(few, fitting.x1.numel() / 2)
 
 
 def test_a_fit_stays_below_the_limit_of_amplification(flow, measured, monkeypatch) -> None:
