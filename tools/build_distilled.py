@@ -19,6 +19,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from measure_klein_emoji import SEED, Gallery, drawn, features, kept, labels_of, models, originals, rms, share, solve
+from measured_part import with_measured
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, GUIDANCE, load_data
@@ -31,7 +32,6 @@ import matplotlib.pyplot as plt
 
 EXPLANATION = Path(__file__).parent.parent / "docs" / "explanation"
 DATA, PAGE, PLOT, PICTURES = (EXPLANATION / f"distilled{end}" for end in (".json", ".md", ".svg", ".png"))
-BEGIN, END = "<!-- measured: written by tools/build_distilled.py -->", "<!-- end of what is measured -->"
 SAMPLERS = ("euler", "ab2", "midpoint", "fireflow", "unipc", "dpmpp_2m", "lcm", "euler_sde")
 CALLS = (1, 2, 3, 4, 6, 8, 16)
 FEW = (2, 4, 8)
@@ -224,8 +224,7 @@ def _cell(value: list[float] | None) -> str:
 
 def page() -> str:
     """The page with its measured part renewed."""
-    head, rest = PAGE.read_text().split(BEGIN)
-    return f"{head}{BEGIN}\n\n{tables(json.loads(DATA.read_text()))}\n\n{END}{rest.split(END)[1]}"
+    return with_measured(PAGE, "build_distilled.py", tables(json.loads(DATA.read_text())))
 
 
 def main() -> None:

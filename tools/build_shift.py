@@ -18,6 +18,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from measure_klein_emoji import kept, models, share, solve
+from measured_part import with_measured
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, GUIDANCE
 
@@ -29,7 +30,6 @@ import matplotlib.pyplot as plt
 
 EXPLANATION = Path(__file__).parent.parent / "docs" / "explanation"
 DATA, PAGE, PLOT = (EXPLANATION / f"shift-and-tokens{end}" for end in (".json", ".md", ".svg"))
-BEGIN, END = "<!-- measured: written by tools/build_shift.py -->", "<!-- end of what is measured -->"
 PROMPTS = COMMON_PROMPTS[::8]
 NOISES = 2
 SEED = 200_000
@@ -133,8 +133,7 @@ def tables(found: dict[str, Any]) -> str:
 
 def page() -> str:
     """The page with its measured part renewed."""
-    head, rest = PAGE.read_text().split(BEGIN)
-    return f"{head}{BEGIN}\n\n{tables(json.loads(DATA.read_text()))}\n\n{END}{rest.split(END)[1]}"
+    return with_measured(PAGE, "build_shift.py", tables(json.loads(DATA.read_text())))
 
 
 def main() -> None:

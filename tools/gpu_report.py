@@ -44,6 +44,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     UniPCMultistepScheduler,
 )
+from measured_part import with_measured
 from torch import Tensor, nn
 
 import flowsamplers as fs
@@ -54,7 +55,6 @@ from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, load_klein
 
 ROOT = Path(__file__).parent.parent
 DATA, PAGE = ROOT / "docs" / "howto" / "gpu.json", ROOT / "docs" / "howto" / "gpu.md"
-BEGIN, END = "<!-- measured: written by tools/gpu_report.py -->", "<!-- end of what is measured -->"
 TIMED = ("euler", "ab2", "unipc", "dpmpp_2m", "heun", "rk4", "euler_sde")
 DIGIT = "a handwritten 3"
 Row = dict[str, Any]
@@ -1043,9 +1043,8 @@ _TOLD: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
 
 def page() -> str:
     """The page with its measured part renewed."""
-    head, rest = PAGE.read_text().split(BEGIN)
     found = json.loads(DATA.read_text()) if DATA.exists() else None
-    return f"{head}{BEGIN}\n\n{measured(found)}\n\n{END}{rest.split(END)[1]}"
+    return with_measured(PAGE, "gpu_report.py", measured(found))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from distil_klein import card as student_card
 from distil_klein import subjects
+from measured_part import with_measured
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -40,7 +41,6 @@ ROOT = Path(__file__).parent.parent
 EXPLANATION = ROOT / "docs" / "explanation"
 BUNDLED = ROOT / "integrations" / "flowsamplers_diffusers"
 DATA, PAGE, LOSSES = (EXPLANATION / f"klein-emoji{end}" for end in (".json", ".md", "-loss.png"))
-BEGIN, END = "<!-- measured: written by tools/measure_klein_emoji.py -->", "<!-- end of what is measured -->"
 OTHERS = 48
 """Prompts that are not common ones, drawn at random."""
 SEED = 100_000
@@ -411,8 +411,7 @@ def cards(found: dict[str, Any]) -> dict[Path, str]:
 
 def page() -> str:
     """The page with its measured part renewed."""
-    head, rest = PAGE.read_text().split(BEGIN)
-    return f"{head}{BEGIN}\n\n{table(json.loads(DATA.read_text()))}\n\n{END}{rest.split(END)[1]}"
+    return with_measured(PAGE, "measure_klein_emoji.py", table(json.loads(DATA.read_text())))
 
 
 def main() -> None:
