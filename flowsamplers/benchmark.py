@@ -1,4 +1,4 @@
-"""Which sampler at so many model calls: the answer of a committed benchmark."""
+"""Recommend a sampler for a schedule and a number of model calls, from a stored benchmark."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ SCHEDULES: dict[str, dict[str, Any]] = {"flux2": {"tokens": 4096}, "linear": {}}
 BUDGETS = (4, 6, 8, 10, 16, 20, 32)
 """The numbers of model calls in its tables."""
 FEW = (1, 2, 3)
-"""Smaller numbers of model calls that were measured too: there is little to choose from."""
+"""Smaller numbers of model calls that were measured too; few samplers fit."""
 NEAR = 0.05
-"""Grids whose sigmas differ by more are different schedules: the answer says so."""
+"""Largest difference of sigmas at which a grid still counts as a schedule of the benchmark."""
 NETWORKS = ("klein-digits", "klein-emoji")
 """The flows of the benchmark that are trained networks; the others are mixtures of Gaussians."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One cell of the benchmark.
+    """One measurement of the benchmark: a sampler on a schedule with a number of model calls.
 
     Attributes:
         schedule: name of the schedule.
-        nfe: the number of model calls that were allowed.
-        sampler: its configuration, ``{"name": ..., "options": {...}}``; of a scheduler of diffusers, its name alone.
-        steps: steps that it could take for them.
+        nfe: the allowed number of model calls.
+        sampler: its configuration, ``{"name": ..., "options": {...}}``; for a scheduler of diffusers only its name.
+        steps: the largest number of steps with that many calls.
         errors: relative error on each flow of the benchmark, by the flow's name.
-        each: on a network that was measured with several prompts, the error of each prompt, by the network's name.
+        each: for networks that were measured with several prompts, the error of each prompt, by the network's name.
     """
 
     schedule: str
@@ -56,34 +56,34 @@ class Measured:
 
     @property
     def score(self) -> float:
-        """Geometric mean of the errors, in which the trained networks together weigh as much as all mixtures together."""
+        """Geometric mean of the errors; the trained networks together have the same weight as all mixtures together."""
         logs = {n: math.log(e) for n, e in self.errors.items()}
         networks = [e for n, e in logs.items() if n in NETWORKS]
         mixtures = [e for n, e in logs.items() if n not in NETWORKS]
         return math.exp((sum(networks) / len(networks) + sum(mixtures) / len(mixtures)) / 2)
 
     def no_worse_than(self, other: Measured) -> bool:
-        """Whether its error is at most that of another on every flow."""
+        """Whether this error is at most the other's on every flow."""
         return all(e <= other.errors[n] for n, e in self.errors.items())
 
     @property
     def label(self) -> str:
-        """The configuration in one word, as the command line reads it."""
+        """The sampler's specification, as the command line takes it."""
         options = ",".join(f"{k}={v}" for k, v in self.sampler.get("options", {}).items())
         return self.sampler["name"] + (f":{options}" if options else "")
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The measured best at a number of model calls.
+    """The answer of `recommend`: a sampler, its number of steps, and its measured errors.
 
     Attributes:
         sampler: the sampler, ready to use.
-        steps: how many steps to give it.
-        best: its cell of the benchmark.
-        stock: the best cell of what diffusers ships.
+        steps: the number of steps to use.
+        best: the sampler's measurement.
+        stock: the measurement of the best scheduler in diffusers.
         matched: the benchmark's schedule that the answer is for.
-        distance: largest difference between the sigmas asked about and the matched schedule's; above 0.05 or so the answer is a guess.
+        distance: largest difference between your sigmas and the matched schedule's. Above about 0.05 the answer is a guess.
     """
 
     sampler: Sampler
@@ -95,7 +95,7 @@ class Recommendation:
 
     @property
     def grid(self) -> SigmaGrid:
-        """The matched schedule with as many steps as the sampler is to take."""
+        """The matched schedule with the recommended number of steps."""
         return get_schedule(self.matched, self.steps, **SCHEDULES[self.matched])
 
     def __str__(self) -> str:

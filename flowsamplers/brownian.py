@@ -1,16 +1,16 @@
-r"""A Brownian path that can be asked at any time, so that runs with different steps, and different samplers, share it.
+r"""A Brownian path that can be evaluated at any time, so that runs with different steps or samplers can share it.
 
-The path is a bridge over the binary digits of the time: a positive float64 read as an integer is monotone in its value, so halving the
-interval of integers again and again ends at every float there is. Each halving draws the path at its middle, given the path
-at its two ends, which is exact for any split:
+The path is built by bisection over the float64 numbers. A positive float64 read as an integer is monotone in its value, so
+repeated bisection of the integers reaches every float. Each bisection draws the path at the middle, given the path at both
+ends, which is exact for any split:
 
 $$
 W(m) \mid W(a), W(b) \;\sim\; N\Big(W(a) + \tfrac{m - a}{b - a}\,(W(b) - W(a)),\; \tfrac{(m - a)(b - m)}{b - a}\Big).
 $$
 
-The first halvings split exponents, the later ones mantissas, so times of any magnitude are resolved alike. The normals of a
-node come from a generator seeded by the node: nothing depends on what was asked before. A time costs at most 63 halvings, and
-the memory of four tensors.
+The first bisections split exponents, the later ones mantissas, so the relative resolution is the same at all times. The normal
+numbers of a node come from a generator seeded by the node, so earlier calls change nothing. One time needs at most 63 bisections
+and the memory of four tensors.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _LATEST = sys.float_info.max
 
 
 class BrownianNoise:
-    r"""Noise keyed by time: the increments of one Brownian path for each (seed of the row, path), divided by their size.
+    r"""Noise from one Brownian path per row: runs with different numbers of steps follow the same path.
 
-    A step that draws for the interval $(T_0, T_1)$ of its clock gets $(W(T_1) - W(T_0)) / \sqrt{T_1 - T_0}$. Increments add up,
-    whatever the steps; so runs of one stochastic differential equation with different numbers of steps, or by different samplers,
-    follow one path, and their distance is their strong error. The path is the draw's number unless the clock names another:
-    draws for parts of one step are parts of one path.
+    A draw for the clock interval $(T_0, T_1)$ is $(W(T_1) - W(T_0)) / \sqrt{T_1 - T_0}$. Increments of adjacent intervals add up.
+    So runs of one stochastic differential equation with other steps, or by other samplers, follow one path, and the distance of
+    their results is a strong error. Each draw index has its own path, unless the clock names one: the draws for parts of one step
+    then belong to one path.
 
-    Where both ends of an interval are the same float (a clock beyond the range of floats), the noise is keyed by the step instead.
+    If both ends of an interval are the same float (a clock beyond the range of floats), the noise depends on the step index instead.
 
     Args:
         seeds: an int, which gives row i the seed ``fold(seed, i)``; or a list with each row's own seed.
@@ -62,7 +62,7 @@ class BrownianNoise:
         """A unit normal tensor like ``like``; see `Noise`.
 
         Raises:
-            ValueError: no clock, or one whose times are not at least 0.
+            ValueError: there is no clock, or its times are below 0.
         """
         if clock is None or not all(t >= 0 for t in clock[:2]):
             raise ValueError(f"clock={clock}: a Brownian path is asked for an interval of times (T0, T1), both at least 0")

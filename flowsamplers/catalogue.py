@@ -1,4 +1,4 @@
-"""The catalogue: what the registry says of each sampler beside what was measured of it."""
+"""The catalogue: each sampler's declared properties beside its measured orders."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from flowsamplers.registry import SamplerInfo, get_sampler, list_samplers, sampl
 from flowsamplers.schedules import linear
 
 SPANS = ("inside", "complete")
-"""Where orders of ODE samplers are measured: from 0.95 to 0.05, and on complete runs."""
+"""The two spans of sigma on which orders of ODE samplers are measured: 0.95 to 0.05, and complete runs."""
 KINDS = ("strong", "weak")
 """Orders of stochastic samplers."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """An order of a stochastic sampler as it was observed.
+    """A measured order of a stochastic sampler.
 
     Attributes:
         verdict: see `flowsamplers.orders.OrderVerdict`.
         order: the slope in its window, None without one.
-        bar: its Monte-Carlo standard error, at most; None where there is no Monte Carlo.
-        errors: of a weak order on a mixture, at numbers of steps that double.
-        bars: their standard errors.
+        bar: upper bound of its Monte Carlo standard error; None for orders measured without Monte Carlo.
+        errors: for a weak order on a mixture, the errors at numbers of steps that double.
+        bars: standard errors of ``errors``.
 
     Examples:
         >>> str(Observed("confirmed", 1.07, 0.08)), str(Observed("pre-asymptotic", None, None, [2e-2, 4e-3], [1e-4, 3e-4]))
@@ -44,7 +44,7 @@ class Observed:
 
     @property
     def finest(self) -> tuple[float, float]:
-        """Slope of the last two errors, and its standard error: they are independent."""
+        """The slope between the last two errors, and its standard error."""
         (e0, e1), (u0, u1) = self.errors[-2:], self.bars[-2:]
         return math.log2(e0 / e1), math.hypot(u0 / e0, u1 / e1) / math.log(2)
 
@@ -65,12 +65,12 @@ class Entry:
     """One line of the catalogue.
 
     Attributes:
-        info: what the registry knows.
+        info: the registry's entry.
         inside: measured orders on runs from 0.95 to 0.05, by flow and grid; empty for an adaptive or stochastic sampler.
         complete: measured orders on runs from 1 to 0.
-        strong: of a stochastic sampler, by flow and grid.
-        weak: likewise.
-        known_cost: what `cost` says of it; None where nobody has written it down, and it is found when it is asked for.
+        strong: measured strong orders of a stochastic sampler, by flow and grid.
+        weak: measured weak orders of a stochastic sampler, by flow and grid.
+        known_cost: the stored result of `cost`; None if it is not stored and must be computed.
     """
 
     info: SamplerInfo
@@ -82,17 +82,17 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The name whose claims, options and calls these are: of a preset its own."""
+        """The sampler's name; for a preset, the preset's name."""
         return self.info.preset or self.info.name
 
     @property
     def calls(self) -> str:
-        """Model calls of a run of N steps, as a formula."""
+        """The number of model calls of a run with N steps, as a formula."""
         return self._cost["calls"]
 
     @property
     def evaluations(self) -> Sequence[int] | None:
-        """What the first, a usual, and the last step of a complete run cost; None for an adaptive sampler."""
+        """Model calls of the first, a middle, and the last step of a complete run; None for an adaptive sampler."""
         return self._cost["evaluations"]
 
     @cached_property
@@ -101,13 +101,13 @@ class Entry:
 
     @property
     def ends(self) -> str:
-        """What the first and the last step of a complete run cost, where they differ from the others."""
+        """Model calls of the first and the last step of a complete run, if they differ from the others."""
         first, usual, last = self.evaluations or (0, 0, 0)
         return ", ".join(f"{word} {n}" for word, n in (("first", first), ("last", last)) if n != usual)
 
 
 def cost(name: str) -> dict[str, Any]:
-    """Model calls of a sampler, from dry runs: the formula for N steps, and what the first, a usual and the last step take.
+    """Count the model calls of a sampler from dry runs: a formula for N steps, and the first, a middle and the last step.
 
     Examples:
         >>> cost("fireflow")
@@ -128,7 +128,7 @@ def cost(name: str) -> dict[str, Any]:
 
 
 def spread(orders: Mapping[str, float | None]) -> str:
-    """Smallest and largest of the measured orders, in words; empty where none was measured.
+    """Format the smallest and largest measured order; empty if none was measured.
 
     Examples:
         >>> spread({"mixture-2, uniform": 1.98, "mixture-4, uniform": 2.01, "mixture-4, shift-2": None})
@@ -141,15 +141,17 @@ def spread(orders: Mapping[str, float | None]) -> str:
 
 
 def catalogue() -> list[Entry]:
-    """Every registered sampler with its measured orders, which ``tools/build_catalogue.py`` took."""
+    """List every registered sampler with its measured orders, from ``tools/build_catalogue.py``."""
     return [_entry(info) for info in list_samplers()]
 
 
 def entry(name: str) -> Entry:
-    """The sampler of a name. A preset has claims of its own; what was measured is the method with its defaults, and no preset.
+    """Return the catalogue's entry for a name.
+
+    A preset has its own declared properties. The measured orders are those of the method with its default options.
 
     Raises:
-        ValueError: no such sampler.
+        ValueError: there is no such sampler.
     """
     return _entry(sampler_info(name))
 

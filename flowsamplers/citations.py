@@ -1,4 +1,4 @@
-"""Whom to cite: the BibTeX entries of the samplers that were used."""
+"""BibTeX entries for the samplers and schedules that you used."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Entry:
 
     Attributes:
         kind: ``article``, ``book``, ``software``, ...
-        key: what a ``cite`` command takes.
+        key: its citation key.
         fields: its fields, as in the file.
-        bibtex: its text, ready to paste.
+        bibtex: its BibTeX text.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Entry:
     bibtex: str
 
     def found_in(self, reference: str) -> int:
-        """Where a reference names it; -1 if it does not."""
+        """Find the position of this entry in a reference text; -1 if the text does not name it."""
         marks = [f"arXiv:{self.fields['eprint']}"] if "eprint" in self.fields else []
         places = [reference.find(mark) for mark in (*marks, self.fields.get("words", "\0"))]
         return min((p for p in places if p >= 0), default=-1)
@@ -44,13 +44,13 @@ class Entry:
 
 @cache
 def bibliography() -> tuple[Entry, ...]:
-    """All entries of ``flowsamplers/references.bib``."""
+    """Read all entries of ``flowsamplers/references.bib``."""
     text = (files("flowsamplers") / "references.bib").read_text("utf-8")
     return tuple(_entry(block) for block in re.findall(r"^@.*?^}$", text, re.MULTILINE | re.DOTALL))
 
 
 def resolve(reference: str) -> tuple[Entry, ...]:
-    """The entries that a reference in words names, in its order.
+    """Find the entries that a reference text names, in its order.
 
     Examples:
         >>> [e.key for e in resolve("RES, arXiv:2308.02157; Hochbruck and Ostermann, Acta Numerica 19 (2010), 2.5")]
@@ -61,7 +61,7 @@ def resolve(reference: str) -> tuple[Entry, ...]:
 
 
 def used(sampler: SamplerLike) -> list[str]:
-    """Names of the sampler and of those that it employs for its first, last or inner steps.
+    """List the names of a sampler and of the samplers in its options, such as its first or last step.
 
     Examples:
         >>> used(get_sampler("ab4", last="ralston3", startup="kutta3"))
@@ -71,16 +71,16 @@ def used(sampler: SamplerLike) -> list[str]:
 
 
 def cite(*samplers: SamplerLike, schedules: Sequence[str] = ()) -> str:
-    """BibTeX of the library and of what was used; of everything if nothing is named.
+    """Return BibTeX for the library and for the named samplers and schedules; for all of them without arguments.
 
-    Lines between the entries say who needs them; BibTeX skips these.
+    Lines between the entries name the samplers that need them; BibTeX ignores such lines.
 
     Args:
-        *samplers: names, configurations or objects; those that they employ are included.
+        *samplers: names, configurations or objects; samplers in their options are included.
         schedules: names of schedules.
 
     Raises:
-        ValueError: unknown name; the message suggests the nearest.
+        ValueError: a name is unknown; the message suggests the nearest.
 
     Examples:
         >>> print(cite("krogstad"))

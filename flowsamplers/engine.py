@@ -1,12 +1,12 @@
-"""The engine: the one loop that runs a sampler over a schedule and asks for velocities.
+"""Run a sampler over a schedule with your model.
 
-`whole` is that loop, as a generator: it yields what the sampler asks for, is sent velocities, and calls ``on_step`` after every step.
-`sample` answers its requests with your model, `dry_run` and `largest_steps` with zeros. `flowsamplers.tracing` keeps a record,
-`flowsamplers.lockstep` answers many runs together, and `flowsamplers.stepper` turns the loop inside out for hosts that own it.
+`whole` is the loop over all steps, as a generator: it yields the sampler's requests, receives velocities, and calls ``on_step``
+after every step. `sample` answers the requests with your model, `dry_run` and `largest_steps` with zeros. `flowsamplers.tracing`
+keeps a record, `flowsamplers.lockstep` answers many runs together, and `flowsamplers.stepper` serves programs that own the loop.
 
-Precision is decided here. The state is carried in ``carry``, by default float32, or float64 for a float64 start; the model
-is given a cast to the input's dtype; its velocity is cast up before the sampler sees it. Tensors belong to who made them: the model
-gets a copy of the state, and the sampler gets a copy of the velocity, so a model may edit its input and reuse its output.
+Precision: the state has the dtype ``carry``, by default float32, or float64 for a float64 start. The model gets a copy of it in
+the dtype of the start. The model's velocity is copied and cast up before the sampler sees it. So a model may edit its input and
+reuse its output.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``velocity(x, sigma)``: x is ``(rows, ...)``, sigma ``(rows,)``; returns ``v`` shaped like x."""
 
 Check: TypeAlias = Literal["finite"] | None
-"""``"finite"`` looks at every velocity and names the step of one that is not finite; this waits for the device."""
+"""``"finite"`` checks every velocity, and the error names the step of one that is not finite. Each check waits for the device."""
 
 
 class Evaluation(NamedTuple):
-    """One call of the model within a run: which step, which stage of it, and at which sigma."""
+    """One model call of a run: its step, its stage within the step, and its sigma."""
 
     step: int
     stage: int
@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A sampler's request, with its place in the run."""
+    """A sampler's request with its position in the run."""
 
     x: Tensor
     sigma: float
@@ -54,11 +54,11 @@ class Asked(NamedTuple):
 
 
 Work: TypeAlias = Generator[Evaluate | Asked, Tensor, Any]
-"""Yields requests, is sent velocities, returns a result."""
+"""The type of a whole run: it yields requests, receives velocities, and returns a result."""
 
 
 class Stop(Exception):  # noqa: N818  (nothing went wrong)
-    """Raise it in ``on_step`` to end the run there; the result is the state that the run has reached.
+    """Raise this in ``on_step`` to end the run; the run then returns its current state.
 
     Examples:
         >>> def first_step_only(end):
@@ -70,13 +70,13 @@ class Stop(Exception):  # noqa: N818  (nothing went wrong)
 
 @dataclass(frozen=True, eq=False)
 class StepEnd:
-    r"""What ``on_step`` is given at the end of every step.
+    r"""The argument of ``on_step``: the run after a step.
 
     Attributes:
-        x: the state, ``(rows, ...)``, in the carry dtype; a copy, which is yours to keep.
-        sigma: the noise level that the run has reached.
-        index: which step has ended, from 0.
-        count: how many steps the run has.
+        x: the state, ``(rows, ...)``, in the carry dtype. It is a copy that you may keep.
+        sigma: current noise level of the run.
+        index: index of the step that has ended, from 0.
+        count: number of steps in the run.
     """
 
     x: Tensor
@@ -89,14 +89,14 @@ class StepEnd:
     def preview(self) -> Tensor:
         r"""The current estimate of the data, $x - \sigma v$ at the step's last model call; at sigma 0 the state itself.
 
-        It takes no model call. Like ``x``, it is in the carry dtype.
+        It needs no extra model call. Like ``x``, it has the carry dtype.
         """
         x, sigma, v = self._last
         return self.x if self.sigma == 0 else x - sigma * v
 
 
 OnStep: TypeAlias = Callable[[StepEnd], Tensor | None]
-"""Called after every step. It may return an edited state, shaped like ``x``, with which the run goes on; or raise `Stop`."""
+"""A callback after every step. It may return an edited state, shaped like ``x``, from which the run continues; or raise `Stop`."""
 
 
 def whole(
@@ -106,15 +106,14 @@ def whole(
     on_step: OnStep | None = None,
     init: Callable[[Tensor], State] | None = None,
 ) -> Generator[Asked, Tensor, Tensor]:
-    """The engine: a whole run as one generator that yields requests, is sent velocities, and returns the last state.
+    """Make a whole run as one generator: it yields requests, receives velocities, and returns the last state.
 
     Args:
-        sampler: the method.
+        sampler: the sampler.
         x: start, in the carry dtype.
         steps: the steps to take, see `flowsamplers.sampler.steps_of`.
-        on_step: see `OnStep`. What the sampler remembers as places in space moves along with an edit (`Sampler.moved`), so
-            that the edit is never taken for a derivative; what was moved far goes on by Euler steps at first, see
-            `flowsamplers.edits.Edits`.
+        on_step: see `OnStep`. After an edit, latents in the sampler's state move by the same amount (`Sampler.moved`). Elements
+            that were moved far continue with Euler steps at first, see `flowsamplers.edits.Edits`.
         init: makes the state before the first step; by default ``sampler.init``.
     """
     state: State = (init or sampler.init)(x)
@@ -193,18 +192,18 @@ def sample(
     on_step: OnStep | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""Integrate $dx/d\sigma = v(x, \sigma)$ over a grid.
+    r"""Sample: integrate $dx/d\sigma = v(x, \sigma)$ over a schedule, from noise to data.
 
     Args:
-        velocity: ``velocity(x, sigma)`` with x like ``x1`` and sigma ``(rows,)``; returns v shaped like x. It may edit its x, and return
-            the same tensor every time.
+        velocity: ``velocity(x, sigma)`` with x like ``x1`` and sigma ``(rows,)``; returns v shaped like x. It may edit its x in place,
+            and may return the same tensor every time.
         x1: start, ``(rows, ...)``, any floating dtype, on any device; pure noise for a grid that starts at 1. A numpy array is copied
             into a tensor.
-        grid: the schedule, as a `SigmaGrid` or its sigmas (a list, tuple, array or tensor); or a `Solver`, which has its own and its
-            sampler.
+        grid: the schedule, as a `SigmaGrid` or its sigmas (a list, tuple, array or tensor); or a `Solver`, which holds both a schedule
+            and a sampler.
         sampler: a name, a specification, a configuration, or a sampler.
         seed: for a stochastic sampler: an int, a list with one int per row, or a `noise.Noise`.
-        carry: dtype of the state; by default float32, or float64 if ``x1`` is.
+        carry: dtype of the state; by default float32, or float64 if ``x1`` is float64.
         check: ``"finite"`` raises at the first velocity that is not finite.
         grad: record the run for autograd.
         on_step: called with a `StepEnd` after every step, for previews; it may return an edited state, or raise `Stop`.
@@ -214,9 +213,9 @@ def sample(
         The state at ``grid.end``, with the shape, dtype and device of ``x1``.
 
     Raises:
-        ValueError: unknown sampler, a stochastic one without a seed or on a rising grid, a velocity of the wrong shape.
-        TypeError: something that is no grid, or no sampler.
-        FloatingPointError: with ``check="finite"``, a velocity that is not finite; names step, stage and sigma.
+        ValueError: the sampler is unknown; a stochastic sampler has no seed or a rising grid; a velocity has the wrong shape.
+        TypeError: ``grid`` is no grid, or ``sampler`` no sampler.
+        FloatingPointError: with ``check="finite"``, a velocity is not finite; the message names step, stage and sigma.
 
     Examples:
         >>> x1 = torch.ones(2, 3)
@@ -249,7 +248,7 @@ def run_directly(
     on_step: OnStep | None = None,
     seen: Callable[[Asked, Tensor], None] | None = None,
 ) -> Tensor:
-    """A run whose requests a model answers one by one."""
+    """Drive a run with a model, one request at a time."""
     if not callable(velocity):
         raise ValueError(f"velocity={velocity!r}: pass a function velocity(x, sigma)")
     if check not in (None, "finite"):
@@ -268,9 +267,9 @@ def run_directly(
 
 
 def evaluate(velocity: Velocity, asked: Asked, dtype: torch.dtype, check: Check = None) -> Tensor:
-    """The velocity that a request asks for, in the request's dtype; the model sees ``dtype``.
+    """Compute the requested velocity, in the request's dtype; the model gets ``dtype``.
 
-    Neither side can see the other's edits: the model is given a copy of the state, and what comes back is a copy.
+    The model gets a copy of the state, and the velocity is copied, so neither side sees the other's edits.
     """
     x = asked.x
     sigma = torch.full((x.shape[0],), asked.sigma, dtype=x.dtype, device=x.device)
@@ -285,10 +284,10 @@ def evaluate(velocity: Velocity, asked: Asked, dtype: torch.dtype, check: Check 
 
 
 def check_velocity(v: Any, x: Tensor) -> None:
-    """Refuse what a model returned unless it is a real tensor of the shape of ``x``.
+    """Check that a model returned a real tensor with the shape of ``x``.
 
     Raises:
-        ValueError: another type, shape or kind of number.
+        ValueError: it has another type, another shape, or complex numbers.
     """
     if not isinstance(v, Tensor):
         raise ValueError(f"velocity returned {type(v).__name__}, not a tensor")
@@ -321,15 +320,17 @@ def _bar(sampler: Sampler, grid: SigmaGrid, *, show: bool) -> Generator[Callable
 
 
 def dry_run(sampler: SamplerLike, grid: GridLike) -> tuple[Evaluation, ...]:
-    """Every model call that a run will make, before anything is run: the sampler is driven with zeros.
+    """List every model call that a run will make, without calling a model.
+
+    The sampler runs with zeros in place of velocities.
 
     Args:
         sampler: see `sample`.
         grid: see `sample`.
 
     Raises:
-        ValueError: the sampler is adaptive, so its calls depend on the data; a stochastic one on a rising grid.
-        TypeError: the sampler is not an immutable value, or the grid is none.
+        ValueError: the sampler is adaptive, so its calls depend on the data; or it is stochastic and the grid rises.
+        TypeError: the sampler is not an immutable object, or ``grid`` is no grid.
 
     Examples:
         >>> [e.sigma for e in dry_run("midpoint", SigmaGrid([1.0, 0.5, 0.0]))]
@@ -344,7 +345,7 @@ def dry_run(sampler: SamplerLike, grid: GridLike) -> tuple[Evaluation, ...]:
 
 
 def nfe(sampler: SamplerLike, grid: GridLike) -> int:
-    """How many model calls a run makes, from the dry run.
+    """Count the model calls of a run, without calling a model.
 
     Examples:
         >>> nfe("rk4", SigmaGrid([1.0, 0.5, 0.0]))
@@ -354,15 +355,15 @@ def nfe(sampler: SamplerLike, grid: GridLike) -> int:
 
 
 def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], GridLike]) -> int:
-    """The largest number of steps whose dry run needs at most so many model calls; 0 if not even one fits.
+    """Find the largest number of steps that needs at most ``calls`` model calls; 0 if not even one step fits.
 
-    Calls grow with steps, but not always by each step: a policy that acts between two sigmas, as Restart's, may need fewer calls for
-    more steps. So beyond the largest number that halving finds, `BEYOND` more are tried.
+    Most samplers need more calls for more steps. Some, such as Restart, may need fewer. So `BEYOND` more numbers are tried after
+    the one that bisection finds.
 
     Args:
         sampler: a name, a configuration, or a sampler.
-        calls: model calls to spend.
-        grid_of: the schedule of n steps.
+        calls: number of model calls to spend.
+        grid_of: returns the schedule with n steps.
 
     Raises:
         ValueError: the sampler is adaptive.
@@ -390,14 +391,14 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Gri
 
 
 def live_latents(sampler: SamplerLike, grid: GridLike) -> int:
-    """How many tensors of the state's size a run holds at its peak, measured on a run with zeros.
+    """Measure how many tensors of the state's size a run holds at its peak, without calling a model.
 
-    Counted are distinct memories: the state, what the sampler remembers, and the results of its arithmetic. What the model holds is
-    its own, and so are the copies that it is given.
+    It counts distinct blocks of memory: the state, the sampler's state, and temporary results. It does not count the model's
+    memory, nor the copies given to the model.
 
     Args:
-        sampler: a name, a configuration, or a sampler; adaptive ones too.
-        grid: the schedule. A handful of steps shows the peak, as soon as a multistep method has its history.
+        sampler: a name, a configuration, or a sampler; adaptive samplers too.
+        grid: the schedule. A few steps suffice, once a multistep method has its whole history.
 
     Examples:
         >>> grid = SigmaGrid([1.0, 0.7, 0.3, 0.0])
@@ -414,12 +415,12 @@ def live_latents(sampler: SamplerLike, grid: GridLike) -> int:
 
 
 def as_start(x1: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    """The start as a tensor: a numpy array is copied."""
+    """Return the start as a tensor; a numpy array is copied."""
     return torch.from_numpy(x1.copy()) if isinstance(x1, np.ndarray) else x1
 
 
 def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
-    """The dtype of the state: ``carry`` if given, else float32, or float64 for a float64 start.
+    """Choose the dtype of the state: ``carry`` if given, else float32, or float64 for a float64 start.
 
     Raises:
         ValueError: ``x1`` is not a floating tensor with a row dimension.
@@ -434,7 +435,7 @@ def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
 
 
 def noise_for(sampler: Sampler, grid: SigmaGrid, seed: Seeds | Noise | None) -> Noise | None:
-    """The noise of a run; refuses a stochastic sampler without a seed, and on a grid that rises."""
+    """Make the noise of a run; refuse a stochastic sampler without a seed or on a rising grid."""
     _check_direction(sampler, grid)
     if sampler.stochastic and seed is None:
         raise ValueError(
@@ -459,7 +460,7 @@ def _dry_run(sampler: Sampler, grid: SigmaGrid) -> tuple[Evaluation, ...]:
 
 
 FEW = 200
-"""Steps of a run whose dry run is remembered for long."""
+"""Dry runs with at most this many steps are cached for long."""
 _short, _long = lru_cache(maxsize=128)(_dry_run), lru_cache(maxsize=2)(_dry_run)
 
 
@@ -471,16 +472,16 @@ def _with_fixed_calls(sampler: Sampler) -> Sampler:
 
 NOTHING = torch.zeros(1, dtype=torch.float64, device="cpu")
 BEYOND = 8
-"""How many more steps `largest_steps` tries than fit by halving."""
+"""How many more numbers of steps `largest_steps` tries after bisection."""
 
 
 def silence(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
-    """The noise of a dry run: none."""
+    """Return zeros: the noise of a dry run."""
     return torch.zeros_like(like)
 
 
 def asked_for(sampler: Sampler, steps: Iterable[Step], state: State) -> tuple[Evaluation, ...]:
-    """What a sampler asks for over some steps when everything it is told is zero."""
+    """List a sampler's requests over some steps when every velocity is zero."""
     asked: list[Evaluation] = []
     _unanswered(whole(sampler, NOTHING, steps, init=lambda _: state), asked)
     return tuple(asked)

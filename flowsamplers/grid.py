@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from flowsamplers._html import table
 
 NUM_TRAIN_TIMESTEPS = 1000
-"""Models of this family are told the time as ``1000 * sigma``."""
+"""Models of this family take the time as ``1000 * sigma``."""
 
 _SLACK = 2.0**-20
 """A few float32 ulps at 1: a shift computed in float32 may return 1.0000001 for 1."""
@@ -27,11 +27,11 @@ class SigmaGrid:
 
     Args:
         sigmas: N + 1 numbers in [0, 1], at least two of them, strictly falling.
-        rising: the nodes must rise strictly instead (inversion: from data to noise).
+        rising: whether the nodes rise, for inversion from data to noise.
 
     Raises:
-        ValueError: too few nodes, a node that is not finite or outside [0, 1], or nodes out of order;
-            the message names the index and the value.
+        ValueError: there are too few nodes, a node is not finite or outside [0, 1], or the nodes are out of order. The message names
+            the index and the value.
 
     Examples:
         >>> grid = SigmaGrid([1.0, 0.75, 0.25, 0.0])
@@ -74,7 +74,7 @@ class SigmaGrid:
 
     @property
     def rising(self) -> bool:
-        """Whether the nodes run from data to noise."""
+        """Whether the schedule runs from data to noise."""
         return self.end > self.start
 
     @cached_property
@@ -88,7 +88,7 @@ class SigmaGrid:
         return tuple(NUM_TRAIN_TIMESTEPS * s for s in self.sigmas[:-1])
 
     def reversed(self) -> SigmaGrid:
-        """The same nodes in the opposite direction.
+        """Return the schedule in the opposite direction.
 
         Examples:
             >>> SigmaGrid([1.0, 0.25, 0.0]).reversed().sigmas
@@ -97,7 +97,7 @@ class SigmaGrid:
         return SigmaGrid(reversed(self.sigmas), rising=not self.rising)
 
     def refined(self, parts: int) -> SigmaGrid:
-        """Every interval cut into ``parts`` equal ones: the same-family grid for a convergence study.
+        """Cut every interval into ``parts`` equal ones, for a convergence study.
 
         Examples:
             >>> SigmaGrid([1.0, 0.5, 0.0]).refined(2).sigmas
@@ -109,13 +109,13 @@ class SigmaGrid:
         return SigmaGrid([*inner, self.end], rising=self.rising)
 
     def split(self, index: int) -> tuple[SigmaGrid, SigmaGrid]:
-        """The first ``index`` steps and the rest; they share a node.
+        """Split the schedule into its first ``index`` steps and the rest; both contain the node between them.
 
         Args:
             index: from 1 to N - 1.
 
         Raises:
-            ValueError: an index that leaves one side without a step.
+            ValueError: one part would have no step.
 
         Examples:
             >>> high, low = SigmaGrid([1.0, 0.5, 0.0]).split(1)
@@ -128,10 +128,10 @@ class SigmaGrid:
         return SigmaGrid(high, rising=self.rising), SigmaGrid(low, rising=self.rising)
 
     def concatenate(self, other: SigmaGrid) -> SigmaGrid:
-        """This grid, and then another that begins where it ends: the inverse of `split`.
+        """Append a schedule that begins where this one ends: the inverse of `split`.
 
         Raises:
-            ValueError: a grid that begins elsewhere, or runs the other way.
+            ValueError: the other schedule begins at another sigma, or runs the other way.
 
         Examples:
             >>> SigmaGrid([1.0, 0.5]).concatenate(SigmaGrid([0.5, 0.1, 0.0])).sigmas
@@ -142,16 +142,16 @@ class SigmaGrid:
         return SigmaGrid([*self.sigmas, *other.sigmas[1:]], rising=self.rising)
 
     def truncate(self, strength: float) -> SigmaGrid:
-        r"""The last part of the grid, for image-to-image: diffusers' rule of ``strength``.
+        r"""Keep the last part of the schedule, for image-to-image, by diffusers' rule for ``strength``.
 
-        Of N steps the first $\lfloor N - N s \rfloor$ are left out; the run begins at the node that comes then, with the picture at
-        that noise level. ComfyUI has two other rules, see `schedules.denoise`.
+        The first $\lfloor N - N s \rfloor$ of N steps are dropped. Start the run from the image with noise of level ``start`` of the
+        new schedule. ComfyUI has two other rules, see `schedules.denoise`.
 
         Args:
-            strength: s, in (0, 1]; 1 is the whole grid.
+            strength: s, in (0, 1]; 1 keeps the whole schedule.
 
         Raises:
-            ValueError: a strength outside (0, 1].
+            ValueError: ``strength`` is outside (0, 1].
 
         Examples:
             >>> SigmaGrid([1.0, 0.75, 0.5, 0.25, 0.0]).truncate(0.6).sigmas
@@ -166,13 +166,13 @@ class SigmaGrid:
         return SigmaGrid(self.sigmas[min(left_out, self.steps - 1) :], rising=self.rising)
 
     def split_last(self, parts: int) -> SigmaGrid:
-        """The last interval cut into equal parts: for schedules that leave most of the way to it.
+        """Cut the last interval into equal parts, for schedules whose last interval is large.
 
         Args:
-            parts: at least 1; 1 changes nothing.
+            parts: number of parts, at least 1; 1 changes nothing.
 
         Raises:
-            ValueError: less than 1 part.
+            ValueError: ``parts`` is below 1.
 
         Examples:
             >>> SigmaGrid([1.0, 0.8, 0.0]).split_last(2).sigmas
@@ -182,16 +182,16 @@ class SigmaGrid:
         return SigmaGrid([*self.sigmas[:-2], *last.sigmas], rising=self.rising)
 
     def stretch_terminal(self, terminal: float) -> SigmaGrid:
-        r"""The nodes before the end stretched, about 1, so that the last of them lies at ``terminal``.
+        r"""Stretch the schedule so that its last node before the end lies at ``terminal``.
 
-        $\sigma \mapsto 1 - (1 - \sigma)(1 - t)/(1 - \sigma_{N-1})$; 1 and the end stay. It is the option ``shift_terminal`` of
-        diffusers. A grid of one step that begins at 1 has no such node and is returned as it is.
+        This is diffusers' option ``shift_terminal``: $\sigma \mapsto 1 - (1 - \sigma)(1 - t)/(1 - \sigma_{N-1})$. The nodes 1 and the end
+        do not move. A schedule of one step that begins at 1 has no such node and is returned unchanged.
 
         Args:
             terminal: t, between the end and 1.
 
         Raises:
-            ValueError: a rising grid, or a terminal outside (end, 1).
+            ValueError: the schedule rises, or ``terminal`` is outside (end, 1).
 
         Examples:
             >>> [round(s, 3) for s in SigmaGrid([1.0, 0.75, 0.5, 0.0]).stretch_terminal(0.1).sigmas]
@@ -208,15 +208,15 @@ class SigmaGrid:
         return SigmaGrid([*(1 - (1 - s) / scale for s in self.sigmas[:-2]), terminal, self.end])
 
     def floor(self, lowest: float) -> SigmaGrid:
-        """No inner node below ``lowest``: those below become one node there. The ends stay.
+        """Replace all inner nodes below ``lowest`` by one node at ``lowest``; both ends stay.
 
-        For models that are not to be asked too close to data.
+        Use it for models that are inaccurate close to sigma 0.
 
         Args:
             lowest: between 0 and the higher end.
 
         Raises:
-            ValueError: a floor outside these.
+            ValueError: ``lowest`` is outside that range.
 
         Examples:
             >>> SigmaGrid([1.0, 0.5, 0.01, 0.001, 0.0]).floor(0.02).sigmas
@@ -235,16 +235,16 @@ GridLike: TypeAlias = SigmaGrid | Iterable[float]
 
 
 def as_grid(grid: GridLike | Any, name: str = "grid") -> SigmaGrid:
-    """The grid that a user holds as a `SigmaGrid`, or as its sigmas.
+    """Convert sigmas to a `SigmaGrid`; a `SigmaGrid` is returned as it is.
 
     Args:
-        grid: a `SigmaGrid`; or the sigmas, falling from noise to data, as a list, a tuple, a numpy array or a tensor of one axis on any
-            device, as programs of k-diffusion's kind have them.
-        name: of the argument, for messages.
+        grid: a `SigmaGrid`; or the sigmas, falling from noise to data, as k-diffusion and ComfyUI pass them. They may be a list, a
+            tuple, a numpy array, or a tensor with one axis on any device.
+        name: name of the caller's argument, for error messages.
 
     Raises:
-        TypeError: anything else, such as the name of a schedule or a number of steps.
-        ValueError: sigmas that make no grid, see `SigmaGrid`.
+        TypeError: it is something else, such as the name of a schedule or a number of steps.
+        ValueError: the sigmas are no schedule, see `SigmaGrid`.
 
     Examples:
         >>> as_grid([1, 0.5, 0]) == as_grid(SigmaGrid([1.0, 0.5, 0.0]))

@@ -1,8 +1,7 @@
-"""The lock-step driver: many runs advance together, and share batched model calls.
+"""Run many samplers together, so that they share batched model calls.
 
-`advance` drives any generators that ask for velocities, a few at a time if there are many; `sample_many` is its everyday form.
-What several of them ask for at once (the first velocity from one noise, the second of two methods that begin with the same
-step) is computed once.
+Most programs need only `sample_many`. `advance` drives any generators that yield requests, a few at a time if there are many.
+Requests that are equal, such as the first ones of two runs from one noise, are computed once.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from flowsamplers.sampler import Evaluate, Running, SamplerLike, get_sampler, st
 
 
 class Flow(Protocol):
-    """A velocity field whose rows can have conditions of their own."""
+    """A model for `sample_many`: a velocity field with one condition for each row."""
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity at ``x`` ``(rows, ...)`` and ``sigma`` ``(rows,)``; ``condition`` has one entry for each row.
+        """Return the velocity at ``x`` ``(rows, ...)`` and ``sigma`` ``(rows,)``, shaped like ``x``.
 
-        No list, or an entry of None, means the flow's own condition.
+        ``condition`` is a list with one entry for each row. None, or an entry of None, means the flow's default condition.
         """
         ...
 
@@ -39,10 +38,10 @@ class Run:
 
     Attributes:
         x1: start, ``(rows, ...)``; a numpy array becomes a tensor.
-        grid: its schedule; sigmas become a `SigmaGrid`, see `sample`.
+        grid: the schedule, as a `SigmaGrid` or its sigmas, see `sample`.
         sampler: a sampler, by name or as an object.
-        condition: what the flow is conditioned on, for all rows of this run; None for nothing.
-        seeds: seeds of a stochastic sampler.
+        condition: the condition of all rows of this run, such as a prompt; None for none.
+        seeds: seeds for a stochastic sampler.
     """
 
     x1: Tensor
@@ -58,17 +57,17 @@ class Run:
 
 
 class Halt(Exception):  # noqa: N818  (nothing went wrong)
-    """Raised by a flow to end everything; never taken for the failure of one run."""
+    """Raise this in a flow to end all runs; other exceptions end only the run that failed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A generator to be driven in lock-step with others.
+    """A generator that `advance` drives together with others.
 
     Attributes:
-        start: makes the generator; called when its turn comes.
-        condition: what the flow is conditioned on.
-        rows: how many rows its requests have.
+        start: makes the generator; called when the task begins.
+        condition: the condition of its rows.
+        rows: number of rows in its requests.
     """
 
     start: Callable[[], Work]
@@ -84,23 +83,23 @@ def sample_many(
     carry: torch.dtype | None = None,
     on_call: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
-    """Many runs in lock-step: in each round all waiting requests share batched model calls.
+    """Run many samplers at once: in each round, all waiting requests share batched model calls.
 
-    The runs may have different samplers, grids, conditions and lengths; their rows have one shape, dtype and device. Requests
-    that are the same, such as the first of two runs from one noise, are computed once.
+    The runs may have different samplers, schedules, conditions and lengths. All rows must have one shape, dtype and device.
+    Requests that are equal, such as the first ones of two runs from one noise, are computed once.
 
     Args:
-        flow: its ``velocity(x, sigma, condition)`` gets a list with the condition of each row.
-        runs: what to run.
+        flow: the model; its ``velocity(x, sigma, condition)`` gets a list with the condition of each row.
+        runs: the runs.
         max_batch: the largest number of rows in one model call.
         carry: dtype of the state, see `sample`.
-        on_call: told the number of rows after every model call, for progress.
+        on_call: called with the number of rows after every model call, for progress.
 
     Returns:
         The result of each run, in the order given.
 
     Raises:
-        ValueError: ``max_batch`` below 1, runs whose rows differ in shape, dtype or device, a stochastic run without seeds.
+        ValueError: ``max_batch`` is below 1, rows differ in shape, dtype or device, or a stochastic run has no seeds.
 
     Examples:
         >>> class Decay:
@@ -130,23 +129,23 @@ def advance(
     on_call: Callable[[int], None] | None = None,
     on_error: Callable[[int, Exception], None] | None = None,
 ) -> None:
-    """Drive generators in lock-step.
+    """Drive generators together, with batched model calls.
 
     Args:
         flow: see `sample_many`.
-        tasks: what to drive, in the order in which they begin.
-        on_done: told the index and the result of each task when it ends.
-        dtype: what the model is given.
+        tasks: the generators, in the order in which they begin.
+        on_done: called with the index and the result of each task when it ends.
+        dtype: dtype of the model's input.
         max_batch: the largest number of rows in one model call; the requests of one task may be split over several.
-        window: how many rows are on their way at once, and so in memory; by default all.
-        on_call: told the number of rows after every model call.
-        on_error: told the index and the error of a task that fails; the others go on. A failing model call is split in
-            halves until the rows that fail are found, which also finds a batch that fits the memory. By default the first
+        window: the largest number of rows that run at once and are in memory; by default all.
+        on_call: called with the number of rows after every model call.
+        on_error: called with the index and the error of a task that fails; the other tasks continue. A failing model call is split
+            in halves until the failing rows are found. This also finds a batch size that fits into memory. By default the first
             error is raised.
 
     Raises:
-        ValueError: ``max_batch`` or ``window`` below 1, a velocity of another shape.
-        Halt: whatever the flow raises of this kind.
+        ValueError: ``max_batch`` or ``window`` is below 1, or a velocity has another shape than its ``x``.
+        Halt: the flow raised it.
     """
     if max_batch < 1:
         raise ValueError(f"max_batch={max_batch}: a model call needs at least 1 row")

@@ -1,4 +1,4 @@
-"""The methods behind a reference, which no sampler here uses: one of order eight, a quiet one, and one of another family."""
+"""The three methods behind `flowsamplers.reference`; no sampler of this library uses them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CashKarp5(RungeKutta):
 
 
 class GraggExtrapolation(Sampler):
-    r"""Gragg's modified midpoint rule with 2, 4, 6, 8 and 10 substeps, extrapolated to none: order ten, 26 evaluations a step.
+    r"""Gragg's modified midpoint rule with 2, 4, 6, 8 and 10 substeps, extrapolated: order ten, 26 evaluations a step.
 
     The rule's error has an expansion in $h^2$ when the number of substeps is even, so that each column of
 

@@ -1,7 +1,7 @@
-"""Where the randomness of a stochastic sampler comes from.
+"""Sources of noise for stochastic samplers.
 
-A sampler never draws for itself: it asks its step, ``at.noise(x, draw)``, and the step asks a `Noise`. What comes
-back depends on *which* draw it is, not on when or in which batch it is asked for, so a step can be replayed.
+A sampler calls ``at.noise(x, draw)``, and the step asks a `Noise`. The values depend only on which draw it is, and not on the
+batch or on earlier draws. So a step can be replayed.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from torch import Tensor
 from flowsamplers._devices import sent
 
 Clock: TypeAlias = tuple[float, float] | tuple[float, float, int]
-"""An interval of times of a Brownian motion, and which motion: by default each draw of a step has its own."""
+"""An interval of a Brownian motion's time; optionally the index of the motion, by default one for each draw of a step."""
 
 
 @runtime_checkable
 class Noise(Protocol):
-    """A source of unit normal tensors, one for each (step, draw)."""
+    """Protocol for a source of standard normal tensors, one for each (step, draw)."""
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
-        """A standard normal tensor.
+        """Return a standard normal tensor.
 
         Args:
-            like: its shape ``(rows, ...)``, dtype and device.
+            like: tensor with the shape ``(rows, ...)``, dtype and device of the result.
             step: index of the step in the run.
             draw: index of the draw within the step.
-            clock: the interval of a Brownian motion whose increment, divided by its size, this is. Only noise that is
-                keyed by time reads it.
+            clock: interval of a Brownian motion. `BrownianNoise` returns the motion's increment over it, divided by its standard
+                deviation; other sources ignore it.
 
         Returns:
-            The same values whenever it is asked again for the same key.
+            The noise; equal arguments give equal values.
         """
         ...
 
@@ -47,7 +47,7 @@ Seeds: TypeAlias = int | Sequence[int]
 
 
 def fold(seed: int, *keys: int) -> int:
-    """A 63-bit seed made from a seed and any integers that name what it is for.
+    """Derive a 63-bit seed from a seed and any integers.
 
     Examples:
         >>> fold(0, 1, 2) == fold(0, 1, 2), fold(0, 1, 2) == fold(0, 2, 1)
@@ -58,10 +58,10 @@ def fold(seed: int, *keys: int) -> int:
 
 
 def row_seeds(seeds: Seeds, rows: int) -> list[int]:
-    """The seed of each of ``rows`` rows.
+    """List one seed for each row.
 
     Raises:
-        ValueError: a list of seeds whose length is not ``rows``.
+        ValueError: ``seeds`` is a list whose length is not ``rows``.
 
     Examples:
         >>> row_seeds([3, 4], 2)
@@ -75,9 +75,9 @@ def row_seeds(seeds: Seeds, rows: int) -> list[int]:
 
 
 def normal(seed: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """Unit normals that depend on the seed and the shape alone: drawn on the CPU in float64, then cast.
+    """Draw standard normal numbers that depend only on the seed and the shape.
 
-    Runs in float32 and in float64, on any device, so share one noise up to rounding.
+    They are drawn on the CPU in float64, then cast. So runs in float32 and float64, on any device, get the same noise up to rounding.
 
     Examples:
         >>> torch.equal(normal(7, (2,), torch.float64).float(), normal(7, (2,), torch.float32))
@@ -90,7 +90,7 @@ def normal(seed: int, shape: Sequence[int], dtype: torch.dtype, device: torch.de
 
 
 class KeyedNoise:
-    """Noise keyed by (seed of the row, step, draw): replay, batch composition and order do not change it.
+    """The default noise: it depends only on (seed of the row, step, draw), not on the batch or the order of calls.
 
     Args:
         seeds: an int, which gives row i the seed ``fold(seed, i)``; or a list with each row's own seed.
@@ -116,7 +116,7 @@ class KeyedNoise:
 class GeneratorNoise:
     """The sequential stream of a ``torch.Generator``, as diffusers' schedulers draw from it.
 
-    The draws of the current step are recorded, so that a replay of the step reuses them.
+    The draws of the current step are stored, so a replay of the step reuses them.
 
     Args:
         generator: one generator for the whole batch, a list with one for each row, or None for torch's global stream.
@@ -159,7 +159,7 @@ class GeneratorNoise:
 
 
 def as_noise(seed: Seeds | Noise | None) -> Noise | None:
-    """What the drivers take as ``seed``: seeds make `KeyedNoise`, a noise is itself, None stays None."""
+    """Convert the argument ``seed`` to a `Noise`: seeds become `KeyedNoise`; a `Noise` and None are returned as they are."""
     if seed is None:
         return None
     if isinstance(seed, str | bytes | bool):

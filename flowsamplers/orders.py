@@ -1,4 +1,4 @@
-"""An order is a claim with a window: where the error falls like a power of the number of steps."""
+"""Judge orders of convergence from measured errors."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 Verdict: TypeAlias = Literal["confirmed", "reduced", "higher", "pre-asymptotic", "floor-limited", "unstable"]
 
 AGREE = 0.25
-"""Neighbouring slopes that differ by less belong to one window; so far may an order be from the declared one."""
+"""Tolerance for slopes: neighbors in a window differ by less, and a confirmed order is this close to the declared one."""
 
 SPANS = {"inside": (0.95, 0.05), "complete": (1.0, 0.0)}
-"""Of ODE samplers: where every variable is finite, and complete runs."""
+"""The two spans of sigma for ODE samplers: from 0.95 to 0.05, and complete runs."""
 
 
 @dataclass(frozen=True)
 class OrderVerdict:
-    """What errors at several numbers of steps say of an order.
+    """The result of `order`: a verdict on a declared order.
 
     Attributes:
         verdict: ``confirmed``; ``reduced`` or ``higher`` than declared; ``pre-asymptotic``: the slopes do not settle;
-            ``floor-limited``: too few errors stand clear of the floor; ``unstable``: errors that grow or are not finite.
-        order: the slope in the window, None without one.
+            ``floor-limited``: too few errors are clearly above the floor; ``unstable``: errors grow or are not finite.
+        order: the slope in the window; None if there is no window.
         window: first and last number of steps of the window.
-        bar: standard error of the order, at most, where the errors have one.
+        bar: upper bound of the order's standard error, if the errors have standard errors.
     """
 
     verdict: Verdict
@@ -44,7 +44,7 @@ class OrderVerdict:
 
 
 def pairwise_slopes(n: Sequence[float], error: Sequence[float]) -> list[float]:
-    """``log(e_i / e_{i+1}) / log(n_{i+1} / n_i)`` for each pair of neighbours, on any grid of n.
+    """Compute the slope ``log(e_i / e_{i+1}) / log(n_{i+1} / n_i)`` for each pair of neighboring n.
 
     Examples:
         >>> [round(s, 6) for s in pairwise_slopes([1, 2, 8], [1.0, 0.25, 0.25 / 16])]
@@ -62,17 +62,17 @@ def order(
     floor: float = 0.0,
     uncertainty: Sequence[float] | None = None,
 ) -> OrderVerdict:
-    """Judge a declared order.
+    """Compare measured errors with a declared order of convergence.
 
-    Errors below ten times the floor are left out, and those of which less than two thirds is sure. The window is the finest run
-    of at least three points whose neighbouring slopes agree within `AGREE`; the order is the least-squares slope there. Its standard
-    error is bounded by the triangle inequality, which holds however the errors at different n depend on each other.
+    Errors below ten times the floor are ignored, and so are errors whose uncertainty exceeds a third. The window is the finest run
+    of at least three points whose neighboring slopes agree within `AGREE`. The order is the least-squares slope in the window. The
+    bound of its standard error holds for any dependence between the errors.
 
     Args:
         n: numbers of steps, rising.
-        error: positive errors at these.
-        declared: the order that the method claims.
-        floor: error of the reference, or of the evaluation.
+        error: positive errors at these numbers.
+        declared: the declared order.
+        floor: error of the reference, or of one evaluation.
         uncertainty: standard errors of the errors, where these are means over samples.
 
     Examples:

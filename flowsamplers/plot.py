@@ -1,4 +1,4 @@
-"""Plots of a schedule, a trace and the results of a study; matplotlib is imported when one is made.
+"""Plot a schedule, a trace or the results of a study; matplotlib is imported on the first call.
 
 Every function draws on the axes that it is given, or on new ones, and returns the axes.
 """
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def schedule(*grids: SigmaGrid, labels: Sequence[str] = (), axes: Any = None) -> Any:
-    """Sigma against the share of the steps taken.
+    """Plot sigma against the fraction of the steps taken.
 
     Args:
-        *grids: one line each.
-        labels: of the lines.
+        *grids: the schedules; each becomes one line.
+        labels: one label for each line.
         axes: matplotlib axes, or None.
 
     Returns:
@@ -36,10 +36,10 @@ def schedule(*grids: SigmaGrid, labels: Sequence[str] = (), axes: Any = None) ->
 
 
 def trace(run: Trace, axes: Any = None) -> Any:
-    """Root mean squares of state and velocity at every model call, against sigma.
+    """Plot the root mean squares of state and velocity at every model call, against sigma.
 
     Args:
-        run: what `flowsamplers.trace` recorded.
+        run: the result of `flowsamplers.trace`.
         axes: matplotlib axes, or None.
 
     Returns:
@@ -56,11 +56,11 @@ def trace(run: Trace, axes: Any = None) -> Any:
 
 
 def results(results: Results, axis: str = "nfe", axes: Any = None) -> Any:
-    """Error of every sampler of a study against its cost, on logarithmic axes.
+    """Plot the error of every sampler of a study against its cost, on logarithmic axes.
 
     Args:
-        results: what `flowsamplers.study.load` returns.
-        axis: ``"nfe"``, or another number of a row.
+        results: the results of a study, from `flowsamplers.study.load`.
+        axis: ``"nfe"``, or another numeric column of the rows.
         axes: matplotlib axes, or None.
 
     Returns:

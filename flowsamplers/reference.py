@@ -1,12 +1,12 @@
-"""A trusted solution and its own error.
+"""Solve a flow to high accuracy, with an estimate of the remaining error.
 
-An error can be measured only against something better than what is measured. The reference uses a method that no sampler here
-uses (Dormand and Prince's, of order eight), on its own grids, at growing resolution, with the state in float64. A method of
-another family (Gragg's extrapolation, of order ten) checks the result.
+The reference uses a method that no sampler of this library uses: Dormand and Prince's, of order eight. It runs on its own
+grids, at growing resolution, with the state in float64. A method of another family (Gragg's extrapolation, of order ten)
+checks the result.
 
 In bfloat16 and float16 the rounding of the network limits the accuracy, and the weights of these two methods amplify it. There
 the reference is the mean of independent runs of a method whose weights are all positive (Cash and Karp's, of order five), so that
-the roundings average out.
+the rounding errors average out.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from flowsamplers.samplers.runge_kutta import RungeKutta
 STAGES = DormandPrince8.tableau.stages
 
 BEST = 1e-12
-"""No error smaller than this is claimed: rounding over a whole run, and what independent solvers agree to, in float64."""
+"""Smallest error that a reference states: the level to which independent solvers agree in float64."""
 
 ROUNDINGS = 32
-"""How many eps of the model's dtype a solution may be off: covered 1,199 of 1,200 fresh rows of random mixtures in float32."""
+"""Smallest error in eps of the model's dtype; it covered 1,199 of 1,200 new rows of random mixtures in float32."""
 
 COARSE = 1e-4
-"""An error above this is never accepted because of the dtype; it must have been measured."""
+"""Largest error that may be assumed from the dtype alone; larger errors must be measured."""
 
 PROBED = 15
 """Steps of the run along which pairs of roundings of one evaluation are compared, and of the first averaged runs at most."""
@@ -52,12 +52,12 @@ SHARES = (3, 4, 5)
 
 @dataclass(frozen=True)
 class Path:
-    """What a reference passes on its way, for errors along a trajectory.
+    """The trajectory of a reference, for errors along a run.
 
     Attributes:
         sigmas: nodes of the finest run, ``(steps + 1,)``, falling from 1 to 0.
         states: the solution there, ``(steps + 1, ...)``, in float64.
-        velocities: the velocity at all but the last, ``(steps, ...)``.
+        velocities: the velocities at all nodes but the last, ``(steps, ...)``.
     """
 
     sigmas: tuple[float, ...]
@@ -65,13 +65,13 @@ class Path:
     velocities: Tensor
 
     def __call__(self, sigma: float) -> Tensor:
-        r"""The solution anywhere: the polynomial through states and velocities at the four nearest nodes, $O(h^8)$.
+        r"""Interpolate the solution at any sigma: the polynomial through states and velocities at the four nearest nodes, $O(h^8)$.
 
         Args:
-            sigma: in [0, 1].
+            sigma: noise level in [0, 1].
 
         Returns:
-            ``(1, ...)``, in float64.
+            The state, ``(1, ...)``, in float64.
         """
         if sigma in self.sigmas:
             return self.states[self.sigmas.index(sigma)][None]
@@ -87,7 +87,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Reference:
-    """The solution of a flow at ``sigma = 0``, and how far it can be trusted.
+    """The solution of a flow at ``sigma = 0``, with its estimated error.
 
     Attributes:
         x0: the solution, like the start, ``(rows, ...)``, in float64.
@@ -95,8 +95,8 @@ class Reference:
             rounding of the model's dtype. In bfloat16 and float16 it also covers the distance to the solution of the same
             network without rounding.
         steps: steps of the finest run.
-        evaluations: evaluations of each row that it all took.
-        path: of the row that was to be followed.
+        evaluations: evaluations of each row, in all runs together.
+        path: trajectory of the row that ``follow`` named.
         method: the methods that were used, in words.
     """
 
@@ -109,7 +109,7 @@ class Reference:
 
 
 class Along(NamedTuple):
-    """A solution at given noise levels.
+    """The solution of a flow at given noise levels.
 
     Attributes:
         states: ``(nodes, rows, ...)``, in float64.
@@ -133,34 +133,35 @@ def solve(
     on_call: Callable[[int], None] | None = None,
     follow: int | None = None,
 ) -> Reference:
-    r"""Solve a flow from ``sigma = 1`` to 0, as well as its dtype allows.
+    r"""Solve a flow from ``sigma = 1`` to 0, as accurately as its dtype allows.
 
-    The number of steps doubles from 4 until two resolutions differ by at most ``tol`` in every row, until doubling no longer
-    brings them nearer because rounding is reached, or until the next run would exceed the budget. Then Gragg's extrapolation,
-    with half the steps, is a second opinion. The grid, $\sigma = \tfrac12 (1 + \cos \pi u)$, is dense at both ends, where flows
-    stiffen.
+    The number of steps doubles from 4 until one of these holds: two resolutions differ by at most ``tol`` in every row; doubling
+    no longer reduces the difference, because of rounding; or the next run would exceed the budget. Then Gragg's extrapolation,
+    with half the steps, checks the result. The grid $\sigma = \tfrac12 (1 + \cos \pi u)$ is dense at both ends, where flows are
+    stiff.
 
-    Where rounding is reached above `COARSE`, as in bfloat16 and float16, the solution is the mean of three runs of a quiet
-    method. Each run has its own number of steps, and each evaluation is asked for at a point that is off by a random
-    rounding. The error is the sum of two measured numbers: the largest distance of a run to the mean, and the sum over a run of
-    half the distance between two roundings of the same evaluation, as if they never averaged out, times the flow's growth. The
-    second covers the rounding that all runs share. The steps double until the first number is below half the second.
+    If rounding limits the accuracy to more than `COARSE`, as in bfloat16 and float16, the solution is the mean of three runs of a
+    method that does not amplify rounding. The runs have different numbers of steps, and each evaluation is made at a randomly
+    rounded point. The error is the sum of two measured numbers. The first is the largest distance of a run from the mean. The
+    second covers the rounding that all runs share: half the distance between two roundings of one evaluation, summed over a run,
+    times the flow's growth. The steps double until the first number is below half the second.
 
     Args:
         flow: a velocity field.
-        x1: starts at ``sigma = 1``, ``(rows, ...)``; its dtype is what the model sees.
+        x1: starts at ``sigma = 1``, ``(rows, ...)``; the model gets their dtype.
         condition: one entry for each row, or None.
-        tol: relative distance that is good enough; by default 32 eps of the dtype, not below `BEST` and not above `COARSE`.
+        tol: relative distance to reach; by default 32 eps of the dtype, not below `BEST` and not above `COARSE`.
         max_evaluations: budget of evaluations for each row.
-        max_batch: rows in one model call.
-        on_call: told the number of rows after every model call.
+        max_batch: largest number of rows in one model call.
+        on_call: called with the number of rows after every model call.
         follow: index of a row whose `Path` is kept.
 
     Returns:
         The `Reference`.
 
     Raises:
-        ValueError: a budget too small for two resolutions and the cross-check, no such row to follow, or not one condition a row.
+        ValueError: the budget is too small for two resolutions and the cross-check, the row to follow does not exist, or the number of
+            conditions is not the number of rows.
         FloatingPointError: the solution is not finite.
 
     Examples:
@@ -188,26 +189,26 @@ def path(
     max_batch: int = 64,
     on_call: Callable[[int], None] | None = None,
 ) -> Along:
-    """Solve a flow from ``sigma = 1`` to 0 and give its states and velocities at any noise levels.
+    """Solve a flow from ``sigma = 1`` to 0, and return its states and velocities at given noise levels.
 
-    It is solved as in `solve`; between the steps a polynomial of the four nearest states and velocities is used, see `Path`.
-    The cost hardly depends on the number of nodes: one more evaluation for each.
+    It uses `solve`, and between the steps a polynomial through the four nearest states and velocities, see `Path`. Each noise
+    level costs one more evaluation.
 
     Args:
         flow: a velocity field.
-        x1: starts at ``sigma = 1``, ``(rows, ...)``; its dtype is what the model sees.
+        x1: starts at ``sigma = 1``, ``(rows, ...)``; the model gets their dtype.
         nodes: noise levels in [0, 1].
         condition: one entry for each row, or None.
-        tol: relative distance that is good enough at every node; by default as in `solve`.
-        max_evaluations: budget of evaluations for each row, those at the nodes not counted.
-        max_batch: rows in one model call.
-        on_call: told the number of rows after every model call.
+        tol: relative distance to reach at every node; by default as in `solve`.
+        max_evaluations: budget of evaluations for each row, without those at ``nodes``.
+        max_batch: largest number of rows in one model call.
+        on_call: called with the number of rows after every model call.
 
     Returns:
         States, velocities and the error of the states, see `Along`.
 
     Raises:
-        ValueError: no nodes or nodes outside [0, 1]; else as in `solve`.
+        ValueError: ``nodes`` is empty or has a value outside [0, 1]; else as in `solve`.
         FloatingPointError: the solution is not finite.
 
     Examples:
@@ -301,7 +302,7 @@ def _averaged(runs: _Runs, max_evaluations: int, floor: Tensor) -> _Solution | N
 
 
 def relative_error(x: Tensor, truth: Tensor) -> Tensor:
-    """``|x - truth| / |truth|`` of each row, Euclidean norms over everything but the rows, in float64."""
+    """Compute ``|x - truth| / |truth|`` of each row in float64, with the Euclidean norm over all other axes."""
     difference = (x.double() - truth.double()).flatten(1).norm(dim=1)
     return difference / truth.double().flatten(1).norm(dim=1)
 
@@ -428,7 +429,7 @@ def _cosine(steps: int) -> SigmaGrid:
 
 
 def dithered(work: Work, size: float, time: float, generator: torch.Generator) -> Work:
-    """A run whose every evaluation is asked for at a point that is off by a rounding, of x by ``size``, of sigma by ``time``."""
+    """Run with a randomly rounded point in every evaluation: x is off by ``size``, sigma by ``time``."""
     run = Running(work)
     while run.request is not None:
         late = torch.rand((), generator=generator, dtype=torch.float64, device="cpu").item() - 0.5 if time else 0.0

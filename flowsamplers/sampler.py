@@ -1,7 +1,7 @@
-"""The one idea: a sampler is written once, as a generator for one step.
+"""The sampler protocol: a sampler is a generator for one step.
 
-``step`` yields `Evaluate` requests, is sent the velocities, and returns the new ``x`` and its state. It knows nothing
-of who evaluates the model, when, or in which batch: that is a driver's business (`engine`).
+``step`` yields `Evaluate` requests, receives the velocities, and returns the new ``x`` and its state. The sampler does not
+know who evaluates the model, when, or in which batch. The drivers decide that, see `flowsamplers.engine`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,24 @@ from flowsamplers.noise import Clock, Noise
 
 
 class Evaluate(NamedTuple):
-    """A request: please give me the velocity here. Read-only for both sides."""
+    """Ask for the velocity at ``(x, sigma)``: what a sampler's ``step`` yields for each model call.
+
+    Neither the sampler nor the driver may edit ``x``.
+
+    Attributes:
+        x: latents, ``(rows, ...)``, in the carry dtype.
+        sigma: noise level, from 1 (noise) to 0 (data).
+    """
 
     x: Tensor
     sigma: float
 
 
 State: TypeAlias = Any
-"""What a sampler remembers between steps: tensors in tuples, never a live object."""
+"""What a sampler keeps between steps: nested tuples of tensors."""
 
 StepGenerator: TypeAlias = Generator[Evaluate, Tensor, tuple[Tensor, State]]
-"""Yields requests, is sent velocities, returns ``(x, state)``."""
+"""The type of one step: it yields `Evaluate`, receives velocities, and returns ``(x, state)``."""
 
 
 _R = TypeVar("_R", bound=tuple[Any, ...])
@@ -37,11 +44,11 @@ _T = TypeVar("_T")
 
 
 class Running(Generic[_R, _T]):
-    """A generator on its way: what it asks for, and at the end what it returned.
+    """A started generator, with its current request or its result.
 
     Attributes:
-        request: what it asks for; None when it has ended.
-        result: what it returned, when it has ended.
+        request: what the generator asks for; None after its end.
+        result: what the generator returned; None before its end.
     """
 
     request: _R | None
@@ -52,7 +59,7 @@ class Running(Generic[_R, _T]):
         self.tell(None)
 
     def tell(self, velocity: Tensor | None) -> None:
-        """Send the velocity that was asked for, and go on to the next request or the end."""
+        """Send the requested velocity, and run to the next request or to the end."""
         try:
             self.request = next(self._work) if velocity is None else self._work.send(velocity)
         except StopIteration as done:
@@ -61,13 +68,15 @@ class Running(Generic[_R, _T]):
 
 @dataclass(frozen=True)
 class Step:
-    """Where a step stands: all that a sampler may know.
+    """One step of a run: its two noise levels, its index, and the whole schedule.
+
+    A sampler's ``step`` gets it as ``at``. Methods may read nothing else about the run.
 
     Attributes:
         s0: sigma at the start.
         s1: sigma at the end.
-        index: which step of the run, from 0.
-        count: how many steps the run has.
+        index: index of the step in the run, from 0.
+        count: number of steps in the run.
         grid: the whole schedule, for methods that look ahead.
     """
 
@@ -90,15 +99,15 @@ class Step:
 
     @property
     def last(self) -> bool:
-        """Whether this is the last step of the run, wherever it ends."""
+        """Whether this is the last step of the run, at any final sigma."""
         return self.index == self.count - 1
 
     def noise(self, like: Tensor, draw: int = 0, *, clock: Clock | None = None) -> Tensor:
-        r"""Unit normal noise with the shape, dtype and device of ``like``.
+        r"""Draw standard normal noise with the shape, dtype and device of ``like``.
 
         Args:
             like: the state.
-            draw: numbers the draws of this step; each is a noise of its own.
+            draw: index of the draw within this step; draws with different indices are independent.
             clock: ``(T0, T1)``, the interval of a Brownian motion whose increment, divided by its size, this noise is: $T = e^{2G}$ for an
                 exact step, see `flowsamplers.samplers.stochastic`. By default the motion runs in sigma, $T = 1 - \sigma$.
 
@@ -115,28 +124,30 @@ class Step:
 
 
 def steps_of(grid: SigmaGrid, source: Noise | None = None) -> Iterator[Step]:
-    """The steps of a grid in order."""
+    """List the steps of a grid in order."""
     for i in range(grid.steps):
         yield Step(grid.sigmas[i], grid.sigmas[i + 1], i, grid.steps, grid, source)
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What a sampler claims of itself, with the options that it has: the one place where anybody reads it.
+    """The properties of a sampler with its options: orders, randomness, and what it assumes of the schedule.
+
+    `Sampler.claims` computes them. All other parts of the library read them from there.
 
     Attributes:
-        order: see `Sampler`, as all others.
-        order_to_data: the order of complete runs, from 1 to 0; never above ``order``.
-        literature: the order that the literature claims; ``order`` where it claims no other.
-        stochastic: see `Sampler`.
-        adaptive: see `Sampler`.
-        keeps_marginals: see `Sampler`.
-        keeps_noise_level: see `Sampler`.
-        weak_order: see `Sampler`.
-        strong_order: see `Sampler`.
-        multistep: see `Sampler`.
-        affine: see `Sampler`.
-        any_steps: see `Sampler`.
+        order: order of the global error $O(h^p)$ on runs strictly inside (0, 1).
+        order_to_data: order on complete runs, from sigma 1 to 0; at most ``order``.
+        literature: order that the literature states; ``order`` if it states no other.
+        stochastic: whether the sampler draws noise.
+        adaptive: whether its model calls depend on the data.
+        keeps_marginals: whether the distribution at each sigma tends to the flow's as the steps shrink.
+        keeps_noise_level: whether a step from a noised data point ends at that point with noise of the new level.
+        weak_order: of a stochastic sampler, the order of means over its results; 0 if they do not converge.
+        strong_order: of a stochastic sampler, the order of each path; 0 if paths do not converge.
+        multistep: whether it uses velocities of earlier steps.
+        affine: whether its result depends on sigma only through step lengths.
+        any_steps: whether its order holds when neighboring steps have different lengths.
     """
 
     order: int
@@ -154,7 +165,11 @@ class Claims:
 
     @classmethod
     def of(cls, sampler: Sampler | type[Sampler]) -> Claims:
-        """Of a sampler; of a class only where there is no object of it without an option."""
+        """Compute the claims of a sampler.
+
+        Args:
+            sampler: an object; or a class, for samplers that cannot be built without an option.
+        """
         stated = {f.name: getattr(sampler, f.name) for f in dataclasses.fields(cls)}
         predictions: int = getattr(sampler, "memory", sampler.literature)  # k of them give order k at most
         stated["order_to_data"] = min(sampler.order, sampler.order_to_data)
@@ -163,28 +178,29 @@ class Claims:
 
 
 class Sampler:
-    r"""Base of all samplers: an immutable value that holds options only.
+    r"""Base class of all samplers: an immutable object that holds only options.
 
-    Subclass it as a frozen dataclass, say what the method claims in the class attributes, and write `step`. Options that change a
-    claim set it on the object in ``__post_init__``. Read `claims`.
+    To write a sampler, subclass it as a frozen dataclass, set the class attributes below, and write `step`. An option that changes
+    one of these values sets it on the object in ``__post_init__``. To read the values, use `claims`.
 
     Attributes:
-        order: the order of the global error $O(h^p)$ that the method has on a rectified flow, strictly inside (0, 1).
-        order_to_data: the order on complete runs, from 1 to 0, where that is lower: many last steps are Euler's.
-        literature: the order that the literature claims, if the method does not have it on a rectified flow.
-        stochastic: whether it draws noise.
-        noise_option: the option of a stochastic sampler that scales its noise: at 0 it is deterministic, and has the orders above.
-        adaptive: whether its evaluations depend on the data; a host with fixed timesteps refuses such a sampler.
-        keeps_marginals: whether the law of ``x`` at each sigma tends to the flow's as the steps shrink.
-        keeps_noise_level: whether a data point under noise of level sigma is, after any step, the point under noise of the new level.
-        weak_order: of a stochastic sampler: of means over its results, strictly inside (0, 1); 0 if they do not converge to the flow's.
-        strong_order: of a stochastic sampler: of its path, to that of the equation driven by the same Brownian motion; 0 if there is
-            none in the limit.
-        multistep: whether it remembers earlier steps, so that its first steps are of lower order.
-        affine: whether it knows sigma through step lengths alone, so that scaling sigma changes nothing.
-        any_steps: whether its order holds when neighbouring steps have different lengths.
-        look_ahead: how many intervals beyond its step it may ask in.
-        look_back: how many before it.
+        order: order of the global error $O(h^p)$ on a rectified flow, for runs strictly inside (0, 1).
+        order_to_data: order on complete runs, from sigma 1 to 0, if that is lower. Many methods end with an Euler step.
+        literature: order that the literature states, if the method does not reach it on a rectified flow.
+        stochastic: whether the sampler draws noise.
+        noise_option: option of a stochastic sampler that scales its noise. At 0 the sampler is deterministic and has the orders above.
+        adaptive: whether the sampler's model calls depend on the data. A host with fixed timesteps refuses such a sampler.
+        keeps_marginals: whether the distribution of ``x`` at each sigma tends to the flow's as the steps shrink.
+        keeps_noise_level: whether a step from a noised data point ends at that point with noise of the new level.
+        weak_order: of a stochastic sampler, the order of means over its results, for runs strictly inside (0, 1). 0 if these
+            means do not converge to the flow's.
+        strong_order: of a stochastic sampler, the order of its path, compared with the exact path for the same Brownian motion. 0 if
+            there is no limit.
+        multistep: whether the sampler uses velocities of earlier steps. Its first steps then have lower order.
+        affine: whether the sampler uses sigma only through step lengths. Scaling sigma then changes nothing.
+        any_steps: whether its order holds when neighboring steps have different lengths.
+        look_ahead: how many intervals after the current one may contain its model calls.
+        look_back: how many intervals before the current one may contain them.
 
     Examples:
         >>> @dataclass(frozen=True)
@@ -215,39 +231,44 @@ class Sampler:
     look_back: ClassVar[int] = 0
 
     def init(self, x: Tensor) -> State:
-        """The state before the first step, for a run that starts at ``x``."""
+        """Return the state before the first step of a run that starts at ``x``."""
         return None
 
     def resume(self, velocity: Tensor) -> State:
-        """The state for a run that begins in the middle of a schedule, after an Euler move with ``velocity``.
+        """Return the state for a run that begins in the middle of a schedule, after an Euler move with ``velocity``.
 
-        By default the method starts afresh.
+        By default the sampler starts without memory of earlier steps.
         """
         return self.init(velocity)
 
     def moved(self, state: State, by: Tensor) -> State:
-        """The state after a host has moved ``x`` by ``by``: what is remembered as a place in space moves along.
+        """Adjust the state after the caller has edited ``x``.
 
-        By default nothing does: velocities and differences stay as they are.
+        Override this if the state holds latents: add ``by`` to each of them. By default nothing changes, which is correct for
+        states that hold only velocities and differences.
+
+        Args:
+            state: what `step` returned.
+            by: the edit, new ``x`` minus old ``x``, ``(rows, ...)``.
         """
         return state
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """One step from ``at.s0`` to ``at.s1``.
+        """Take one step from ``at.s0`` to ``at.s1``.
 
         Args:
-            x: latents, ``(rows, ...)``, in the carry dtype; never edit it, nor anything yielded or received.
-            at: where the step stands.
+            x: latents, ``(rows, ...)``, in the carry dtype. Do not edit it in place, nor any tensor yielded or received.
+            at: the step's noise levels, index and schedule.
             state: what the previous step returned, or ``init(x)``.
 
         Returns:
-            A generator that yields requests, is sent velocities, and returns ``(new x, new state)``.
+            A generator that yields `Evaluate` requests, receives velocities, and returns ``(new x, new state)``.
         """
         raise NotImplementedError
 
     @property
     def claims(self) -> Claims:
-        """What it claims with these options.
+        """The sampler's properties with its current options: orders, randomness, assumptions.
 
         Examples:
             >>> import flowsamplers as fs
@@ -258,22 +279,22 @@ class Sampler:
 
     @property
     def noisy(self) -> bool:
-        """Whether it adds noise: it is stochastic, and its `noise_option` is not 0."""
+        """Whether the sampler adds noise: it is stochastic, and its `noise_option` is not 0."""
         return self.stochastic and getattr(self, self.noise_option, None) != 0
 
     @property
     def without_noise(self) -> Sampler | None:
-        """The ODE sampler that a stochastic one is when its `noise_option` is 0, where that one is registered."""
+        """The registered ODE sampler that equals this one at `noise_option` 0; None if there is none."""
         return None
 
     @property
     def own_grid(self) -> SigmaGrid | None:
-        """The schedule that the sampler was fitted to and brings along; None for one that runs on any."""
+        """The schedule that the sampler was fitted to; None for a sampler that runs on any schedule."""
         return None
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options as JSON values; a nested sampler is ``{"name": ..., "options": ...}``."""
+        """The sampler's options as JSON values; a nested sampler is ``{"name": ..., "options": ...}``."""
         fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         values = {f.name: getattr(self, f.name) for f in fields}
         return {k: configuration(v) if isinstance(v, Sampler) else v for k, v in values.items()}
@@ -284,10 +305,10 @@ SamplerLike: TypeAlias = Sampler | str | Mapping[str, Any]
 
 
 def configuration(sampler: Sampler) -> dict[str, Any]:
-    """The sampler as JSON values, see `flowsamplers.registry.to_config`.
+    """Convert a sampler to JSON values, see `flowsamplers.registry.to_config`.
 
     Raises:
-        ValueError: its class is not registered.
+        ValueError: the sampler's class is not registered.
     """
     name = vars(type(sampler)).get("registered_as")
     if name is None:

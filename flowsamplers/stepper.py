@@ -1,4 +1,4 @@
-"""The inside-out driver: for hosts that own the loop, such as diffusers' pipelines."""
+"""Step a sampler from inside another program's loop, such as a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ from flowsamplers.sampler import Evaluate, SamplerLike, State, StepGenerator, ge
 
 
 class Stepper:
-    """The inside-out driver, for a host that owns the loop and calls the model itself.
+    """Run a sampler from a loop that calls the model itself.
 
-    Ask for `point` and `sigma`, call the model there (or at an edited point), `tell` its velocity, and so on until
-    `done`. Between any two calls it can be deep-copied or pickled: what it holds is ``x`` at the start of the step,
-    the state, the velocities received in this step and an offset; the generator is made again by replay.
+    Read `point` and `sigma`, call the model there, pass its velocity to `tell`, and repeat until `done`. Between any two model calls
+    a Stepper can be deep-copied or pickled. It stores ``x`` at the start of the step, the sampler's state, the velocities of this
+    step, and the edits. The generator is rebuilt by replaying the step.
 
-    Every tensor that is passed is copied, so the host may reuse its buffers.
+    Every tensor that is passed in is copied, so the caller may reuse its buffers.
 
-    If the host edits the point, `edit` says so: at the start of a step the edited point becomes ``x``; between stages
-    the velocity counts as that of the edited point, and the edit is carried into the result of the step. What the sampler
-    remembers as places in space moves along, so that an edit is never taken for a derivative. Where the edit of a row is larger than what
-    memory was worth in the last step (rows that changed places, another image), the edited elements go on by Euler moves until everything
-    that is remembered was seen there: see `flowsamplers.edits.Edits`.
+    To continue from an edited point, call `edit`. At the start of a step, the edited point becomes ``x``. Between the stages of a
+    step, the next velocity counts as that of the edited point, and the edit is added to the result of the step. Latents in the
+    sampler's state move by the same amount. An edit may be so large that earlier velocities no longer help, for example when rows
+    change places. The edited elements then take Euler steps until the sampler has new velocities, see `flowsamplers.edits.Edits`.
 
     Args:
         sampler: a sampler, its name, or its configuration.
         grid: the schedule, as a `SigmaGrid` or its sigmas, see `sample`.
         x: start, in the carry dtype; a numpy array is copied into a tensor.
-        noise: for stochastic samplers.
-        begin: index of the model call to begin with. Inside a step, the calls left in it become Euler moves along the
-            listed sigmas to the end of the step.
+        noise: source of noise; required by stochastic samplers.
+        begin: index of the first model call. If it lies inside a step, the rest of that step is taken by Euler moves along the
+            listed sigmas.
 
     Examples:
         >>> stepper = Stepper("heun", SigmaGrid([1.0, 0.5, 0.0]), torch.ones(1))
@@ -73,12 +72,12 @@ class Stepper:
 
     @property
     def done(self) -> bool:
-        """Whether the end of the grid is reached."""
+        """Whether the run has reached the end of the schedule."""
         return not self._moves and self._index == len(self.steps)
 
     @property
     def point(self) -> Tensor:
-        """Where the model is to be called next; the result, when done. Read-only."""
+        """The latents for the next model call, ``(rows, ...)``; the result, when done. Read-only."""
         request = self._resume()
         if request is None:
             return self._x
@@ -94,21 +93,25 @@ class Stepper:
 
     @property
     def index(self) -> int:
-        """The number of steps that are done, and so the index of the current one."""
+        """The index of the current step, which is the number of finished steps."""
         return self._index
 
     @property
     def between_steps(self) -> bool:
-        """Whether no velocity of the current step has been received yet."""
+        """Whether the run stands between two steps: no velocity of the current step has been received."""
         return not self._received
 
     @property
     def remembers(self) -> bool:
-        """Whether anything but `point` matters from here on: velocities of the current step, or of earlier ones."""
+        """Whether the sampler still uses earlier velocities, of this step or of earlier steps."""
         return bool(self._received) or self._memory > 0
 
     def edit(self, point: Tensor) -> None:
-        """The host goes on from ``point`` instead of `point`."""
+        """Accept an edited sample between model calls.
+
+        Args:
+            point: the edited latents, like `point`. The run continues from them.
+        """
         point, before = point.to(self._x.dtype, copy=True), self.point
         by = point - before
         if self.remembers:
@@ -116,23 +119,26 @@ class Stepper:
         self._shift(point, by)
 
     def round_to(self, dtype: torch.dtype) -> None:
-        """At the start of a step: round the state as a host does that keeps it in ``dtype``."""
+        """Round the state to ``dtype``, at the start of a step, as a program does that keeps its latents in ``dtype``."""
         point = self.point
         rounded = point.to(dtype).to(point.dtype)
         self._shift(rounded, rounded - point)
 
     def detach(self) -> None:
-        """Cut everything that is held from the graph of autograd, as a host cuts the sample."""
+        """Detach all stored tensors from the autograd graph."""
         if not any(x.requires_grad for x in tensors(self._held)):
             return
         self._x, self._state, self._received, self._offset, self._edited = _map(Tensor.detach, self._held)
         self._work = None
 
     def tell(self, velocity: Tensor) -> None:
-        """Take the velocity at the point and move on.
+        """Pass in the velocity at `point`, and advance to the next model call.
+
+        Args:
+            velocity: the model's output, like `point`.
 
         Raises:
-            IndexError: the run is done.
+            IndexError: the run has ended.
         """
         if self.done:
             raise IndexError("the schedule is finished: every model call has been told")

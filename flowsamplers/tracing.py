@@ -1,4 +1,4 @@
-"""A run with its record: every model call, and the state at every node."""
+"""Record every model call of a run, and the state at every node of the schedule."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TracedEvaluation:
     Attributes:
         step: index of the step.
         stage: index of the evaluation within the step.
-        sigma: where the model was asked.
-        x_norm: root mean square of what the model was given.
+        sigma: noise level of the model call.
+        x_norm: root mean square of the model's input.
         v_norm: root mean square of the velocity.
     """
 
@@ -39,15 +39,15 @@ class TracedEvaluation:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """A run with its record.
+    """The result of `trace`: the final state and the record of the run.
 
     Attributes:
-        x0: the result.
+        x0: the result, like the start.
         evaluations: one entry for each model call, in order.
         states: ``x`` at every node of the grid, N + 1 tensors in the carry dtype.
         velocities: the first velocity of every step, N tensors in the carry dtype.
         grid: the schedule.
-        sampler: the method.
+        sampler: the sampler that ran.
     """
 
     x0: Tensor
@@ -69,12 +69,12 @@ class Trace:
 
     @property
     def nfe(self) -> int:
-        """How often the model was asked."""
+        """Number of function evaluations: the model calls of the run."""
         return len(self.evaluations)
 
     @cached_property
     def log_prob(self) -> Tensor | None:
-        """Log-density of every state, given the one before, ``(rows, steps)``; None if the steps are not normal distributions."""
+        """Log-density of every state given the state before, ``(rows, steps)``; None if the steps are not normally distributed."""
         density = getattr(self.sampler, "log_probs", None)
         return None if density is None else density(self.grid, self.states, self.velocities)
 
@@ -90,7 +90,7 @@ def trace(
     on_evaluation: Callable[[TracedEvaluation], None] | None = None,
     on_step: OnStep | None = None,
 ) -> Trace:
-    """Like `sample`, with a record of every model call and of the state at every node.
+    """Sample like `sample`, and record every model call and the state at every node.
 
     Args:
         velocity: see `sample`.
@@ -99,11 +99,11 @@ def trace(
         sampler: see `sample`.
         seed: see `sample`.
         carry: see `sample`.
-        on_evaluation: called after every model call, for progress.
-        on_step: see `sample`; the record has the states as edited.
+        on_evaluation: called with the `TracedEvaluation` after every model call, for progress.
+        on_step: see `sample`; the record holds the states after your edits.
 
     Returns:
-        The `Trace`; the norms wait for the device.
+        The `Trace`. Computing its norms waits for the device.
 
     Examples:
         >>> run = trace(lambda x, sigma: x, torch.ones(1, 2), SigmaGrid([1.0, 0.5, 0.0]), "heun")

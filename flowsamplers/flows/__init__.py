@@ -1,4 +1,4 @@
-"""Velocity fields with known answers, and the way to open a model's field by name."""
+"""Flows: velocity fields with known solutions, and models by name."""
 
 from flowsamplers.flows.data import DataFlow
 from flowsamplers.flows.gaussian import GaussianFlow

@@ -1,4 +1,4 @@
-r"""What all analytic flows share: the velocity is a difference of two posterior means."""
+r"""Base of the analytic flows, whose velocity is a difference of two posterior means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowsamplers.noise import Seeds, normal, row_seeds
 
 
 class VectorFlow:
-    r"""Base of the flows on vectors: unit normal noise of shape ``(rows, dim)``, one model call an evaluation.
+    r"""Base of the flows on vectors, with standard normal noise of shape ``(rows, dim)``.
 
     With $x_\sigma = (1 - \sigma) x_0 + \sigma n$ the velocity of the flow is
     $v(x, \sigma) = E[n - x_0 \mid x_\sigma = x]$.
@@ -23,19 +23,19 @@ class VectorFlow:
 
     @property
     def tokens(self) -> int:
-        """Schedules that depend on the size of an image take the dimension for the number of tokens."""
+        """The dimension, which stands for the number of tokens in schedules that depend on the size of an image."""
         return self.dim
 
     def noise(self, seeds: Seeds, rows: int | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Starts of runs at ``sigma = 1``.
+        """Draw starts of runs, at ``sigma = 1``.
 
         Args:
             seeds: a list with one seed for each row, or one int for ``rows`` rows.
-            rows: how many, if ``seeds`` is an int; 1 by default.
-            dtype: of the result.
+            rows: number of rows if ``seeds`` is an int; 1 by default.
+            dtype: dtype of the result.
 
         Returns:
-            ``(rows, dim)`` unit normals.
+            Standard normal noise, ``(rows, dim)``.
         """
         count = len(seeds) if isinstance(seeds, Sequence) else (rows or 1)
         return torch.stack([normal(s, (self.dim,), dtype) for s in row_seeds(seeds, count)])

@@ -1,4 +1,4 @@
-"""A finite data set: the flow that a perfectly trained model would have."""
+"""The flow of a finite data set, as a perfectly trained model would have it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from flowsamplers.flows._posterior import VectorFlow, column
 class DataFlow(VectorFlow):
     r"""The flow between unit normal noise and the points of a data set.
 
-    The posterior over the points is a softmax, and $E[x_0 \mid x]$ the mean under it. The velocity
-    $v = (x - E[x_0]) / \sigma$ has no limit at ``sigma = 0`` off the data, where the field is asked for what it
-    never saw; below ``floor`` it is held, so that it stays finite, and runs end about ``floor`` beside a point.
+    The posterior over the points is a softmax, and $E[x_0 \mid x]$ is the mean under it. Away from the data, the velocity
+    $v = (x - E[x_0]) / \sigma$ has no limit at ``sigma = 0``. Below ``floor`` the velocity field is kept constant, so it stays
+    finite, and runs end at a distance of about ``floor`` from a point.
 
     Args:
-        points: ``(points, dim)``.
-        floor: the sigma below which the field is held; a few times smaller than the distance between points.
+        points: the data, ``(points, dim)``.
+        floor: sigma below which the velocity field is kept constant. Choose it a few times smaller than the distance between points.
 
     Raises:
-        ValueError: points that are no matrix, or a floor that is not positive.
+        ValueError: ``points`` is no matrix, or ``floor`` is not positive.
 
     Examples:
         >>> flow = DataFlow([[0.0, 0.0], [2.0, 0.0]])
@@ -40,7 +40,7 @@ class DataFlow(VectorFlow):
         self.dim, self.floor = self.points.shape[1], floor
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity, see `Flow`."""
+        """Return the exact velocity, shaped like ``x``, see `Flow`."""
         points = self.points.to(x)
         s = column(sigma.to(x))
         held = s.clamp(min=self.floor)

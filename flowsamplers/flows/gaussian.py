@@ -1,4 +1,4 @@
-"""Gaussian data: everything in closed form."""
+"""The flow of Gaussian data, with velocity and solution in closed form."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GaussianFlow(VectorFlow):
         cov: the covariance S, ``(dim, dim)``, positive semi-definite.
 
     Raises:
-        ValueError: shapes that do not fit, neither or both of ``std`` and ``cov``.
+        ValueError: shapes do not fit, or not exactly one of ``std`` and ``cov`` is given.
 
     Examples:
         >>> flow = GaussianFlow([1.0, -1.0], std=0.5)
@@ -61,14 +61,14 @@ class GaussianFlow(VectorFlow):
             self.std = values.clamp(min=0).sqrt()
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity, see `Flow`."""
+        """Return the exact velocity, shaped like ``x``, see `Flow`."""
         mean, std, basis = (t.to(x) for t in (self.mean, self.std, self.basis))
         s = column(sigma.to(x))
         slope = (s - (1 - s) * std**2) / ((1 - s) ** 2 * std**2 + s**2).clamp(min=torch.finfo(x.dtype).tiny)
         return (((x - (1 - s) * mean) @ basis) * slope) @ basis.T - mean
 
     def solution(self, x: Tensor, start: float = 1.0, end: float = 0.0) -> Tensor:
-        """The exact solution at ``end`` of the run that passes ``x`` ``(rows, dim)`` at ``start``."""
+        """Return the exact solution at sigma ``end`` of the path through ``x``, ``(rows, dim)``, at sigma ``start``."""
         mean, std, basis = (t.to(x) for t in (self.mean, self.std, self.basis))
         rho = [((1 - s) ** 2 * std**2 + s**2).sqrt() for s in (start, end)]
         return (((x - (1 - start) * mean) @ basis) * (rho[1] / rho[0])) @ basis.T + (1 - end) * mean

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians: nonlinear velocity fields with an analytic velocity and an exact solution."""
+"""Flows of Gaussian mixtures: nonlinear, with an analytic velocity and a solution to rounding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MixtureFlow(VectorFlow):
         weights: ``(components,)``, positive; normalized here. Equal by default.
 
     Raises:
-        ValueError: shapes that do not fit, or a number that is not positive.
+        ValueError: shapes do not fit, or a number is not positive.
 
     Examples:
         >>> flow = MixtureFlow.four_gaussians()
@@ -66,11 +66,11 @@ class MixtureFlow(VectorFlow):
         return cls(means, [0.35, 0.5, 0.7, 0.45], [0.3, 0.3, 0.2, 0.2], name="mixture:four-gaussians")
 
     appendix_a = four_gaussians
-    """The former name."""
+    """The former name of `four_gaussians`."""
 
     @classmethod
     def random(cls, seed: int, dim: int = 6, components: int = 3) -> MixtureFlow:
-        """A random mixture whose components have a different spread along every axis."""
+        """Make a random mixture whose components have a different standard deviation along every axis."""
         rng = np.random.default_rng(seed)
         return cls(
             rng.normal(size=(components, dim)),
@@ -86,7 +86,7 @@ class MixtureFlow(VectorFlow):
         Studies written under the former name ``"appendix-a"`` still open.
 
         Raises:
-            ValueError: another name, or any option, since a mixture has none.
+            ValueError: the name is unknown, or an option is given; mixtures have no options.
         """
         given = {k: v for k, v in options.items() if v is not None}
         if given:
@@ -98,7 +98,7 @@ class MixtureFlow(VectorFlow):
         return cls.random(int(name))
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity, see `Flow`."""
+        """Return the exact velocity, shaped like ``x``, see `Flow`."""
         means, stds, weights = (t.to(x) for t in (self.means, self.stds, self.weights))
         s = column(sigma.to(x))[:, :, None]  # (rows, 1, 1) against (rows, components, dim)
         variance = ((1 - s) * stds) ** 2 + s**2
@@ -109,7 +109,7 @@ class MixtureFlow(VectorFlow):
         return noise - data
 
     def solution(self, x: Tensor, start: float = 1.0, end: float = 0.0, rtol: float = 1e-13) -> Tensor:
-        """Solve from ``x`` ``(rows, dim)`` at ``start`` to ``end`` by scipy's DOP853 in float64."""
+        """Solve from ``x``, ``(rows, dim)``, at sigma ``start`` to sigma ``end`` by scipy's DOP853 in float64."""
         shape = x.shape
 
         def field(s: float, flat: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A velocity field of one's own: what is needed of it, and defaults for the rest."""
+"""Use your own velocity field in studies, with defaults for everything but the velocity."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from torch import Tensor
 from flowsamplers.noise import normal
 
 OPTIONAL = ("noise", "tokens", "passes_per_evaluation", "describe")
-"""What studies ask of a flow besides its velocity; `OwnFlow` has a default for each."""
+"""The optional attributes and methods of a flow; `OwnFlow` has a default for each."""
 
 
 class OwnFlow:
-    """Any velocity field, completed with defaults.
+    """Complete your velocity field with the defaults that a study needs.
 
-    Only the velocity is needed, and the shape of a row. The object may have each of the attributes below; its own are used then.
+    Only the velocity and the shape of a row are required. If your object has one of the attributes below, its own is used.
 
     Args:
         flow: an object with ``velocity(x, sigma, condition=None)`` or ``velocity(x, sigma)``, or such a function itself. ``x`` is
             ``(rows, *shape)``, ``sigma`` is ``(rows,)`` with 1 for noise and 0 for data, ``condition`` a list with one entry for each
             row. The result is shaped like ``x``.
-        shape: of one row; by default the object's ``shape``.
+        shape: shape of one row; by default the object's ``shape``.
         name: by default the object's ``name``, or the name of its class or function.
-        condition: one with which the velocity can be asked for the description.
+        condition: a valid condition, for one model call that describes the model.
 
     Attributes:
-        name: what rows and reports call it.
-        shape: of one row.
-        dtype: of the noise. By default that of the object's parameters, or float32.
-        device: of the noise. By default that of the object's parameters, or the CPU.
-        tokens: for schedules that depend on the size of an image. By default the product of all but the first entry of a shape with
-            three or more, such as channels, height and width; otherwise the first entry.
+        name: the model's name in rows and reports.
+        shape: shape of one row.
+        dtype: dtype of the noise. By default that of the object's parameters, or float32.
+        device: device of the noise. By default that of the object's parameters, or the CPU.
+        tokens: number of tokens, for schedules that depend on the size of an image. For a shape with three or more entries, such as
+            channels, height and width, the default is the product of all but the first entry; otherwise it is the first entry.
         passes_per_evaluation: forward passes of the network in one evaluation, by default 1.
 
     Raises:
-        TypeError: no velocity; the message says what is missing.
-        ValueError: no shape, or one that is no list of positive whole numbers.
+        TypeError: there is no velocity; the message says what is missing.
+        ValueError: there is no shape, or it is no list of positive whole numbers.
 
     Examples:
         >>> flow = OwnFlow(lambda x, sigma: x, shape=(2,), name="growth")
@@ -73,10 +73,10 @@ class OwnFlow:
         return getattr(self.own, name)
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The object's velocity, without gradients.
+        """Return the object's velocity, shaped like ``x``, without gradients.
 
         Raises:
-            ValueError: a condition for an object that takes none.
+            ValueError: a condition is given to an object that takes none.
         """
         with torch.no_grad():
             if self._takes:
@@ -86,13 +86,13 @@ class OwnFlow:
             return self._velocity(x, sigma)
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
-        """Starts at ``sigma = 1``, one row for each seed: the object's, or unit normals."""
+        """Draw starts at ``sigma = 1``, one row for each seed: the object's own, or standard normal noise."""
         if hasattr(self.own, "noise"):
             return self.own.noise(seeds)
         return torch.stack([normal(seed, self.shape, self.dtype, self.device) for seed in seeds])
 
     def describe(self) -> Mapping[str, Any]:
-        """What a study writes down of it: the object's description, or name, shape, dtype and three numbers of a velocity."""
+        """Describe the model for a study: the object's description, or its name, shape, dtype and three numbers of a velocity."""
         return self.own.describe() if hasattr(self.own, "describe") else self._described
 
     @cached_property
@@ -109,31 +109,31 @@ class OwnFlow:
 
 
 def completed(flow: Any, shape: Sequence[int] | None = None, name: str | None = None, condition: Any = None) -> Any:
-    """A flow with all that studies ask for: itself if it has everything, else an `OwnFlow` around it.
+    """Return a flow with everything that a study needs: the flow itself if it is complete, else an `OwnFlow` around it.
 
     Args:
         flow: see `OwnFlow`.
-        shape: of one row, if the object does not say.
-        name: of the model.
-        condition: one that the flow accepts.
+        shape: shape of one row, if the object has none.
+        name: the model's name.
+        condition: a condition that the flow accepts.
 
     Raises:
-        TypeError: no velocity.
-        ValueError: no shape.
+        TypeError: there is no velocity.
+        ValueError: there is no shape.
     """
     whole = all(hasattr(flow, n) for n in OPTIONAL) and _takes_condition(_velocity_of(flow)) and not isinstance(flow, type)
     return flow if whole and shape is None else OwnFlow(flow, shape, name, condition)
 
 
 def check_flow(flow: Any, condition: Any = None) -> None:
-    """Ask a flow once for the velocity of two rows, and see that the answer is one.
+    """Check a flow with one model call on two rows.
 
     Args:
         flow: see `completed`.
-        condition: of both rows.
+        condition: the condition of both rows.
 
     Raises:
-        ValueError: no tensor, another shape, whole numbers, or numbers that are not finite.
+        ValueError: the velocity is no tensor, has another shape, or has numbers that are integer or not finite.
     """
     x = flow.noise([0, 1])
     v = flow.velocity(x, x.new_full((2,), 0.5, dtype=torch.promote_types(x.dtype, torch.float32)), [condition] * 2)

@@ -1,4 +1,4 @@
-"""Prompts of models that were given none."""
+"""Default prompts of the bundled models."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Prompts(NamedTuple):
-    """Prompts of a model.
+    """The default prompts of a model.
 
     Attributes:
-        given: what is drawn, studied and fitted to; one None for a model without prompts.
-        held: other prompts, which judge a fit.
+        given: prompts for images, studies and fits; one None for a model without prompts.
+        held: other prompts, for validating a fit.
     """
 
     given: tuple[str | None, ...]
@@ -21,13 +21,13 @@ BUNDLED = {
     "klein-digits": Prompts(("a handwritten 3", "the digit seven", "eight"), ("zero", "a handwritten 5", "the digit two")),
     "klein-emoji": Prompts(("red heart", "pizza", "penguin"), ("rocket", "cat face", "sunflower")),
 }
-"""By the name of a bundled model; its distilled twin has the same."""
+"""Prompts by the name of a bundled model; its distilled version has the same."""
 A_KLEIN = Prompts(*2 * (('A cat holding a sign that says "Gifu AI Study Group"',),))
 WITHOUT = Prompts(*2 * ((None,),))
 
 
 def default_prompts(model: str) -> Prompts:
-    """Prompts for a model when the user gives none.
+    """Return the prompts for a model if the user gives none.
 
     Args:
         model: see `load_flow`. A model of another loader than Klein's, ``"loader:name"``, has no prompts.

@@ -1,4 +1,4 @@
-"""Models by name: the command line and studies know a velocity field only through this door."""
+"""Open models by name; the command line and studies use only this function."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ DEFAULT_LOADER = "klein"
 
 
 def load_flow(model: str, **options: Any) -> Any:
-    """Open the velocity field of a model.
+    """Open the velocity field of a model by name.
 
     Args:
         model: ``"loader:name"``, such as ``"mixture:four-gaussians"``; without a loader, a Klein model: ``"klein-digits"`` or
             ``"klein-emoji"``, each also with ``-distilled``, a folder, or a hub id.
-        **options: given to the loader: for Klein prompt, height, width, guidance_scale, guidance_interval,
-            batched_guidance, dtype, device, offload, full_time.
+        **options: options of the loader. For Klein: prompt, height, width, guidance_scale, guidance_interval, batched_guidance,
+            dtype, device, offload, full_time.
 
     Returns:
-        A `Flow` with ``noise(seeds)``, ``tokens`` and ``passes_per_evaluation``, and ``passes(sigma)`` if these differ.
+        A `Flow` with ``noise(seeds)``, ``tokens`` and ``passes_per_evaluation``, and with ``passes(sigma)`` if these depend on sigma.
 
     Raises:
-        ValueError: a loader that is not there; whatever the loader raises.
-        ImportError: the loader's package is not installed; says how to install it.
+        ValueError: there is no such loader, or the loader refuses a value.
+        ImportError: the loader's package is not installed; the message says how to install it.
 
     Examples:
         >>> load_flow("mixture:four-gaussians").dim

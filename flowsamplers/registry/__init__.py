@@ -1,10 +1,10 @@
-"""The registry: samplers, schedules, flows and metrics by name, those of other packages among them.
+"""The registry: samplers, schedules, flows and metrics by name, including those of other packages.
 
-A package adds its own by an entry point. The entry points of the environment are read once, by name; the code behind one is imported
-when its name is asked for, or when everything is listed. One that cannot be loaded is a warning in a list, and an error where it is
-asked for by name; a name that two things claim is an error that names both.
+A package adds its own through an entry point. The names of all entry points are read once. The code of an entry point is
+imported when its name is requested, or when everything is listed. If it cannot be loaded, a list shows a warning, and a request
+by name raises an error. If two things have one name, the error names both.
 
-Samplers and schedules may be written as *specifications*, ``name:option=value,option=value``, wherever a name is accepted.
+Every argument that takes a name also takes a *specification*, ``name:option=value,option=value``.
 """
 
 from flowsamplers.registry.names import Registered, Registry

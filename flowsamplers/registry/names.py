@@ -1,4 +1,4 @@
-"""Things of one kind by name: the registry behind samplers, schedules, flows and metrics."""
+"""The class behind the registries of samplers, schedules, flows and metrics."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registered(Generic[T]):
-    """One thing in a registry.
+    """One entry of a registry.
 
     Attributes:
-        names: the name, and all others under which it is found.
-        target: the class or function behind them.
-        info: what the registry tells of it.
-        package: who registered it.
+        names: its name and its aliases.
+        target: the registered class or function.
+        info: its description, such as a `SamplerInfo`.
+        package: the package that registered it.
     """
 
     names: tuple[str, ...]
@@ -38,14 +38,14 @@ class Registered(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name.
+    """A registry: classes or functions of one kind by name.
 
     Args:
-        what: what they are, for messages.
+        what: the kind, such as "sampler", for error messages.
         group: the entry-point group through which other packages add theirs.
-        register: registers what an entry point loads, under the entry's name.
-        built_in: the module that registers this library's own when it is imported.
-        elsewhere: what to say of a name of another program.
+        register: registers the object that an entry point loads, under the entry point's name.
+        built_in: the module that registers this library's own entries when it is imported.
+        elsewhere: returns a hint for a name that another program uses.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Registry(Generic[T]):
         return found
 
     def add(self, thing: Registered[T]) -> None:
-        """Make it findable.
+        """Add an entry under its names.
 
         Raises:
-            ValueError: one of its names belongs to something else; the message names both.
+            ValueError: one of the names belongs to another entry; the message names both.
         """
         if thing.package != "flowsamplers":
             self._import_built_in()
@@ -87,11 +87,11 @@ class Registry(Generic[T]):
         self._names.update(dict.fromkeys(thing.names, thing))
 
     def find(self, name: str) -> Registered[T]:
-        """The thing with this name or alias.
+        """Look up an entry by name or alias.
 
         Raises:
-            ValueError: no such thing, with the nearest name; or two packages claim the name.
-            ImportError: the package behind the name cannot be loaded; names package, entry and reason.
+            ValueError: there is no such name (the message suggests the nearest), or two packages use the name.
+            ImportError: the package behind the name cannot be loaded; the message names package, entry and reason.
         """
         self._import_built_in()
         for entry in self._plugins.get(name, ()):
@@ -103,7 +103,7 @@ class Registry(Generic[T]):
         return self._names[name]
 
     def all(self) -> list[Registered[T]]:
-        """Everything, in the order of registration, that of other packages last; what cannot be loaded is a warning."""
+        """List all entries in the order of registration, other packages last; warn about those that cannot be loaded."""
         self._import_built_in()
         for entry in (e for same in self._plugins.values() for e in same):
             try:
@@ -113,12 +113,12 @@ class Registry(Generic[T]):
         return list(self._things.values())
 
     def names(self) -> list[str]:
-        """All names; nothing of other packages is imported for it."""
+        """List all names without importing other packages."""
         self._import_built_in()
         return list(dict.fromkeys([*self._names, *self._plugins]))
 
     def of(self, target: Any) -> Registered[T] | None:
-        """The thing behind which this class or function stands."""
+        """Look up the entry of a registered class or function."""
         for look in (self._things.values, self.all):
             for thing in look():
                 if thing.target is target:

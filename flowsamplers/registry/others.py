@@ -1,4 +1,4 @@
-"""Loaders of flows, and metrics, by name."""
+"""The registries of flow loaders and of metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from flowsamplers.registry.names import Registered, Registry
 
 Loader: TypeAlias = Callable[..., Any]
-"""Opens a flow: ``loader(model, **options)``."""
+"""A function that opens a flow: ``loader(model, **options)``."""
 
 
 def _add_flow(name: str, loader: Any) -> None:
@@ -16,7 +16,7 @@ def _add_flow(name: str, loader: Any) -> None:
 
 
 FLOWS: Registry[Loader] = Registry("loader of models", "flowsamplers.flows", _add_flow)
-"""Loaders of flows, see `flowsamplers.flows.load_flow`."""
+"""The registry of flow loaders, see `flowsamplers.flows.load_flow`."""
 
 
 def _add_metric(name: str, metric: Any) -> None:
@@ -24,4 +24,4 @@ def _add_metric(name: str, metric: Any) -> None:
 
 
 METRICS: Registry[Callable[..., float]] = Registry("metric", "flowsamplers.metrics", _add_metric)
-"""Distances between two results, ``metric(first, second) -> float``, such as a learned perceptual one of another package."""
+"""The registry of metrics: distances between two results, ``metric(first, second) -> float``."""

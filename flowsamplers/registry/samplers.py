@@ -1,4 +1,4 @@
-"""Samplers by name."""
+"""Find samplers by name, and register your own."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from flowsamplers.sampler import Claims, Sampler, SamplerLike, configuration
 
 @dataclass(frozen=True)
 class SamplerInfo:
-    """What the registry knows of a sampler.
+    """The description of a registered sampler.
 
     Attributes:
-        name: the name under which it is found.
-        aliases: other names of the same map.
-        presets: names of the method with other options, and these.
-        family: the family it belongs to, which is the module it lives in.
-        reference: where it comes from.
+        name: its name.
+        aliases: other names of the same method.
+        presets: names of the method with other options, and these options.
+        family: its family, which is the module that contains it.
+        reference: the paper or program it comes from.
         advice: when to use it, in one line.
         factory: the class; called with the options.
         origin: the package that registered it.
-        needs: the option without which there is no such sampler; empty for one that runs as it is.
-        preset: the preset that was asked for, whose claims and options these are; empty for the method with its defaults.
+        needs: the option that must be given; empty for a sampler that runs without options.
+        preset: the requested preset, whose properties and options these are; empty for the method with its defaults.
     """
 
     name: str
@@ -44,7 +44,7 @@ class SamplerInfo:
 
     @cached_property
     def claims(self) -> Claims:
-        """What the sampler of this name claims."""
+        """The sampler's properties: orders, randomness, assumptions."""
         return Claims.of(self.factory) if self.needs else self._sampler.claims
 
     @property
@@ -53,57 +53,57 @@ class SamplerInfo:
 
     @property
     def order(self) -> int:
-        """See `Claims`."""
+        """Order of the global error on runs strictly inside (0, 1)."""
         return self.claims.order
 
     @property
     def order_to_data(self) -> int:
-        """See `Claims`."""
+        """Order on complete runs, from sigma 1 to 0."""
         return self.claims.order_to_data
 
     @property
     def literature(self) -> int:
-        """See `Claims`."""
+        """Order that the literature states."""
         return self.claims.literature
 
     @property
     def stochastic(self) -> bool:
-        """See `Claims`."""
+        """Whether the sampler draws noise."""
         return self.claims.stochastic
 
     @property
     def adaptive(self) -> bool:
-        """See `Claims`."""
+        """Whether its model calls depend on the data."""
         return self.claims.adaptive
 
     @property
     def keeps_marginals(self) -> bool:
-        """See `Claims`."""
+        """Whether the distribution at each sigma tends to the flow's as the steps shrink."""
         return self.claims.keeps_marginals
 
     @property
     def keeps_noise_level(self) -> bool:
-        """See `Claims`."""
+        """Whether a step from a noised data point ends at that point with noise of the new level."""
         return self.claims.keeps_noise_level
 
     @property
     def weak_order(self) -> int:
-        """See `Claims`."""
+        """Order of means over the results of a stochastic sampler; 0 if they do not converge."""
         return self.claims.weak_order
 
     @property
     def strong_order(self) -> float:
-        """See `Claims`."""
+        """Order of each path of a stochastic sampler; 0 if paths do not converge."""
         return self.claims.strong_order
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names under which it is found."""
+        """The sampler's name, aliases and presets."""
         return (self.name, *self.aliases, *self.presets)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options it takes, with their defaults, or with the values of the preset."""
+        """The sampler's options with their defaults, or with the values of the preset."""
         if self.needs:
             fields = dataclasses.fields(self.factory) if dataclasses.is_dataclass(self.factory) else ()
             return {f.name: f.default for f in fields if f.name != self.needs}
@@ -111,7 +111,7 @@ class SamplerInfo:
 
     @property
     def summary(self) -> str:
-        """The first line of its docstring."""
+        """The first line of the sampler's docstring."""
         return (self.factory.__doc__ or "").strip().split("\n")[0]
 
 
@@ -127,18 +127,18 @@ def register(
     advice: str = "",
     needs: str = "",
 ) -> Callable[[_S], _S]:
-    """Class decorator: make a sampler findable by name.
+    """Register a sampler class under a name; use it as a class decorator.
 
     Args:
         name: lower case, as users know the method (``"dpmpp_2m"``).
-        aliases: other names of the very same map.
+        aliases: other names of exactly the same method.
         presets: names that users know for this method with other options.
-        reference: paper or code it comes from.
+        reference: paper or program it comes from.
         advice: when to use it, in one line.
-        needs: an option without which there is no such sampler; `list_samplers` leaves it out then.
+        needs: an option that must be given. `list_samplers` then omits the sampler.
 
     Raises:
-        ValueError: a name that is taken.
+        ValueError: a name is taken.
     """
 
     def add(cls: _S) -> _S:
@@ -169,30 +169,30 @@ def _add_sampler(name: str, loaded: Any) -> None:
 SAMPLERS: Registry[SamplerInfo] = Registry(
     "sampler", "flowsamplers.samplers", _add_sampler, "flowsamplers.samplers", sampler_elsewhere
 )
-"""All samplers: those of the library, and those that other packages register."""
+"""The registry of samplers, including those of other packages."""
 
 
 def list_samplers(*, needing: bool = False) -> list[SamplerInfo]:
-    """All registered samplers that run as they are, in the order of registration, those of other packages last.
+    """List all registered samplers in the order of registration, other packages last.
 
     Args:
-        needing: also those that are nothing without an option of theirs, such as a table.
+        needing: include samplers that need an option, such as a table of coefficients.
 
     Warns:
-        UserWarning: a sampler of another package cannot be loaded, or claims a name that is taken; it is left out.
+        UserWarning: a sampler of another package cannot be loaded, or uses a name that is taken; the list omits it.
     """
     return [thing.info for thing in SAMPLERS.all() if needing or not thing.info.needs]
 
 
 def sampler_info(name: str) -> SamplerInfo:
-    """What is known of the sampler with this name or alias; of a preset, with the claims and options that it has.
+    """Describe the sampler with this name, alias or preset.
 
     Raises:
-        ValueError: no such sampler; the message suggests the nearest name.
-        ImportError: the sampler of another package, which cannot be loaded.
+        ValueError: there is no such sampler; the message suggests the nearest name.
+        ImportError: the sampler belongs to another package, which cannot be loaded.
 
     Examples:
-        >>> sampler_info("ab4").order, sampler_info("lms").order  # which begins on a ramp of orders 1, 2, ...
+        >>> sampler_info("ab4").order, sampler_info("lms").order  # lms starts with steps of orders 1, 2, ...
         (4, 2)
     """
     info = SAMPLERS.find(name).info
@@ -200,16 +200,16 @@ def sampler_info(name: str) -> SamplerInfo:
 
 
 def get_sampler(sampler: SamplerLike, **options: Any) -> Sampler:
-    """A sampler by name, by specification, as a configuration, or as an object.
+    """Make a sampler from a name, a specification, a configuration, or another sampler.
 
     Args:
         sampler: a name or alias, ``"name:option=value,option=value"``, ``{"name": ..., "options": {...}}``, or a sampler.
-        **options: options of the method; they override those of a specification, configuration or object.
+        **options: options of the sampler; they override those of a specification, configuration or object.
 
     Raises:
-        ValueError: unknown name or option; the message suggests the nearest.
-        TypeError: something that is no sampler.
-        ImportError: the sampler of another package, which cannot be loaded.
+        ValueError: a name or option is unknown; the message suggests the nearest.
+        TypeError: ``sampler`` is none of these.
+        ImportError: the sampler belongs to another package, which cannot be loaded.
 
     Examples:
         >>> import flowsamplers as fs
@@ -249,7 +249,7 @@ def _no_sampler(value: Any) -> str:
 
 
 def to_config(sampler: Sampler) -> dict[str, Any]:
-    """The sampler as JSON values, ``{"name": ..., "options": ...}``, which `get_sampler` takes back.
+    """Convert a sampler to JSON values, ``{"name": ..., "options": ...}``; `get_sampler` is the inverse.
 
     Raises:
         ValueError: the sampler's class is not registered.
@@ -264,7 +264,7 @@ def to_config(sampler: Sampler) -> dict[str, Any]:
 
 
 def name_of(sampler: Sampler) -> str:
-    """The registered name of a sampler.
+    """Return the registered name of a sampler.
 
     Raises:
         ValueError: its class is not registered.

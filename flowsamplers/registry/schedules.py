@@ -1,4 +1,4 @@
-"""Schedules by name."""
+"""Find schedules by name, and register your own."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Builder: TypeAlias = Callable[..., SigmaGrid]
 
 @dataclass(frozen=True)
 class ScheduleInfo:
-    """What the registry knows of a schedule.
+    """The description of a registered schedule.
 
     Attributes:
-        name: the name under which it is found.
+        name: its name.
         aliases: other names of the same schedule.
-        presets: names of the schedule with other options, and these.
-        family: the family it belongs to, which is the module it lives in.
+        presets: names of the schedule with other options, and these options.
+        family: its family, which is the module that contains it.
         options: its options with their defaults.
         summary: first line of its docstring.
         builder: the function; called as ``builder(steps, **options)``.
-        form: whose form of it this is, where one name means several schedules.
-        complete: whether it runs from 1 to 0; otherwise it begins below pure noise.
-        exact_steps: whether N steps come out for every N that is asked for.
-        reference: where it comes from.
+        form: the program it follows, if programs mean different schedules by this name.
+        complete: whether it runs from 1 to 0; otherwise it begins below 1.
+        exact_steps: whether it always has the requested number of steps.
+        reference: the paper or program it comes from.
         advice: when to use it, in one line.
         origin: the package that registered it.
     """
@@ -55,7 +55,7 @@ class ScheduleInfo:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names under which it is found."""
+        """The schedule's name, aliases and presets."""
         return (self.name, *self.aliases, *self.presets)
 
 
@@ -73,20 +73,20 @@ def register_schedule(
     reference: str = "",
     advice: str = "",
 ) -> Callable[[_B], _B]:
-    """Decorator: make a builder ``(steps, **options) -> SigmaGrid`` findable by name.
+    """Register a schedule, a function ``(steps, **options) -> SigmaGrid``, under a name; use it as a decorator.
 
     Args:
         name: lower case, as users know the schedule.
-        aliases: other names of the very same schedule.
+        aliases: other names of exactly the same schedule.
         presets: names that users know for this schedule with other options.
-        form: whose form it is, where one name means several schedules.
+        form: the program it follows, if programs mean different schedules by this name.
         complete: whether it runs from 1 to 0.
-        exact_steps: whether N steps come out for every N.
-        reference: paper or code it comes from.
+        exact_steps: whether it always has the requested number of steps.
+        reference: paper or program it comes from.
         advice: when to use it, in one line.
 
     Raises:
-        ValueError: a name that is taken.
+        ValueError: a name is taken.
     """
 
     def add(written: _B) -> _B:
@@ -147,24 +147,24 @@ def _add_schedule(name: str, loaded: Any) -> None:
 SCHEDULES: Registry[ScheduleInfo] = Registry(
     "schedule", "flowsamplers.schedules", _add_schedule, "flowsamplers.schedules", schedule_elsewhere
 )
-"""All schedules: those of the library, and those that other packages register."""
+"""The registry of schedules, including those of other packages."""
 
 
 def list_schedules() -> list[ScheduleInfo]:
-    """All registered schedules in the order of registration, those of other packages last.
+    """List all registered schedules in the order of registration, other packages last.
 
     Warns:
-        UserWarning: a schedule of another package cannot be loaded, or claims a name that is taken; it is left out.
+        UserWarning: a schedule of another package cannot be loaded, or uses a name that is taken; the list omits it.
     """
     return [thing.info for thing in SCHEDULES.all()]
 
 
 def schedule_info(name: str) -> ScheduleInfo:
-    """What is known of the schedule with this name, alias or preset.
+    """Describe the schedule with this name, alias or preset.
 
     Raises:
-        ValueError: no such schedule; the message suggests the nearest name.
-        ImportError: the schedule of another package, which cannot be loaded.
+        ValueError: there is no such schedule; the message suggests the nearest name.
+        ImportError: the schedule belongs to another package, which cannot be loaded.
 
     Examples:
         >>> import flowsamplers as fs
@@ -175,18 +175,18 @@ def schedule_info(name: str) -> ScheduleInfo:
 
 
 def get_schedule(name: str, steps: int, *, start: float | None = None, **options: Any) -> SigmaGrid:
-    """A schedule by name or specification.
+    """Make a schedule from a name or specification.
 
     Args:
         name: a registered name, alias or preset, or ``"name:option=value,option=value"``.
         steps: N, at least 1.
-        start: noise level at which the run begins, for image to image: ``x = (1 - start) * image + start * noise``. The steps are the
-            last N of the finer schedule whose node there is nearest to ``start``, and that node is moved exactly there. There are
-            fewer steps if the schedule has no more nodes below.
+        start: noise level at which the run begins, for image-to-image: ``x = (1 - start) * image + start * noise``. The steps are
+            the last N of a finer schedule, the one with a node nearest to ``start``. That node is moved exactly to ``start``. There
+            are fewer steps if the schedule has fewer nodes below it.
         **options: options of the builder; they override those of a specification or preset.
 
     Raises:
-        ValueError: unknown name or option, with the nearest one; whatever the builder raises.
+        ValueError: a name or option is unknown (the message suggests the nearest), or the schedule refuses a value.
 
     Examples:
         >>> import flowsamplers as fs
@@ -217,7 +217,7 @@ def get_schedule(name: str, steps: int, *, start: float | None = None, **options
 
 
 FINEST = 10_000
-"""Steps of the finest schedule of which `get_schedule` takes the last ones."""
+"""Number of steps of the finest schedule that `get_schedule` tries for a ``start``."""
 
 
 def _from(start: float, steps: int, builder: Callable[[int], SigmaGrid]) -> SigmaGrid:

@@ -1,4 +1,4 @@
-"""Specifications, ``name:option=value,option=value``: what stands for a sampler or a schedule with its options."""
+"""Parse specifications, ``name:option=value,option=value``, of samplers and schedules."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from flowsamplers._errors import unknown
 
 
 def parse_specification(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of ``name:option=value,option=value``.
+    """Split ``name:option=value,option=value`` into its name and options.
 
     Args:
-        text: a comma inside brackets or quotes belongs to the value; values are read as JSON or Python where they are that.
+        text: the specification. A comma inside brackets or quotes belongs to the value. Values may be JSON or Python literals.
 
     Raises:
-        ValueError: an option without a value.
+        ValueError: an option has no value.
 
     Examples:
         >>> parse_specification("unipc:last=ralston3,corrector=false")
@@ -32,7 +32,7 @@ def parse_specification(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def parse_options(items: Iterable[str], where: str) -> dict[str, Any]:
-    """Options from ``name=value`` each; values are JSON or Python where they look like it.
+    """Parse options written as ``name=value``; values may be JSON or Python literals.
 
     Examples:
         >>> parse_options(["shift=3", "nodes=[1, 0.5, 0.1]", "space=ve", "c2=.5"], "--option")
@@ -74,10 +74,10 @@ def _value(text: str) -> Any:
 
 
 def options_of(factory: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options checked against the fields of a dataclass: known names, and numbers where numbers are declared.
+    """Check options against the fields of a dataclass: names must be known, and declared numbers must be numbers.
 
     Raises:
-        ValueError: names the option, the value, and what is accepted.
+        ValueError: an option is wrong; the message names it, its value, and what is accepted.
     """
     accepted = {f.name: f.type for f in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
     for option in given:
@@ -87,10 +87,10 @@ def options_of(factory: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_declared(option: str, value: Any, declared: Any) -> Any:
-    """The value as declared: a Python number, or numbers, if it is to be that; others are returned as they are.
+    """Convert a value to its declared type, if that is a number or a tuple of numbers; return others unchanged.
 
     Raises:
-        ValueError: names the option, the value, and what is accepted.
+        ValueError: the value has the wrong type; the message names the option, the value, and what is accepted.
 
     Examples:
         >>> as_declared("shift", 3, "float | None"), as_declared("shift", None, "float | None")

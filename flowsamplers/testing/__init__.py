@@ -1,6 +1,6 @@
-"""The property kit: anybody can prove their sampler, schedule or diffusers scheduler right.
+"""Test kit: run all laws on your own sampler, schedule or diffusers scheduler.
 
-Inherit one class, give one fixture, get the laws:
+Inherit one class and define one fixture; every law becomes a test:
 
     from flowsamplers.testing import SamplerConformance
 

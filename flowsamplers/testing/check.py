@@ -1,4 +1,4 @@
-"""Test a sampler with no test file at all.
+"""Test a sampler from the command line, without a test file.
 
 pytest --pyargs flowsamplers.testing.check --flowsamplers-sampler=mypkg:MySampler
 """
@@ -15,11 +15,11 @@ from flowsamplers_pytest import named_object
 
 
 class TestNamedSampler(SamplerConformance):
-    """The sampler that the command line names."""
+    """Run all laws on the sampler that the command line names."""
 
     @pytest.fixture
     def subject(self, request: pytest.FixtureRequest) -> Any:
-        """What ``--flowsamplers-sampler`` names."""
+        """The sampler named by ``--flowsamplers-sampler``."""
         name = request.config.getoption("--flowsamplers-sampler")
         if not name:
             pytest.skip("no --flowsamplers-sampler=PACKAGE:OBJECT was given")

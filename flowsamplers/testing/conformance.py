@@ -1,4 +1,4 @@
-"""Classes to inherit: one fixture, and every law is a named test."""
+"""Test classes to inherit: define one fixture, and every law becomes a named test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _holds(law: Callable[..., None], *args: Any) -> None:
 
 @pytest.mark.flowsamplers
 class SamplerConformance:
-    """Inherit this in a test class named ``Test...`` and give the fixture ``subject``.
+    """Run every law of a sampler: inherit this in a test class named ``Test...`` and define the fixture ``subject``.
 
     Examples:
         >>> class TestMine(SamplerConformance):
@@ -46,59 +46,59 @@ class SamplerConformance:
 
     @pytest.fixture
     def subject(self) -> SamplerLike | Subject:
-        """The sampler under test."""
+        """Return the sampler under test; override this fixture."""
         raise NotImplementedError("give a fixture named 'subject' that returns the sampler under test")
 
     @_shared
     @given(grid=strategies.grids(), dtype=strategies.dtypes(), value=st.integers(-4, 4))
     def test_the_dt_applied_sum_to_end_minus_start(self, subject: Any, grid: SigmaGrid, dtype: torch.dtype, value: int) -> None:
-        """The headline law, on any grid and in every dtype."""
+        """Test that the applied dt sum to end minus start, on any grid and in every dtype."""
         _holds(laws.applied_dt_sum_to_end_minus_start, subject, grid, dtype, float(value))
 
     @_shared
     @given(grid=strategies.grids(12))
     def test_evaluations_on_any_grid(self, subject: Any, grid: SigmaGrid) -> None:
-        """The dry run's calls are the calls that are made."""
+        """Test that a run makes exactly the model calls of its dry run."""
         _holds(laws.evaluations_are_as_declared, subject, grid)
 
     @pytest.mark.parametrize("law", laws.SAMPLER_LAWS, ids=lambda law: law.__name__)
     def test_law(self, subject: Any, law: Callable[..., None]) -> None:
-        """Each law on its own standard case."""
+        """Test each law on its standard case."""
         _holds(law, subject)
 
 
 @pytest.mark.flowsamplers
 class ScheduleConformance:
-    """Inherit this in a test class and give the fixture ``build``: a function ``steps -> SigmaGrid``."""
+    """Run every law of a schedule: inherit this in a test class and define the fixture ``build``, a function ``steps -> SigmaGrid``."""
 
     complete = True
     """Whether the schedule runs from 1 to 0."""
     exact_steps = True
-    """Whether it has N steps for every N that is asked for."""
+    """Whether the schedule always has the requested number of steps."""
     shift: float | None = None
-    """The static shift of a uniform grid that the schedule claims to be, if it does."""
+    """The static shift, if the schedule is a shifted uniform grid; else None."""
 
     @pytest.fixture
     def build(self) -> Callable[[int], SigmaGrid]:
-        """The schedule under test."""
+        """Return the schedule under test; override this fixture."""
         raise NotImplementedError("give a fixture named 'build' that returns a function steps -> SigmaGrid")
 
     @_shared
     @given(steps=strategies.steps())
     def test_it_is_sound(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
-        """Finite, strictly monotone, as long as asked."""
+        """Test that the nodes are finite and strictly monotone, and that their number is right."""
         laws.a_schedule_is_sound(build, steps, exact_steps=self.exact_steps)
 
     @_shared
     @given(steps=strategies.steps())
     def test_its_dt_sum_to_end_minus_start(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
-        """The stored sum."""
+        """Test that the stored dt sum to end minus start."""
         laws.stored_dt_sum_to_end_minus_start(build(steps))
 
     @_shared
     @given(steps=strategies.steps())
     def test_it_runs_from_noise_to_data(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
-        """From 1 to exactly 0."""
+        """Test that the schedule runs from 1 to exactly 0."""
         if not self.complete:
             pytest.skip("the class says that this schedule is not complete")
         laws.a_schedule_runs_from_noise_to_data(build, steps)
@@ -106,11 +106,11 @@ class ScheduleConformance:
     @_shared
     @given(steps=strategies.steps(64))
     def test_its_shift_is_applied_once(self, build: Callable[[int], SigmaGrid], steps: int) -> None:
-        """The odds of every node are those of the uniform grid, times the shift."""
+        """Test that the odds of every node are those of the uniform grid times the shift."""
         if self.shift is None:
             pytest.skip("the class claims no static shift")
         laws.a_shift_multiplies_the_odds(build, steps, self.shift)
 
     def test_bad_steps_are_named(self, build: Callable[[int], SigmaGrid]) -> None:
-        """A schedule of no steps is refused."""
+        """Test that zero steps raise an error that names the argument."""
         laws.bad_steps_are_named(build)

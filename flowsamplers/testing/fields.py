@@ -1,4 +1,4 @@
-"""The fields, starts and grids that the laws try their subjects on."""
+"""The velocity fields, starts and grids on which the laws run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowsamplers.grid import SigmaGrid
 
 
 def smooth(x: Tensor, sigma: Tensor) -> Tensor:
-    """A smooth nonlinear field in any dimension."""
+    """Compute a smooth nonlinear velocity field in any dimension."""
     s = sigma.reshape(-1, *[1] * (x.ndim - 1))
     return torch.sin(3 * x) + s * x.roll(1, dims=-1) - 0.3
 
@@ -37,18 +37,18 @@ class Field:
 
 
 def start_at(rows: int = 3, dim: int = 5, seed: int = 0) -> Tensor:
-    """A standard normal start, ``(rows, dim)`` in float64."""
+    """Draw a standard normal start, ``(rows, dim)``, in float64."""
     return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def between(start: float, end: float, steps: int) -> SigmaGrid:
-    """Evenly spaced nodes, falling or rising."""
+    """Make a grid of evenly spaced nodes, falling or rising."""
     return SigmaGrid([start + (end - start) * i / steps for i in range(steps + 1)], rising=end > start)
 
 
 @cache
 def solution(start: float, end: float) -> Tensor:
-    """Where `smooth` leads from `start_at()`, to rounding."""
+    """Solve `smooth` from `start_at()`, to rounding."""
     x = start_at()
 
     def field(sigma: float, y: np.ndarray) -> np.ndarray:

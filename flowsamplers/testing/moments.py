@@ -1,7 +1,8 @@
-r"""The law of a stochastic sampler's result on Gaussian data, without Monte Carlo.
+r"""Compute the exact mean and variance of a stochastic sampler's result on Gaussian data, without Monte Carlo.
 
-On a linear field a sampler is an affine map of its start and of its draws: $x_0 = c + a x_1 + \sum_j b_j \xi_j$. One run finds the draws; a
-second, with rows that have a single one of them set, finds every coefficient; and the variance is $a^2 \mathrm{Var}(x_1) + \sum_j b_j^2$.
+On a linear velocity field a sampler is an affine map of its start and its draws: $x_0 = c + a x_1 + \sum_j b_j \xi_j$. A first run
+lists the draws. A second run, whose rows each set one draw to 1, gives every coefficient. The variance is
+$a^2 \mathrm{Var}(x_1) + \sum_j b_j^2$.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flowsamplers.sampler import SamplerLike
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of a number.
+    """Mean and variance of one number.
 
     Attributes:
         mean: the mean.
@@ -34,14 +35,14 @@ class Moments:
 
 
 class Impulses:
-    """Noise of which row j sees its j-th draw as 1, and all others as 0; rows beyond the draws see none."""
+    """Noise for the second run: in row j the j-th draw is 1 and all others are 0."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, int], int] = {}
 
     @property
     def draws(self) -> list[tuple[int, int]]:
-        """The (step, draw) that were asked for, in order."""
+        """The requested (step, draw) pairs, in order."""
         return list(self._places)
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
@@ -54,13 +55,13 @@ class Impulses:
 
 
 def exact_moments(sampler: SamplerLike, velocity: Velocity, grid: SigmaGrid, start: Moments) -> Moments:
-    """Mean and variance of the result of a sampler on an affine field of one dimension, exact to rounding.
+    """Compute mean and variance of a sampler's result on an affine velocity field in one dimension, exact to rounding.
 
     Args:
         sampler: stochastic or not; its steps must not depend on the data.
-        velocity: affine in x, on ``(rows, 1)``.
+        velocity: velocity field, affine in x, on ``(rows, 1)``.
         grid: the schedule.
-        start: of the normal distribution that the run starts from.
+        start: mean and variance of the normal start.
 
     Examples:
         >>> flow = GaussianFlow([0.0], std=0.5)
@@ -82,12 +83,12 @@ def exact_moments(sampler: SamplerLike, velocity: Velocity, grid: SigmaGrid, sta
 
 
 def noise_level_error(sampler: SamplerLike, grid: SigmaGrid, point: float = 1.5) -> float:
-    r"""How far a sampler is from invariant I1: for data at one point the result has mean $(1 - \sigma')m$ and variance $\sigma'^2$.
+    r"""Measure how far a sampler is from invariant I1: for data at one point m, mean $(1 - \sigma')m$ and variance $\sigma'^2$.
 
     Args:
-        sampler: whose steps do not depend on the data.
-        grid: with a last sigma above 0, however small, of which there can be a variance.
-        point: m.
+        sampler: a sampler whose steps do not depend on the data.
+        grid: a schedule that ends above sigma 0, so that there is a variance.
+        point: the data point m.
 
     Returns:
         The larger of the relative errors of the two.
@@ -106,12 +107,12 @@ def noise_level_error(sampler: SamplerLike, grid: SigmaGrid, point: float = 1.5)
 
 
 def variance_ratio(sampler: SamplerLike, grid: SigmaGrid, std: float = 0.5) -> float:
-    r"""The variance of the result over the true one, for data $N(0, c^2)$: 1 in the limit of small steps is invariant I2.
+    r"""Compute the variance of the result divided by the true one, for data $N(0, c^2)$. Invariant I2: it tends to 1.
 
     Args:
-        sampler: whose steps do not depend on the data.
+        sampler: a sampler whose steps do not depend on the data.
         grid: the schedule.
-        std: c.
+        std: standard deviation c of the data.
 
     Examples:
         >>> from flowsamplers.schedules import shift

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for everything that the laws are tried on. They shrink to small readable cases."""
+"""Hypothesis strategies for the inputs of the laws; they shrink to small readable cases."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def dtypes() -> st.SearchStrategy[torch.dtype]:
-    """Floating dtypes, float64 first."""
+    """Draw floating dtypes, float64 first."""
     return st.sampled_from(DTYPES)
 
 
 def seeds() -> st.SearchStrategy[int]:
-    """Seeds of noise."""
+    """Draw seeds of noise."""
     return st.integers(0, 2**32 - 1)
 
 
 def steps(most: int = 300) -> st.SearchStrategy[int]:
-    """Numbers of steps: one, a few, hundreds."""
+    """Draw numbers of steps: one, a few, hundreds."""
     return st.one_of(st.just(1), st.integers(1, 12), st.integers(1, most))
 
 
 def image_sizes() -> st.SearchStrategy[tuple[int, int]]:
-    """(width, height) in pixels: multiples of 16 up to 2048, across FLUX.2's jump at 4,300 tokens."""
+    """Draw (width, height) in pixels: multiples of 16 up to 2048, on both sides of FLUX.2's jump at 4,300 tokens."""
     side = st.integers(1, 128).map(lambda k: 16 * k)
     return st.tuples(side, side)
 
 
 def token_counts() -> st.SearchStrategy[int]:
-    """Latent tokens, the neighbours of the jump among them."""
+    """Draw numbers of latent tokens, including both sides of the jump at 4,300."""
     return st.one_of(st.integers(1, 16_384), st.sampled_from([16, 256, 1024, 4096, 4299, 4300, 4301]))
 
 
 def grids(most: int = 40) -> st.SearchStrategy[SigmaGrid]:
-    """Schedules from 1, or below, to 0, or above: uniform, shifted, FLUX.2's, random, near-degenerate, of one step."""
+    """Draw schedules: uniform, shifted, FLUX.2's, random, with one tiny step, with one step; some start below 1 or end above 0."""
     count = st.integers(1, most)
     shifted = st.builds(lambda n, k: shift(n, shift=k), count, st.floats(0.3, 12))
     flux = st.builds(lambda n, tokens: flux2(n, tokens=tokens), count, token_counts())
@@ -55,18 +55,18 @@ def grids(most: int = 40) -> st.SearchStrategy[SigmaGrid]:
 
 
 def random_grids(most: int = 40) -> st.SearchStrategy[SigmaGrid]:
-    """Any falling nodes, at least a millionth apart."""
+    """Draw any falling nodes, at least 1e-6 apart."""
     nodes = st.lists(st.integers(0, 10**6), min_size=2, max_size=most, unique=True)
     return nodes.map(lambda ks: SigmaGrid([k / 10**6 for k in sorted(ks, reverse=True)]))
 
 
 def near_degenerate_grids() -> st.SearchStrategy[SigmaGrid]:
-    """A tiny step between two large ones: step ratios of up to a million."""
+    """Draw schedules with a tiny step between two large ones: step ratios of up to a million."""
     return st.builds(lambda at, k: SigmaGrid([1.0, at, at - 10.0**-k, 0.0]), st.floats(0.1, 0.9), st.integers(2, 6))
 
 
 def samplers(*, stochastic: bool | None = None) -> st.SearchStrategy[Sampler]:
-    """Registered samplers with options drawn: the last step, the share of fresh noise."""
+    """Draw registered samplers with random options."""
     names = [i.name for i in list_samplers() if not i.adaptive and (stochastic is None or i.stochastic == stochastic)]
 
     def with_options(name: str) -> st.SearchStrategy[Sampler]:
@@ -82,7 +82,7 @@ def samplers(*, stochastic: bool | None = None) -> st.SearchStrategy[Sampler]:
 
 
 def analytic_flows() -> st.SearchStrategy[GaussianFlow | MixtureFlow | DataFlow]:
-    """Flows with known answers: Gaussians, mixtures, small data sets."""
+    """Draw flows with known solutions: Gaussians, mixtures, small data sets."""
     number = st.floats(-2, 2)
     point = st.tuples(number, number).map(list)
     gaussian = st.builds(lambda mean, std: GaussianFlow(mean, std=std), point, st.floats(0.1, 2))
@@ -92,7 +92,7 @@ def analytic_flows() -> st.SearchStrategy[GaussianFlow | MixtureFlow | DataFlow]
 
 
 def shapes(rows: int = 4, axes: int = 3, side: int = 6) -> st.SearchStrategy[tuple[int, ...]]:
-    """Shapes of latents, rows first: vectors, packed tokens ``(rows, tokens, channels)``, images ``(rows, c, h, w)``."""
+    """Draw shapes of latents: vectors, packed tokens ``(rows, tokens, channels)``, images ``(rows, c, h, w)``."""
     inner = st.lists(st.integers(1, side), min_size=1, max_size=axes)
     return st.builds(lambda r, rest: (r, *rest), st.integers(1, rows), inner)
 
@@ -100,11 +100,11 @@ def shapes(rows: int = 4, axes: int = 3, side: int = 6) -> st.SearchStrategy[tup
 def tensors(
     shape: st.SearchStrategy[tuple[int, ...]] | None = None, dtype: st.SearchStrategy[torch.dtype] | None = None
 ) -> st.SearchStrategy[Tensor]:
-    """Unit normal tensors. A shape, a dtype and a seed are drawn, never entries, so a failing case prints in one line.
+    """Draw standard normal tensors by shape, dtype and seed, so that a failing case prints in one line.
 
     Args:
-        shape: of `shapes`, or any other.
-        dtype: of `dtypes`; float64 by default.
+        shape: strategy for the shape; by default `shapes`.
+        dtype: strategy for the dtype; float64 by default.
 
     Examples:
         >>> from hypothesis import find
@@ -124,8 +124,8 @@ class SmoothField:
     r"""A random smooth velocity field with a known Lipschitz constant: $v = A \sin(B x + c \sigma)$, scaled.
 
     Args:
-        seed: of the matrices.
-        dim: of the vectors.
+        seed: seed of the matrices.
+        dim: dimension of the vectors.
         lipschitz: a bound on $|v(x, \sigma) - v(y, \sigma)| / |x - y|$.
     """
 
@@ -147,26 +147,26 @@ class SmoothField:
 
 
 def smooth_fields(dim: int = 3, most: float = 4.0) -> st.SearchStrategy[SmoothField]:
-    """Random smooth fields with a Lipschitz constant of at most ``most``."""
+    """Draw random smooth velocity fields with a Lipschitz constant of at most ``most``."""
     return st.builds(SmoothField, st.integers(0, 10**6), st.just(dim), st.floats(0.1, most))
 
 
 @dataclass(frozen=True)
 class Built:
-    """A schedule with options, as a builder: ``built(steps)``."""
+    """A schedule with options, as a function ``built(steps)``."""
 
     name: str
     options: Mapping[str, Any]
 
     def __call__(self, steps: int) -> SigmaGrid:
-        """The grid of N steps."""
+        """Return the schedule with N steps."""
         return get_schedule(self.name, steps, **self.options)
 
 
 def schedule_options(name: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Options of a registered schedule, so that up to 300 steps are different numbers in float64.
+    """Draw options of a registered schedule for which up to 300 nodes differ in float64.
 
-    Options of schedules of other packages stay at their defaults.
+    Options of schedules of other packages keep their defaults.
     """
     info = schedule_info(name)
     fixed: dict[str, st.SearchStrategy[Any]] = dict(_TOGETHER.get(info.name, {}))
@@ -177,11 +177,11 @@ def schedule_options(name: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def schedules(*, complete: bool | None = None, exact_steps: bool | None = None) -> st.SearchStrategy[Built]:
-    """Builders ``steps -> SigmaGrid`` of all registered schedules and presets, with options drawn.
+    """Draw functions ``steps -> SigmaGrid`` of all registered schedules and presets, with random options.
 
     Args:
-        complete: only those that do, or do not, run from 1 to 0.
-        exact_steps: only those that do, or do not, have N steps for every N.
+        complete: if given, draw only schedules that do (True) or do not (False) run from 1 to 0.
+        exact_steps: if given, draw only schedules that always have (True) or may miss (False) the requested number of steps.
     """
     infos = [i for i in list_schedules() if complete in (None, i.complete) and exact_steps in (None, i.exact_steps)]
     names = [name for i in infos for name in (i.name, *i.presets)]

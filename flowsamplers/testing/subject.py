@@ -1,4 +1,4 @@
-"""What the laws are about: anything that integrates a velocity over a grid."""
+"""Describe a sampler of any origin for the laws."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from flowsamplers.sampler import Sampler, SamplerLike
 
 
 class Runs(Protocol):
-    """How a subject is run."""
+    """The function of a subject that runs it."""
 
     def __call__(
         self, velocity: Velocity, x1: Tensor, grid: SigmaGrid, *, seed: Seeds | None = None, grad: bool = False
     ) -> Tensor:
-        """The state at the end of the grid."""
+        """Return the state at the end of the grid."""
         ...
 
 
 @dataclass(frozen=True)
 class Subject:
-    r"""A sampler, wherever it comes from, with what it claims of itself.
+    r"""A sampler of this or any other library, with its declared properties.
 
     Attributes:
-        name: for messages.
+        name: its name in messages.
         run: integrates ``velocity(x, sigma)`` from ``x1`` over a grid.
         order: order of the global error.
         stochastic: whether it draws noise.
-        keeps_marginals: whether the noise it adds keeps the flow's marginals as steps shrink.
-        keeps_noise_level: whether it keeps the noise level of a data point at any step size.
+        keeps_marginals: whether the distribution at each sigma tends to the flow's as the steps shrink.
+        keeps_noise_level: whether a step from a noised data point ends at that point with noise of the new level.
         multistep: whether its first steps are of lower order.
         affine: whether an affine change of sigma changes nothing.
-        data_form: whether it is told the data prediction $x - \sigma v$ and divides by sigma, which costs digits at small sigma.
-        deterministic_twin: the same without noise; itself for an ODE sampler, None where there is none.
-        sampler: the flowsamplers sampler, for the laws of the generator protocol; None for a foreign one.
-        evaluations: declared number of model calls on a grid; None where nothing is declared.
+        data_form: whether it receives the data prediction $x - \sigma v$ and divides by sigma, which loses digits at small sigma.
+        deterministic_twin: the same sampler without noise; itself for an ODE sampler, None if there is none.
+        sampler: the flowsamplers sampler, for the laws of the generator protocol; None for samplers of other libraries.
+        evaluations: declared number of model calls on a grid; None if it is not declared.
     """
 
     name: str
@@ -60,16 +60,16 @@ class Subject:
 
     @property
     def quiet(self) -> Subject | None:
-        """The subject without noise."""
+        """The deterministic version of the subject, as a subject."""
         return self.deterministic_twin if self.stochastic else self
 
 
 def subject_of(sampler: SamplerLike | Subject) -> Subject:
-    """A sampler, by object, name or configuration, as a subject that claims what the sampler claims with its options.
+    """Make a subject from a sampler, given as an object, a name or a configuration.
 
     Raises:
-        TypeError: a class or a function; the message says how to make a subject of it.
-        ValueError: an unknown name.
+        TypeError: it is a class or a function; the message says how to make a subject from it.
+        ValueError: the name is unknown.
 
     Examples:
         >>> subject_of("heun").order
@@ -133,13 +133,13 @@ class _Quiet(Sampler):
 def from_k_diffusion(
     function: Callable[..., Tensor], *, order: int = 1, stochastic: bool = False, affine: bool = False, **options: Any
 ) -> Subject:
-    r"""A ``sample_x(model, x, sigmas, ...)`` function of k-diffusion's form under the same laws.
+    r"""Make a subject from a function ``sample_x(model, x, sigmas, ...)`` of k-diffusion's form.
 
     The function's model returns the denoised $D = x - \sigma v$, and ``sigmas`` is a tensor that ends in 0.
 
     Args:
-        function: such as ``k_diffusion.sampling.sample_heun``.
-        order: the order it claims.
+        function: the function, such as ``k_diffusion.sampling.sample_heun``.
+        order: its declared order.
         stochastic: whether it draws noise; it must then take ``noise_sampler(sigma, sigma_next)``.
         affine: whether an affine change of sigma changes nothing.
         **options: given to the function.

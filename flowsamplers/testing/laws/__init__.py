@@ -1,7 +1,7 @@
-"""One function for each law. Each can be called alone: it returns when the law holds and raises AssertionError when not.
+"""The laws of samplers and schedules, one function each. A law raises AssertionError if it is broken.
 
-A law takes a `Subject` (or a sampler, its name, or its configuration) and the case to try it on; those of schedules take a
-builder. `NotApplicable` says that a law has nothing to say of a subject, and why.
+A law of samplers takes a `Subject` (or a sampler, its name, or its configuration) and the case to test. A law of schedules takes
+a function that builds one. A law that does not apply to a subject raises `NotApplicable` with the reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Model calls: as many as declared, where declared; and errors that name what is wrong."""
+"""Laws of model calls: their number, their place, and errors for bad velocities."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def evaluations_are_as_declared(case: Case, grid: SigmaGrid = IRREGULAR) -> None
 
 
 def requests_stay_inside_their_step(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    r"""No evaluation outside the interval of its step, or the ones it declares to look ahead or back into: nor ever outside the grid.
+    r"""Every evaluation lies inside its step's interval, or in the intervals that the sampler declares; and always inside the grid.
 
     Reference:
         $0 \le c_i \le 1$ for the nodes of a tableau: Hairer, Norsett, Wanner I, II.1. A model is not trained outside [0, 1].
@@ -59,10 +59,10 @@ def requests_stay_inside_their_step(case: Case, grid: SigmaGrid = IRREGULAR) -> 
 
 
 def bad_velocities_are_named(case: Case) -> None:
-    """A velocity that is not finite is reported with its step and sigma, if asked; one of the wrong shape always.
+    """With ``check="finite"``, the error for a velocity that is not finite names its step and sigma; a wrong shape is always an error.
 
     Reference:
-        IEEE 754: a NaN spreads through every sum in silence, so whoever sees it first has to say where.
+        IEEE 754: a NaN spreads through every sum without an error, so the first function that sees it must report it.
     """
     sampler = generator_of(case)
     x1, grid = start_at(), linear(2)

@@ -1,4 +1,4 @@
-"""What all laws share: the standard case, and what is asked of a subject before a law is tried on it."""
+"""Helpers of the laws: the standard case, and checks that a law applies."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from flowsamplers.sampler import Sampler, SamplerLike
 from flowsamplers.testing.subject import Subject, subject_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What a state may be carried in."""
+"""Dtypes of the state."""
 IRREGULAR = SigmaGrid([1.0, 0.93, 0.7, 0.41, 0.4, 0.15, 0.0])
 """A grid with very unequal steps."""
 SEED = 7
-"""Of the laws that draw."""
+"""Seed of the laws that draw noise."""
 
 
 class NotApplicable(Exception):  # noqa: N818  (not an error)
-    """The law has nothing to say of this subject."""
+    """Raised by a law that does not apply to a subject; the message says why."""
 
 
 Case = Subject | SamplerLike
-"""What a law takes: a subject, or a sampler, its name or its configuration."""
+"""The argument of a law: a subject, or a sampler, its name or its configuration."""
 
 
 def quiet(case: Case) -> Subject:
-    """The subject without its noise.
+    """Return the subject without its noise.
 
     Raises:
-        NotApplicable: there is no such twin.
+        NotApplicable: the subject has no deterministic version.
     """
     subject = subject_of(case)
     if subject.quiet is None:
@@ -39,7 +39,7 @@ def quiet(case: Case) -> Subject:
 
 
 def steady(subject: Subject) -> Subject:
-    """The subject, if its steps do not depend on the data.
+    """Return the subject if its steps do not depend on the data.
 
     Raises:
         NotApplicable: it is adaptive.
@@ -50,10 +50,10 @@ def steady(subject: Subject) -> Subject:
 
 
 def generator_of(case: Case) -> Sampler:
-    """The sampler behind a subject, for the laws of the generator protocol.
+    """Return the flowsamplers sampler of a subject, for the laws of the generator protocol.
 
     Raises:
-        NotApplicable: a foreign subject, or an adaptive one.
+        NotApplicable: the subject belongs to another library, or it is adaptive.
     """
     subject = subject_of(case)
     if subject.sampler is None:
@@ -64,7 +64,7 @@ def generator_of(case: Case) -> Sampler:
 
 
 def distance(x: Tensor, truth: Tensor) -> float:
-    """Relative Euclidean distance."""
+    """Compute the relative Euclidean distance."""
     return ((x.double() - truth).norm() / truth.norm()).item()
 
 

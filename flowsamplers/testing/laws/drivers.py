@@ -1,4 +1,4 @@
-"""One text, many drivers: all give one result, also when copied, pickled or edited between two calls."""
+"""Laws of the drivers: all give one result, also if copied, pickled or edited between two calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def drivers_agree(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def every_host_applies_the_same_dt(case: Case, grid: SigmaGrid = IRREGULAR, dtype: torch.dtype = torch.float32) -> None:
-    """The headline law through every host of this package: direct, inside out, and in lock-step with another run.
+    """The applied dt sum to end minus start in every driver: `sample`, `Stepper`, and `sample_many` with another run.
 
     Reference:
         See `applied_dt_sum_to_end_minus_start`.
@@ -92,11 +92,11 @@ def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR)
 
 
 def edits_are_honoured(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """A host that shifts the sample before any call, also between stages, finds the very shift in the result.
+    """If the caller shifts the sample before any call, also between stages, the result is shifted by the same amount.
 
-    With a constant velocity, whatever its size; and a small one with any velocity that depends on sigma alone: what is remembered must not
-    take the edit for a change of the field. A sampler that remembers places, such as data predictions, moves them along in
-    `Sampler.moved`.
+    This holds for any shift with a constant velocity, and for small shifts with any velocity that depends on sigma alone. The sampler
+    must not mistake the edit for a change of the velocity. A sampler whose state holds latents, such as data predictions, adjusts
+    them in `Sampler.moved`.
 
     Reference:
         diffusers' ``callback_on_step_end`` and inpainting pipelines, which edit the latents after every call.
@@ -121,9 +121,9 @@ def edits_are_honoured(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def one_buffer_is_enough(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """A network that returns one tensor every time, and a host that keeps its point in another, change no bit inside out.
+    """With `Stepper`, a model that always returns the same tensor, and a caller that reuses its own, give the same bits.
 
-    CUDA graphs and TensorRT do so; what is remembered of a velocity must be a copy.
+    CUDA graphs and TensorRT reuse their output buffers, so stored velocities must be copies.
 
     Reference:
         https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs": outputs live in static memory.
@@ -141,7 +141,7 @@ def one_buffer_is_enough(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def a_cut_graph_stays_cut(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """A host that detaches the sample after a call has no derivative in anything before it, and no graph is held.
+    """If the caller detaches the sample after a call, the result has no derivative in anything before it, and no graph is kept.
 
     Reference:
         Truncated backpropagation: DRaFT-K, arXiv:2309.17400; ReFL, arXiv:2304.05977.
@@ -160,9 +160,9 @@ def a_cut_graph_stays_cut(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def rows_that_change_places_are_not_worse_than_eulers(case: Case, steps: int = 24) -> None:
-    """A host that reorders the rows in the middle of a run must not extrapolate one row by the velocities of another.
+    """If the caller reorders the rows in the middle of a run, no row is extrapolated with the velocities of another.
 
-    Compared with Euler's method on the same nodes, against a fine solution; methods whose noise or nodes differ have nothing to compare.
+    The error is compared with that of Euler's method on the same nodes. The law does not apply to methods with other nodes or noise.
 
     Reference:
         diffusers' ``callback_on_step_end``, which may return any latents.

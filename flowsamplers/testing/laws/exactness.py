@@ -1,4 +1,4 @@
-"""What is integrated without error: constants, straight paths, polynomials in sigma."""
+"""Laws of exactness: constants, straight paths and polynomials in sigma are integrated without error."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from flowsamplers.tracing import trace
 def applied_dt_sum_to_end_minus_start(
     case: Case, grid: SigmaGrid = IRREGULAR, dtype: torch.dtype = torch.float64, value: float = 1.0
 ) -> None:
-    r"""The headline law: the dt that are *applied* sum to end minus start, -1 for a complete run.
+    r"""The dt that are *applied* sum to end minus start, -1 for a complete run.
 
-    A constant velocity c must carry x to $x + (\sigma_{end} - \sigma_{start}) c$. The stored sum telescopes and cannot fail;
-    this one can: a wrong sign, a rounded dt, a forgotten step. The state is carried in float32 or better, so the bound
+    A constant velocity c must carry x to $x + (\sigma_{end} - \sigma_{start}) c$. The stored dt always sum up correctly, but the
+    applied ones may not: a sign may be wrong, a dt rounded, a step forgotten. The state is carried in float32 or better. The bound
     is a few eps of that for each step, times the weights of a method that extrapolates.
 
     Reference:
@@ -47,7 +47,7 @@ def applied_dt_sum_to_end_minus_start(
 
 
 def straight_paths_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """A single data point: all paths are straight, and any consistent sampler is exact on any grid, in one step or many.
+    """For a single data point all paths are straight, and the sampler is exact on any grid, in one step or many.
 
     Reference:
         Liu et al., Flow Straight and Fast, arXiv:2209.03003.
@@ -68,10 +68,10 @@ def straight_paths_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def rising_grids_are_run_or_refused(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    r"""Up a grid, from exactly 0 to exactly 1, straight paths are as exact as down; with noise there is no such run.
+    r"""On a rising grid, from exactly 0 to exactly 1, straight paths are exact; a sampler that adds noise refuses such a grid.
 
-    Inversion begins where logarithms of sigma, and weights that divide by it, have no value. A sampler that adds noise must say so in a
-    ValueError before it asks for anything: noise put on data on its way to noise is another process than the flow's.
+    Inversion begins at sigma 0, where logarithms of sigma, and weights that divide by it, have no value. A sampler that adds noise
+    must raise a ValueError before its first model call, because noise added on the way to noise is not the flow's process.
 
     Reference:
         Inversion of rectified flows: RF-Solver, arXiv:2411.04746; FireFlow, arXiv:2412.07517.
@@ -104,7 +104,7 @@ def rising_grids_are_run_or_refused(case: Case, grid: SigmaGrid = IRREGULAR) -> 
 def polynomials_in_sigma_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     r"""One-step methods of order p integrate $v = q \sigma^{q - 1}$, q up to p, without error.
 
-    The velocity does not depend on x: what remains is the method's quadrature, exact to degree p - 1 by its order conditions.
+    The velocity does not depend on x, so the method is a quadrature, which is exact to degree p - 1 by its order conditions.
 
     Reference:
         Hairer, Norsett, Wanner I, II.1.
@@ -120,9 +120,9 @@ def polynomials_in_sigma_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> N
 
 
 def memories_are_exact_once_full(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    r"""A method with memory of order p makes no error on $v = q \sigma^{q - 1}$, q up to p, in any step after its first p.
+    r"""A multistep method of order p makes no error on $v = q \sigma^{q - 1}$, q up to p, in any step after its first p.
 
-    Whatever the lengths of the steps: this finds a step ratio upside down, whose errors telescope and hide from the global order.
+    This holds for any step lengths. It finds an inverted step ratio, which the global order may not show because its errors cancel.
 
     Reference:
         Hairer, Norsett, Wanner I, III.5.

@@ -1,4 +1,4 @@
-"""The laws of schedules and grids: one function each, as in `laws`."""
+"""The laws of schedules and grids, one function each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowsamplers.grid import SigmaGrid
 
 
 def stored_dt_sum_to_end_minus_start(grid: SigmaGrid) -> None:
-    """The dt of a schedule sum to its end minus its start, to within one rounding for each step."""
+    """The dt of a schedule sum to end minus start, up to one rounding for each step."""
     exact = grid.end - grid.start
     assert abs(sum(grid.dt) - exact) <= 2 * grid.steps * torch.finfo(torch.float64).eps, (
         f"sum of dt {sum(grid.dt)!r}, not {exact!r}"
@@ -20,7 +20,7 @@ def stored_dt_sum_to_end_minus_start(grid: SigmaGrid) -> None:
 
 
 def a_schedule_is_sound(build: Callable[[int], SigmaGrid], steps: int, *, exact_steps: bool = True) -> None:
-    """N steps (unless it declares that it has its own number), finite, strictly monotone within [0, 1], the same each time."""
+    """A schedule has N steps (unless it declares otherwise), is finite, strictly monotone within [0, 1], and the same each time."""
     grid = build(steps)
     assert grid.steps == steps or not exact_steps, f"{steps} steps were asked for, the grid has {grid.steps}"
     signs = {math.copysign(1, h) for h in grid.dt if h != 0}
@@ -30,7 +30,7 @@ def a_schedule_is_sound(build: Callable[[int], SigmaGrid], steps: int, *, exact_
 
 
 def a_schedule_runs_from_noise_to_data(build: Callable[[int], SigmaGrid], steps: int) -> None:
-    """It begins at 1 and ends at exactly 0, so that the dt sum to -1."""
+    """A schedule begins at 1 and ends at exactly 0, so its dt sum to -1."""
     grid = build(steps)
     assert abs(grid.start - 1) <= 2**-20, f"the first sigma is {grid.start}, not 1"
     assert grid.end == 0, f"the last sigma is {grid.end}, not 0: noise stays in the picture"
@@ -50,7 +50,7 @@ def a_shift_multiplies_the_odds(build: Callable[[int], SigmaGrid], steps: int, s
 
 
 def bad_steps_are_named(build: Callable[[int], SigmaGrid]) -> None:
-    """Zero and negative numbers of steps are refused with a message that names the argument."""
+    """Zero and negative numbers of steps raise an error that names the argument."""
     for steps in (0, -3):
         said = ""
         try:
@@ -61,7 +61,7 @@ def bad_steps_are_named(build: Callable[[int], SigmaGrid]) -> None:
 
 
 def bad_grids_are_named(make: Callable[[Sequence[float]], Any] = SigmaGrid) -> None:
-    """Sigmas that are not finite, not strictly monotone, too few, or rising unasked are refused, each with a message of its own."""
+    """Sigmas that are not finite, not strictly monotone, too few, or rising by mistake raise an error, each with its own message."""
     for sigmas in (
         [1.0, math.nan, 0.0],
         [1.0, math.inf, 0.0],

@@ -1,4 +1,4 @@
-"""Inputs, modes, dtypes, devices and gradients: what a sampler must leave as it is."""
+"""Laws of side effects: inputs, modes, dtypes, devices and gradients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from flowsamplers.testing.subject import subject_of
 
 
 def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """No input, request or velocity is edited; modes, the default dtype and the global random states stay as they were.
+    """A run edits no input, request or velocity, and changes no mode, default dtype or global random state.
 
     The random states are torch's, numpy's and Python's.
 
@@ -102,7 +102,7 @@ def tensors_belong_to_who_made_them(case: Case, grid: SigmaGrid = IRREGULAR) -> 
 
 
 def grad_mode_is_not_held_over_a_request(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """Between two requests the caller's modes are the caller's: a generator that yields inside no_grad leaks it.
+    """The sampler holds no grad mode over a request: a generator that yields inside no_grad would leak it to the caller.
 
     Reference:
         PEP 568 (deferred): a context manager entered in a generator stays entered while the generator is suspended.
@@ -117,7 +117,7 @@ def grad_mode_is_not_held_over_a_request(case: Case, grid: SigmaGrid = IRREGULAR
 
 
 def dtype_and_device_are_kept(case: Case, dtypes: Sequence[torch.dtype] = DTYPES) -> None:
-    """The result has the dtype and device of the start, and the model is asked in them, in half precision too.
+    """The result and the model's input have the dtype and device of the start, in half precision too.
 
     Reference:
         diffusers pipelines decode the result with a network in the dtype they began with, which raises on any other.
@@ -135,7 +135,7 @@ def dtype_and_device_are_kept(case: Case, dtypes: Sequence[torch.dtype] = DTYPES
 
 
 def nothing_waits_for_the_device(case: Case) -> None:
-    """On torch's meta device, where no tensor has values, any look at one raises: ``.item()``, ``.tolist()``, a branch on a tensor.
+    """A run never waits for the device: it works on torch's meta device, where reading any value raises an error.
 
     Reference:
         https://docs.pytorch.org/docs/stable/meta.html
@@ -164,7 +164,7 @@ def gradients_flow(case: Case) -> None:
 
 
 def the_sampler_is_an_immutable_value(case: Case) -> None:
-    """Two runs do not see each other: a sampler holds options only, is hashable, and survives a pickle.
+    """Two runs do not affect each other: a sampler holds only options, is hashable, and can be pickled.
 
     Reference:
         diffusers issues 9362 and 7851: schedulers that keep their run on the object are not safe to share.

@@ -1,4 +1,4 @@
-"""The order that a method declares, in its asymptotic window."""
+"""Laws of the order of convergence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from flowsamplers.testing.laws.common import (
 
 
 def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:
-    r"""The global error falls like $h^p$: slope within the tolerance of the declared order, in a detected window.
+    r"""The global error falls like $h^p$: in a detected window, the slope equals the declared order within the tolerance.
 
-    On a nonlinear field whose solution scipy's DOP853 knows to rounding, on uniform grids inside (0, 1), where
-    every interpolation variable is regular.
+    It is measured on a nonlinear velocity field that scipy's DOP853 solves to rounding. The grids are uniform and inside (0, 1),
+    where every interpolation variable is regular.
 
     Reference:
         Hairer, Norsett, Wanner I, II.3.
@@ -44,7 +44,7 @@ def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:
 
 
 def order_holds_on_alternating_steps(case: Case, tolerance: float = 0.3) -> None:
-    r"""Steps that alternate between h and 2h cost no order: a method with a memory knows how long its steps were.
+    r"""The order also holds on steps that alternate between h and 2h.
 
     Reference:
         Hairer, Norsett, Wanner I, III.5.
@@ -68,9 +68,9 @@ def order_holds_on_alternating_steps(case: Case, tolerance: float = 0.3) -> None
 
 
 def there_and_back_meet_to_the_order(case: Case) -> None:
-    r"""Down a grid and up again: the distance to the start falls at least like $h^p$.
+    r"""After a run down a grid and up again, the distance to the start falls at least like $h^p$.
 
-    Both ways are of order p, so their composition is the identity up to $O(h^p)$; a symmetric method closes to rounding.
+    Both runs have order p, so together they are the identity up to $O(h^p)$. A symmetric method returns to the start up to rounding.
 
     Reference:
         Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), II.3 (the adjoint method).

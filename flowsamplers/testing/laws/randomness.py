@@ -1,4 +1,4 @@
-"""Noise: what determines it, how much of it there is, and what it leaves invariant."""
+"""Laws of noise: seeds, independence, variance, and the distributions it keeps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from flowsamplers.testing.subject import Subject, subject_of
 
 
 def seeds_determine_the_result(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """The same seed twice gives the same bits; another seed gives another result, if noise is drawn at all."""
+    """Equal seeds give equal bits; different seeds give different results, if the sampler draws noise."""
     subject = subject_of(case)
     x1 = start_at()
     first, second = (subject.run(smooth, x1, grid, seed=SEED) for _ in range(2))
@@ -41,7 +41,7 @@ def seeds_determine_the_result(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def noise_is_drawn_anew_for_every_step(case: Case) -> None:
-    """Draws of different steps are independent: with all of them equal, variances add up wrongly."""
+    """Draws of different steps are independent; equal draws would give a wrong variance."""
     sampler = generator_of(case)
     if not sampler.stochastic:
         raise NotApplicable("it draws no noise")
@@ -57,7 +57,7 @@ def noise_is_drawn_anew_for_every_step(case: Case) -> None:
 
 
 def without_noise_it_is_its_ode_twin(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """At eta 0 a stochastic sampler is the ODE sampler that it names, or Euler's method if it is of order 1."""
+    """Without noise, a stochastic sampler equals the ODE sampler that it names, or Euler's method if it has order 1."""
     subject = subject_of(case)
     if not subject.stochastic:
         raise NotApplicable("it draws no noise")
@@ -77,8 +77,8 @@ def without_noise_it_is_its_ode_twin(case: Case, grid: SigmaGrid = IRREGULAR) ->
 def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None, rows: int = 20_000) -> None:
     r"""Invariant I1: if $x_\sigma = (1 - \sigma) m + \sigma n$ then every state has mean $(1 - \sigma')m$ and variance $\sigma'^2$.
 
-    At any step size, as declared by ``keeps_noise_level``, which is tested both ways. A generator is an affine map here, and its moments
-    are exact: down to a sigma of 1e-4, at which noise that a step to 0 leaves would show. Of a foreign subject 20,000 rows are drawn on
+    This holds at any step size exactly if ``keeps_noise_level`` is declared. A generator is an affine map here, so its moments are
+    exact, down to a sigma of 1e-4, which shows noise left by a step to 0. For a subject of another library, 20,000 rows are drawn on
     a grid that ends higher, and the bound is five standard errors.
 
     Reference:
@@ -117,10 +117,10 @@ def _drawn_noise_level_error(subject: Subject, grid: SigmaGrid, rows: int, m: fl
 
 
 def marginals_are_kept_as_declared(case: Case, steps: int = 128, rows: int = 1_500) -> None:
-    """Invariant I2: on Gaussian data of standard deviation 0.5 the variance tends to 0.25 as steps shrink, if declared so.
+    """Invariant I2: on Gaussian data of standard deviation 0.5, the variance tends to 0.25 exactly if ``keeps_marginals`` is declared.
 
-    The label is tested both ways: with four times the steps the exact error must fall below 0.6 of what it was, or stay under 1e-3, or
-    not. Of a foreign subject rows are drawn, and the error must be within five standard errors and 0.05.
+    "Tends to" means that with four times the steps the exact error falls below 0.6 of its value, or is below 1e-3. For a subject of
+    another library, rows are drawn, and the error must be within five standard errors and 0.05.
 
     Reference:
         The SDEs with a flow's marginals: Albergo, Boffi, Vanden-Eijnden, arXiv:2303.08797, section 2.4.

@@ -1,4 +1,4 @@
-"""What commutes with sampling: rotations, translations, permutations, a scaling of sigma."""
+"""Laws of symmetry: rotations, translations, permutations, a scaling of sigma."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from flowsamplers.testing.subject import subject_of
 
 
 def rotations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    r"""Rotate the start and the field, and the result is rotated: no coordinate is special.
+    r"""If start and velocity field are rotated, the result is rotated.
 
-    With $w(y) = Q\,v(Q^T y)$ the path of $Qx$ is Q times the path of x: methods made of linear combinations are affine equivariant.
+    With $w(y) = Q\,v(Q^T y)$ the path of $Qx$ is Q times the path of x. Methods made of linear combinations are affine equivariant.
 
     Reference:
         McLachlan, Modin, Munthe-Kaas, Verdier, B-series methods are exactly the affine equivariant methods, arXiv:1409.1019.
@@ -34,9 +34,10 @@ def rotations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def translations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    r"""Shift the start and the field by a constant: the result is shifted.
+    r"""If start and velocity field are shifted by a constant, the result is shifted.
 
-    With $w(y) = v(y - c)$ the path of $x + c$ is the path of x, plus c. A re-noise has the origin built in.
+    With $w(y) = v(y - c)$ the path of $x + c$ is the path of x, plus c. The law does not apply to samplers that re-noise, which
+    depend on the origin.
 
     Reference:
         McLachlan, Modin, Munthe-Kaas, Verdier, arXiv:1409.1019.
@@ -49,7 +50,7 @@ def translations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def permutations_of_rows_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """The rows of a batch, with their seeds, can come in any order: rows are images, and images do not know their place.
+    """Permuting the rows of a batch, with their seeds, permutes the results.
 
     Reference:
         The rule of keyed noise, `flowsamplers.KeyedNoise`; diffusers' lists of generators promise the same.
@@ -61,9 +62,9 @@ def permutations_of_rows_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> Non
 
 
 def shapes_do_not_matter(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    r"""Vectors, tokens ``(rows, tokens, channels)`` and images ``(rows, c, h, w)`` with the same entries end with the same entries.
+    r"""Vectors, tokens ``(rows, tokens, channels)`` and images ``(rows, c, h, w)`` with equal entries give equal results.
 
-    On a field that acts on each entry alone, $v_i = \sin 3 x_i + \sigma$: no axis of a latent is special but the first.
+    The velocity field acts on each entry alone, $v_i = \sin 3 x_i + \sigma$, so no axis but the first may matter.
 
     Reference:
         FLUX packs an image of latents into tokens and back; the ODE does not know.
@@ -82,9 +83,9 @@ def shapes_do_not_matter(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def rows_do_not_see_each_other(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
-    """A row alone and the same row in a batch end at the same point, to rounding.
+    """A row alone and the same row in a batch have the same result, up to rounding.
 
-    What breaks it: a norm or a mean over the batch, one draw of noise for all rows, one error estimate for all rows.
+    It finds a norm or a mean over the batch, one draw of noise for all rows, and one error estimate for all rows.
 
     Reference:
         torchode, arXiv:2210.12375, section 3 (independent rows).
@@ -97,7 +98,7 @@ def rows_do_not_see_each_other(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 
 def scaling_sigma_changes_nothing(case: Case, factor: float = 0.5) -> None:
-    r"""On the grid $c\sigma$ with the field $v(x, \sigma / c) / c$ the same path is run, for methods that know only step lengths.
+    r"""On the grid $c\sigma$ with the field $v(x, \sigma / c) / c$, a method that uses only step lengths takes the same path.
 
     Reference:
         Hairer, Norsett, Wanner I, II.1: a change of the independent variable by an affine map commutes with a Runge-Kutta method.
