@@ -10,9 +10,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
-from flowsamplers.engine import dry_run
 from flowsamplers.registry import SamplerInfo, get_sampler, list_samplers, sampler_info
-from flowsamplers.schedules import linear
 
 SPANS = ("inside", "complete")
 """The two spans of sigma on which orders of ODE samplers are measured: 0.95 to 0.05, and complete runs."""
@@ -113,6 +111,9 @@ def cost(name: str) -> dict[str, Any]:
         >>> cost("fireflow")
         {'calls': 'N + 1', 'evaluations': [2, 1, 1]}
     """
+    from flowsamplers.engine import dry_run  # noqa: PLC0415  (what was measured is read without torch)
+    from flowsamplers.schedules import linear  # noqa: PLC0415
+
     if get_sampler(name).adaptive:
         return {"calls": "by tolerance", "evaluations": None}
     few, more, many = (dry_run(name, linear(n)) for n in (20, 21, 200))

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
-from torch import Tensor
-
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import Clock, Noise
+
+if TYPE_CHECKING:  # schedules and the lists of the command line do without torch
+    from torch import Tensor
+
+    from flowsamplers.noise import Clock, Noise
 
 
 class Evaluate(NamedTuple):
@@ -35,7 +37,7 @@ class Evaluate(NamedTuple):
 State: TypeAlias = Any
 """What a sampler keeps between steps: nested tuples of tensors."""
 
-StepGenerator: TypeAlias = Generator[Evaluate, Tensor, tuple[Tensor, State]]
+StepGenerator: TypeAlias = Generator[Evaluate, "Tensor", "tuple[Tensor, State]"]
 """The type of one step: it yields `Evaluate`, receives velocities, and returns ``(x, state)``."""
 
 
@@ -117,8 +119,9 @@ class Step:
         if self.source is None:
             raise ValueError("seed=None: this sampler draws noise; pass seed=<int>, a list with one int per row, or a Noise")
         noise = self.source(like, self.index, draw, (1 - self.s0, 1 - self.s1) if clock is None else clock)
-        if not isinstance(noise, Tensor) or noise.shape != like.shape or noise.is_complex():
-            what = f"{tuple(noise.shape)}, {noise.dtype}" if isinstance(noise, Tensor) else type(noise).__name__
+        tensor = hasattr(noise, "is_complex")
+        if not tensor or noise.shape != like.shape or noise.is_complex():
+            what = f"{tuple(noise.shape)}, {noise.dtype}" if tensor else type(noise).__name__
             raise ValueError(f"seed: the Noise returned {what} for a state of shape {tuple(like.shape)}, {like.dtype}")
         return noise
 

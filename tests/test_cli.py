@@ -122,7 +122,7 @@ def test_a_study_prints_a_table_and_writes_its_files(tmp_path) -> None:
 
 def test_a_study_of_the_bundled_klein(tmp_path, monkeypatch) -> None:
     """The main job, small: one prompt, one seed, two samplers."""
-    monkeypatch.setattr("flowsamplers.cli.study.Study", Short)
+    monkeypatch.setattr("flowsamplers.study.plan.Study", Short)
     options = ["--prompt", "three", "--seed", "0", "--nfe", "2", "--nfe", "4", "--sampler", "euler", "--sampler", "heun"]
     text = run("study", "--model", "klein-digits", "--quiet", *options, "--out", str(tmp_path / "s"))
     assert "its own relative error" in text

@@ -79,6 +79,8 @@ def test_pages_that_tools_write_are_what_the_tools_write(tool: str) -> None:
 def test_the_samplers_pages_are_what_the_tool_writes() -> None:
     written = tool_named("build_catalogue").pages()
     assert {p: (DOCS / p).read_text() for p in written} == written, "python tools/build_catalogue.py --page"
+    tool = tool_named("build_catalogue")
+    assert tool.LISTED.read_text() == tool.listed(), "python tools/build_catalogue.py --page"
     assert {f"reference/samplers/{p.name}" for p in (DOCS / "reference" / "samplers").iterdir()} < set(written)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,14 +26,45 @@ def test_the_package_itself_imports_nothing() -> None:
     assert imported_by("import flowsamplers as fs; fs.__version__; dir(fs)") == set()
 
 
-@pytest.mark.parametrize("args", [["--help"], ["-h"], ["--version"]])
+COMMANDS = ("cite", "comfyui", "fit", "generate", "list", "report", "schedule", "study", "trace")
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["-h"], ["--version"], ["study", "diff", "--help"], *([c, "--help"] for c in COMMANDS)]
+)
 def test_help_and_version_import_nothing(args: list[str]) -> None:
     pytest.importorskip("click")
     assert imported_by(f"from flowsamplers.cli import main; main({args}, standalone_mode=False)") == set()
 
 
-def test_numbers_of_a_schedule_need_no_diffusers_and_no_matplotlib() -> None:
-    assert not imported_by("import flowsamplers as fs; fs.schedules.flux2(4, tokens=4096)") & {"diffusers", "matplotlib"}
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["list"],
+        ["list", "--json"],
+        ["list", "fireflow", "karras"],
+        ["schedule", "--steps", "4", "--size", "1024x1024"],
+        ["schedule", "--schedule", "karras"],
+        ["schedule", "--sigmas", "1,0.5,0"],
+    ],
+)
+def test_lists_and_schedules_need_no_torch(args: list[str]) -> None:
+    pytest.importorskip("click")
+    assert imported_by(f"from flowsamplers.cli import main; main({args}, standalone_mode=False)") <= {"numpy"}
+
+
+def test_samplers_of_other_packages_are_listed_beside_what_is_stored(monkeypatch) -> None:
+    pytest.importorskip("click")
+    from flowsamplers.cli import listing
+
+    assert json.loads(json.dumps(listing.registered_rows())) == listing.sampler_rows()
+    monkeypatch.setattr(listing, "entry_points", lambda group: [group])
+    monkeypatch.setattr(listing, "registered_rows", lambda: ["live"])
+    assert listing.sampler_rows() == ["live"]
+
+
+def test_numbers_of_a_schedule_need_no_more_than_numpy() -> None:
+    assert imported_by("import flowsamplers as fs; fs.schedules.flux2(4, tokens=4096)") <= {"numpy"}
 
 
 def test_every_public_name_is_found_where_a_type_checker_sees_it() -> None:

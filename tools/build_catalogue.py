@@ -17,12 +17,14 @@ import torch
 
 import flowsamplers as fs
 from flowsamplers import catalogue as cat
+from flowsamplers.cli.listing import registered_rows
 from flowsamplers.orders import order
 from flowsamplers.study import observed as obs
 from flowsamplers.testing.moments import variance_ratio
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "flowsamplers" / "measurements" / "orders.json"
+LISTED = ROOT / "flowsamplers" / "measurements" / "samplers.json"
 FAMILIES = {
     "euler": "Euler",
     "runge_kutta": "Runge-Kutta",
@@ -104,6 +106,11 @@ def write(found: dict[str, Any]) -> None:
         f'{{"about": "observed orders, and model calls; made by tools/build_catalogue.py", "samplers": {{\n{lines}\n}}}}\n'
     )
     cat._measured.cache_clear()
+
+
+def listed() -> str:
+    """What ``flowsamplers list`` says of the samplers, so that it need not import torch."""
+    return "[\n" + ",\n".join(json.dumps(row) for row in registered_rows()) + "\n]\n"
 
 
 def words(found: Mapping[str, cat.Observed]) -> str:
@@ -253,7 +260,8 @@ def pages() -> dict[str, str]:
 
 
 def write_pages() -> None:
-    """Write the short table and the page of each family."""
+    """Write the short table and the page of each family, and what ``flowsamplers list`` says."""
+    LISTED.write_text(listed())
     for path, text in pages().items():
         file = ROOT / "docs" / path
         file.parent.mkdir(exist_ok=True)

@@ -24,10 +24,11 @@ import flowsamplers as fs
 from flowsamplers.flows import load_flow
 from flowsamplers.lockstep import Run
 from flowsamplers.reference import Reference, relative_error, solve
+from flowsamplers.schedules.shown import ScheduleTable
 from flowsamplers.study import load
 from flowsamplers.study.plots import image_grid
 from flowsamplers.study.report import percent
-from flowsamplers.study.steps import STEPS, ScheduleTable
+from flowsamplers.study.steps import STEPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDER = DOCS / "gallery"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from flowsamplers import citations
 from flowsamplers.cli.types import Command, Method
-from flowsamplers.sampler import Sampler
+
+if TYPE_CHECKING:
+    from flowsamplers.sampler import Sampler
 
 
 @click.command(cls=Command)
@@ -23,4 +26,6 @@ def cite(samplers: tuple[Sampler, ...], schedules: tuple[str, ...]) -> None:
     flowsamplers cite ab2:last=midpoint --schedule karras > references.bib
     flowsamplers cite
     """  # noqa: D301
+    from flowsamplers import citations
+
     click.echo(citations.cite(*samplers, schedules=schedules))

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from flowsamplers.cli.models import model_options, open_flow, progress
 from flowsamplers.cli.types import Command, Cost, Several
-from flowsamplers.fitting import FOLDS, Rows
-from flowsamplers.flows.prompts import default_prompts
-from flowsamplers.study.cost import Budget, Meter, probe
-from flowsamplers.study.store import check_writable
-from flowsamplers.validation import evaluations_at_most
+
+if TYPE_CHECKING:
+    from flowsamplers.study.cost import Budget, Meter
 
 
 @click.command(cls=Command)
@@ -76,6 +73,14 @@ def fit(
     flowsamplers fit --model black-forest-labs/FLUX.2-klein-base-4B --device cuda --prompt "a cat" --profile cat.safetensors
     flowsamplers generate --sampler klein8.json
     """  # noqa: D301
+    import torch
+
+    from flowsamplers.fitting import FOLDS, Rows
+    from flowsamplers.flows import default_prompts
+    from flowsamplers.study.cost import Meter, probe
+    from flowsamplers.study.store import check_writable
+    from flowsamplers.validation import evaluations_at_most
+
     wanted = nfe or (8,)
     _check(rows, nodes, wanted, rounds)
     check_writable(out.parent)

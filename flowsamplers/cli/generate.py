@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress
 from flowsamplers.cli.types import SEED, Command, Method, Several
-from flowsamplers.registry import get_sampler
-from flowsamplers.sampler import Sampler
-from flowsamplers.study.images import draw
-from flowsamplers.study.store import check_writable
+
+if TYPE_CHECKING:
+    from flowsamplers.sampler import Sampler
 
 
 @click.command(cls=Command)
@@ -47,6 +46,10 @@ def generate(
     flowsamplers generate --steps 1 2 3 4 6 10 --samplers euler fireflow ab2
     flowsamplers generate --nfe 4 8 16 --samplers euler heun fireflow
     """  # noqa: D301
+    from flowsamplers.registry import get_sampler
+    from flowsamplers.study.images import draw
+    from flowsamplers.study.store import check_writable
+
     if steps and nfe:
         raise ValueError("steps and nfe: give the one or the other")
     methods = samplers or (get_sampler("euler"),)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import asdict
-from typing import Any
+from importlib.metadata import entry_points
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsamplers._elsewhere import elsewhere
-from flowsamplers._errors import unknown
-from flowsamplers.catalogue import Entry, catalogue, entry, spread
 from flowsamplers.cli.types import Command
-from flowsamplers.schedules import ScheduleInfo, list_schedules
-from flowsamplers.solver import load_solver
+
+if TYPE_CHECKING:
+    from flowsamplers.catalogue import Entry
+    from flowsamplers.schedules import ScheduleInfo
 
 WIDTH = 80
+STORED = "samplers.json"
+"""The rows of this library's samplers and presets: torch, which they need, takes seconds to import."""
 
 
 @click.command("list", cls=Command)
@@ -33,32 +36,58 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
     flowsamplers list --schedules
     flowsamplers list --samplers --json
     """  # noqa: D301
+    from flowsamplers._elsewhere import elsewhere
+    from flowsamplers._errors import unknown
+    from flowsamplers.schedules import list_schedules
+
     for name in [n for n in names if n.endswith(".json")]:
         click.echo("\n".join(solver_lines(name)))
     if names and all(n.endswith(".json") for n in names):
         return
     names = tuple(n for n in names if not n.endswith(".json"))
-    methods = [] if schedules and not samplers else catalogue()
+    methods = [] if schedules and not samplers else sampler_rows()
     grids = [] if samplers and not schedules else list_schedules()
     if names:
-        known = [name for e in methods for name in e.info.names] + [name for i in grids for name in i.names]
+        known = [name for row in methods for name in _known(row)] + [name for i in grids for name in i.names]
         for name in names:
             if name not in known:
                 raise unknown("sampler or schedule", name, known, elsewhere(name))
-        presets = [name for e in methods for name in e.info.presets if name in names]
-        methods = [e for e in methods if set(names) & {e.info.name, *e.info.aliases}] + [entry(name) for name in presets]
+        methods = [row for row in methods if set(names) & set(_known(row))]
         grids = [i for i in grids if set(names) & set(i.names)]
+    else:
+        methods = [row for row in methods if not row["preset"]]
     if as_rows:
-        rows = {"samplers": [sampler_row(e) for e in methods], "schedules": [schedule_row(i) for i in grids]}
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps({"samplers": methods, "schedules": [schedule_row(i) for i in grids]}, indent=2))
         return
-    blocks = [("sampler", e.info.family, sampler_lines(e)) for e in methods]
+    blocks = [("sampler", row["family"], sampler_lines(row)) for row in methods]
     blocks += [("schedule", i.family, schedule_lines(i)) for i in grids]
     click.echo("\n".join(_under_headings(blocks)))
 
 
+def sampler_rows() -> list[dict[str, Any]]:
+    """All samplers, then all presets, as JSON values: what is stored, unless other packages add samplers of theirs."""
+    if entry_points(group="flowsamplers.samplers"):
+        return registered_rows()
+    return json.loads((files("flowsamplers") / "measurements" / STORED).read_text("utf-8"))
+
+
+def registered_rows() -> list[dict[str, Any]]:
+    """The same, from the registry."""
+    from flowsamplers.catalogue import catalogue, entry
+
+    all_of_them = catalogue()
+    return [sampler_row(e) for e in (*all_of_them, *(entry(name) for e in all_of_them for name in e.info.presets))]
+
+
+def _known(row: dict[str, Any]) -> list[str]:
+    """The names by which a row is asked for."""
+    return [row["preset"]] if row["preset"] else [row["name"], *row["aliases"]]
+
+
 def solver_lines(path: str) -> list[str]:
     """The file of a fitted solver for the terminal."""
+    from flowsamplers.solver import load_solver
+
     solver = load_solver(path)
     told = ", ".join(f"{k}={v}" for k, v in solver.fitted_to.items())
     judged = [] if solver.validation is None else [*solver.validation.lines(), *_wrapped(solver.validation.verdict)]
@@ -119,34 +148,40 @@ def schedule_row(info: ScheduleInfo) -> dict[str, Any]:
     }
 
 
-def sampler_lines(entry: Entry) -> list[str]:
+def sampler_lines(row: dict[str, Any]) -> list[str]:
     """A sampler for the terminal."""
-    info = entry.info
-    order = f"order {info.order}" + (f" ({info.literature} in the literature)" if info.literature != info.order else "")
-    inside, complete = spread(entry.inside), spread(entry.complete)
+    from flowsamplers.catalogue import Observed, spread
+
+    literature = row["order_in_literature"]
+    order = f"order {row['order']}" + (f" ({literature} in the literature)" if literature != row["order"] else "")
+    inside, complete = spread(row["measured_inside"]), spread(row["measured_complete"])
     measured = f"measured {inside or '?'} inside, {complete or '?'} complete" if inside or complete else "not measured here"
-    if entry.strong or entry.weak:
+    if row["measured_strong"] or row["measured_weak"]:
         order += " without noise"
         measured = "; ".join(
-            f"{kind} measured {', '.join(map(str, its.values()))}"
-            for kind, its in (("strong", entry.strong), ("weak", entry.weak))
+            f"{kind} measured {', '.join(str(Observed(**its)) for its in row[f'measured_{kind}'].values())}"
+            for kind in ("strong", "weak")
         )
-    calls = f"calls {entry.calls}" + (f" ({entry.ends})" if entry.ends else "")
-    marginals = "keeps the marginals" if info.keeps_marginals else "does not keep the marginals"
+    usual = row["evaluations_per_step"]
+    ends = [f"{end} {row[f'evaluations_{end}_step']}" for end in ("first", "last") if row[f"evaluations_{end}_step"] != usual]
+    calls = f"calls {row['calls']}" + (f" ({', '.join(ends)})" if ends else "")
+    marginals = "keeps the marginals" if row["keeps_marginals"] else "does not keep the marginals"
     kind = (
-        f"stochastic, strong order {info.strong_order:g}, weak order {info.weak_order}, {marginals}"
-        if info.stochastic
+        f"stochastic, strong order {row['strong_order']:g}, weak order {row['weak_order']}, {marginals}"
+        if row["stochastic"]
         else "adaptive"
-        if info.adaptive
+        if row["adaptive"]
         else "ODE"
     )
-    made = " ".join([info.name, *(f"{k}={v}" for k, v in info.presets.get(info.preset, {}).items())])
+    preset = row["preset"]
+    made = " ".join([row["name"], *(f"{k}={v}" for k, v in row["presets"].get(preset, {}).items())])
+    names = (row["name"], *row["aliases"], *row["presets"])
     return [
-        *_names((f"{info.preset}: {made}",) if info.preset else info.names),
+        *_names((f"{preset}: {made}",) if preset else names),
         *_wrapped(f"{order}, {measured}; {calls}; {kind}"),
-        *_options(info.options),
-        *_wrapped(info.advice),
-        *_wrapped(info.reference),
+        *_options(row["options"]),
+        *_wrapped(row["advice"]),
+        *_wrapped(row["reference"]),
     ]
 
 

@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from tqdm import tqdm
 
 from flowsamplers.cli.types import Size
-from flowsamplers.flows.prompts import default_prompts
-from flowsamplers.flows.registry import load_flow
 
 
 def model_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -36,7 +32,6 @@ def _with_model(default: str, command: Callable[..., Any]) -> Callable[..., Any]
         full_time: bool,
         **kwargs: Any,
     ) -> Any:
-        settle_threads(kwargs["model"])
         width, height = size or (None, None)
         options = {
             "height": height,
@@ -79,11 +74,16 @@ def settle_threads(model: str) -> None:
     one thread.
     """
     if "/" not in model and not Path(model).exists():
+        import torch
+
         torch.set_num_threads(1)
 
 
 def open_flow(model: str, prompt: str | None, options: dict[str, Any]) -> Any:
     """The flow of a model, with a prompt that shows something where none is given."""
+    from flowsamplers.flows import default_prompts, load_flow
+
+    settle_threads(model)
     prompt = default_prompts(model).given[0] if prompt is None else prompt
     return load_flow(model, **({} if prompt is None else {"prompt": prompt}), **options)
 
@@ -91,6 +91,8 @@ def open_flow(model: str, prompt: str | None, options: dict[str, Any]) -> Any:
 @contextmanager
 def progress(quiet: bool) -> Generator[Callable[[str, int, int], None]]:
     """A bar for each stage of a study on standard error, with an estimate of what is left."""
+    from tqdm import tqdm
+
     bars: dict[str, Any] = {}
 
     def report(stage: str, done: int, total: int) -> None:

@@ -7,12 +7,7 @@ from typing import Any
 
 import click
 
-import flowsamplers as fs
 from flowsamplers.cli.types import Command, Size
-from flowsamplers.registry import parse_options
-from flowsamplers.registry.specifications import as_declared
-from flowsamplers.schedules import schedule_info, tokens_for
-from flowsamplers.study.steps import ScheduleTable, as_json, grid_lines
 
 
 @click.command(cls=Command)
@@ -41,17 +36,22 @@ def schedule(
     flowsamplers schedule --schedule beta_comfy --steps 8 --option shift=3 --option points=1000
     flowsamplers schedule --schedule table --option nodes=[1,0.9,0.5,0.01] --steps 6
     """  # noqa: D301
+    import flowsamplers as fs
+    from flowsamplers.registry import parse_options
+    from flowsamplers.registry.specifications import as_declared
+    from flowsamplers.schedules.shown import ScheduleTable, grid_lines
+
     given: dict[str, Any] = {**parse_options(options, "--option"), **({} if mu is None else {"mu": mu})}
     if sigmas is not None:
         grid = fs.schedules.explicit([_number(s) for s in sigmas.split(",")])
     else:
-        info = schedule_info(name)
+        info = fs.schedule_info(name)
         if "tokens" in info.options:
-            given.setdefault("tokens", tokens_for(*size) if tokens is None else tokens)
+            given.setdefault("tokens", fs.schedules.tokens_for(*size) if tokens is None else tokens)
         if info.name == "flux2" and set(given) <= {"tokens", "mu"}:
             shift = as_declared("mu", given.get("mu"), "float | None")
             table = ScheduleTable.of(steps, as_declared("tokens", given["tokens"], "int"), shift)
-            click.echo(json.dumps(as_json(table)) if as_rows else "\n".join(table.lines()))
+            click.echo(json.dumps(table.to_dict()) if as_rows else "\n".join(table.lines()))
             return
         grid = fs.get_schedule(name, steps, **given)
     if as_rows:

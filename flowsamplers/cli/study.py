@@ -6,21 +6,16 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flowsamplers.cli.models import model_options, open_flow, progress
+from flowsamplers.cli.models import model_options, open_flow, progress, settle_threads
 from flowsamplers.cli.types import SEED, Command, CommandWithOthers, Cost, Method, Several, Shift
-from flowsamplers.sampler import Sampler
-from flowsamplers.study.bench import keys
-from flowsamplers.study.cost import Budget
-from flowsamplers.study.diff import diff
-from flowsamplers.study.plan import DEFAULT_SAMPLERS, OWN_PROMPTS, Study
-from flowsamplers.study.report import terminal
-from flowsamplers.study.results import load
-from flowsamplers.study.rows import to_jsonl
-from flowsamplers.study.steps import klein_steps
+
+if TYPE_CHECKING:
+    from flowsamplers.sampler import Sampler
+    from flowsamplers.study import Budget
 
 
 @click.group(cls=CommandWithOthers, invoke_without_command=True)
@@ -92,6 +87,13 @@ def study(
     """  # noqa: D301
     if ctx.invoked_subcommand is not None:
         return
+    from flowsamplers.study.bench import keys
+    from flowsamplers.study.plan import DEFAULT_SAMPLERS, OWN_PROMPTS, Study
+    from flowsamplers.study.report import terminal
+    from flowsamplers.study.rows import to_jsonl
+    from flowsamplers.study.steps import klein_steps
+
+    settle_threads(model)
     folder = out or Path("studies") / re.sub(r"[^A-Za-z0-9._-]+", "-", model)
     if preset:
         with progress(quiet) as report:
@@ -137,6 +139,8 @@ def diff_(first: Path, second: Path) -> None:
     \b
     flowsamplers study diff studies/before studies/after
     """  # noqa: D301
+    from flowsamplers.study import diff, load
+
     found = diff(load(first), load(second))
     click.echo("\n".join(found.lines()))
     sys.exit(not found.same)
@@ -150,7 +154,8 @@ def report(folder: Path) -> None:
     \b
     flowsamplers report studies/klein-emoji
     """  # noqa: D301
-    from flowsamplers.study import page  # noqa: PLC0415
+    from flowsamplers.study import load, page
+    from flowsamplers.study.report import terminal
 
     results = load(folder)
     if not results.rows:

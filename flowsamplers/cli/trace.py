@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-import flowsamplers as fs
 from flowsamplers.cli.models import model_options, open_flow
 from flowsamplers.cli.types import SEED, Command, Method
-from flowsamplers.sampler import Sampler
-from flowsamplers.study.measure import forward_passes
+
+if TYPE_CHECKING:
+    from flowsamplers.sampler import Sampler
 
 
 @click.command(cls=Command)
@@ -30,6 +30,9 @@ def trace(
     \b
     flowsamplers trace --sampler heun --steps 4
     """  # noqa: D301
+    import flowsamplers as fs
+    from flowsamplers.study.measure import forward_passes
+
     flow = open_flow(model, prompt, flow_options)
     grid = method.own_grid or fs.schedules.flux2(steps, tokens=flow.tokens, arithmetic="stock")
     run = fs.trace(flow.velocity, flow.noise([seed]), grid, method, seed=seed)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowsamplers.registry import get_sampler
-from flowsamplers.sampler import Sampler
-from flowsamplers.solver import load_solver
-from flowsamplers.study.cost import Budget
+if TYPE_CHECKING:
+    from flowsamplers.sampler import Sampler
+    from flowsamplers.study.cost import Budget
 
 
 class Several(click.Option):
@@ -83,10 +82,17 @@ class Method(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sampler:
         """Parse it."""
+        from flowsamplers.registry import get_sampler
+        from flowsamplers.sampler import Sampler
+
         if isinstance(value, Sampler):
             return value
         try:
-            return load_solver(value).as_sampler if str(value).endswith(".json") else get_sampler(str(value))
+            if not str(value).endswith(".json"):
+                return get_sampler(str(value))
+            from flowsamplers.solver import load_solver
+
+            return load_solver(value).as_sampler
         except (TypeError, ValueError, ImportError, OSError) as error:
             self.fail(str(error), param, ctx)
 
@@ -98,6 +104,8 @@ class Cost(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Budget:
         """Parse it."""
+        from flowsamplers.study.cost import Budget
+
         try:
             return value if isinstance(value, Budget) else Budget.parse(str(value))
         except ValueError as error:

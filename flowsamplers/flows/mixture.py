@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from flowsamplers.flows._posterior import VectorFlow, column
@@ -117,6 +116,8 @@ class MixtureFlow(VectorFlow):
             return self.velocity(rows, rows.new_full((shape[0],), s)).reshape(-1).numpy()
 
         flat = x.detach().double().cpu().reshape(-1).numpy()
+        from scipy.integrate import solve_ivp  # noqa: PLC0415  (half a second)
+
         run = solve_ivp(field, (start, end), flat, method="DOP853", rtol=rtol, atol=rtol)
         return torch.from_numpy(run.y[:, -1].copy()).reshape(shape).to(x)
 

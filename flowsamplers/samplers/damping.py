@@ -18,7 +18,6 @@ from functools import cache
 from typing import Literal, TypeAlias
 
 import numpy as np
-from scipy.integrate import quad
 from torch import Tensor
 
 from flowsamplers._errors import unknown
@@ -141,6 +140,8 @@ def _potential(rule: str, sigma: float) -> float:
         return -math.log(sigma) if sigma > 0 else math.inf
     if rule == "constant":
         return 1 / sigma if sigma > 0 else math.inf
+    from scipy.integrate import quad  # noqa: PLC0415  (half a second, and two rules need it)
+
     return quad(lambda u: _SQUARED[rule](u) / (2 * u * u), sigma, 1, epsabs=1e-14, epsrel=1e-13)[0]
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from flowsamplers._errors import unknown
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Array: TypeAlias = NDArray[np.floating[Any]]
-Values: TypeAlias = Sequence[float] | Array | Tensor
+Values: TypeAlias = "Sequence[float] | Array | Tensor"
 
 MOST = math.log(np.finfo(np.float64).max)
 """Of a mu: the shift's strength is exp(mu)."""
@@ -245,7 +247,8 @@ def _check_shift(shift: float) -> None:
 
 def as_array(values: Values) -> Array:
     """Values as an array: float32 stays float32, everything else becomes float64."""
-    a = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    given: Any = values
+    a = given.detach().cpu().double().numpy() if hasattr(given, "detach") else np.asarray(given)
     return a if a.dtype == np.float32 else a.astype(np.float64)
 
 

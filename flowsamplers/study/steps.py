@@ -3,68 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.reference import relative_error, solve
-from flowsamplers.schedules import empirical_mu, flux2, pipeline_sigmas
+from flowsamplers.schedules.shown import ScheduleTable
 from flowsamplers.study.store import check_writable, write_atomically
 
 STEPS = (1, 2, 3, 4, 6, 10)
 REFERENCE = 1400
 """Evaluations of the reference: enough for three digits of the errors."""
-
-
-@dataclass(frozen=True)
-class ScheduleTable:
-    """All numbers of one FLUX.2 schedule, as the diffusers pipeline has them.
-
-    Attributes:
-        steps: N.
-        tokens: latent tokens.
-        mu: strength of the shift.
-        base: sigmas before the shift.
-        sigmas: N + 1 sigmas after it.
-        timesteps: what the model is told.
-        dt: step lengths.
-        sum: their sum.
-    """
-
-    steps: int
-    tokens: int
-    mu: float
-    base: tuple[float, ...]
-    sigmas: tuple[float, ...]
-    timesteps: tuple[float, ...]
-    dt: tuple[float, ...]
-    sum: float
-
-    @classmethod
-    def of(cls, steps: int, tokens: int, mu: float | None = None) -> ScheduleTable:
-        """The table of the FLUX.2 schedule.
-
-        Examples:
-            >>> [round(t, 4) for t in ScheduleTable.of(3, 4096).timesteps]
-            [1000.0, 952.1271, 832.5565]
-        """
-        strength = empirical_mu(tokens=tokens, steps=steps) if mu is None else mu
-        grid = flux2(steps, tokens=tokens, mu=strength, arithmetic="stock")
-        base = tuple(float(s) for s in pipeline_sigmas(steps, "stock"))
-        return cls(steps, tokens, strength, base, grid.sigmas, grid.timesteps, grid.dt, sum(grid.dt))
-
-    def lines(self) -> list[str]:
-        """For the terminal, in at most 80 columns."""
-        head = [f"steps {self.steps}   tokens {self.tokens}   mu {self.mu!r}"]
-        columns = f"{'i':>3}{'base sigma':>14}{'sigma':>14}{'timestep':>14}{'dt':>14}"
-        rows = [
-            f"{i:>3}{base:>14.7f}{sigma:>14.7f}{time:>14.4f}{dt:>14.7f}"
-            for i, (base, sigma, time, dt) in enumerate(zip(self.base, self.sigmas[:-1], self.timesteps, self.dt, strict=True))
-        ]
-        end = f"{self.steps:>3}{'':>14}{self.sigmas[-1]:>14.7f}{'sum of dt':>14}{self.sum:>14.7f}"
-        return [*head, columns, *rows, end]
 
 
 def klein_steps(
@@ -110,21 +60,3 @@ def klein_steps(
         write_atomically(folder / "klein-steps.png", png)
     write_atomically(folder / "klein-steps.txt", text + "\n")
     return text
-
-
-def grid_lines(grid: SigmaGrid) -> list[str]:
-    """The numbers of any schedule, for the terminal.
-
-    Examples:
-        >>> print(grid_lines(SigmaGrid([1.0, 0.0]))[1])
-          0     1.0000000     1000.0000    -1.0000000
-    """
-    lines = [f"{'i':>3}{'sigma':>14}{'timestep':>14}{'dt':>14}"]
-    for i, (s, t, h) in enumerate(zip(grid.sigmas[:-1], grid.timesteps, grid.dt, strict=True)):
-        lines.append(f"{i:>3}{s:>14.7f}{t:>14.4f}{h:>14.7f}")
-    return [*lines, f"{grid.steps:>3}{grid.end:>14.7f}{'sum of dt':>14}{sum(grid.dt):>14.7f}"]
-
-
-def as_json(table: ScheduleTable) -> dict[str, Any]:
-    """A schedule table as JSON values."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(table).items()}
