@@ -171,7 +171,7 @@ def test_a_report_is_made_anew_from_the_rows(tmp_path, studied) -> None:
 
 
 def test_the_preset_of_the_experiment(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("flowsamplers.study.steps.solve", partial(solve, max_evaluations=250))
+    monkeypatch.setattr("flowsamplers.cli.steps.solve", partial(solve, max_evaluations=250))
     text = run("study", "--preset", "klein-steps", "--model", "klein-digits", "--quiet", "--out", str(tmp_path))
     for steps in (1, 2, 3, 4, 6, 10):
         assert f"steps {steps}   tokens 16" in text

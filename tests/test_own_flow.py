@@ -33,7 +33,7 @@ def small(flow, **options) -> Study:
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch) -> None:
-    monkeypatch.setattr("flowsamplers.study.page.write", lambda *_: None)
+    monkeypatch.setattr("flowsamplers.study.report.write", lambda *_: None)
 
 
 def test_a_velocity_and_a_shape_are_enough(tmp_path) -> None:

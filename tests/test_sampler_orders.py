@@ -11,7 +11,7 @@ import flowsamplers as fs
 from fields import ALL
 from flowsamplers.catalogue import Entry, catalogue, cost
 from flowsamplers.flows import MixtureFlow
-from flowsamplers.study.observed import (
+from flowsamplers.study.orders import (
     BOTH,
     FLOWS,
     SHIFTS,

@@ -21,7 +21,7 @@ from flowsamplers.samplers import Churn, DDIMEta, EulerAncestral, EulerSDE, Flow
 from flowsamplers.samplers.damping import RULES, Damping
 from flowsamplers.samplers.stochastic import CONVENTIONS, GaussianStep, convert_eta
 from flowsamplers.schedules import linear, shift
-from flowsamplers.study.observed import shifted
+from flowsamplers.study.orders import shifted
 from flowsamplers.testing.moments import Impulses, Moments, exact_moments, noise_level_error, variance_ratio
 
 INSIDE = fs.SigmaGrid([0.9, 0.7, 0.5, 0.3])

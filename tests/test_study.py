@@ -14,9 +14,8 @@ from flowsamplers.flows import GaussianFlow, MixtureFlow
 from flowsamplers.study import Budget, Row, Study, diff, load
 from flowsamplers.study.bench import Bench, Job
 from flowsamplers.study.cost import Meter
-from flowsamplers.study.measure import BEST_PSNR, Errors, psnr, ssim
-from flowsamplers.study.page import FIGURES, html
-from flowsamplers.study.report import WIDTH, percent, takeaway, terminal
+from flowsamplers.study.distances import BEST_PSNR, Errors, psnr, ssim
+from flowsamplers.study.report import FIGURES, WIDTH, html, percent, takeaway, terminal
 from flowsamplers.study.results import Results, bootstrap
 from flowsamplers.study.rows import from_jsonl, label, to_jsonl
 from flowsamplers.study.run import origin_of_rows, provenance

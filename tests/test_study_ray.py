@@ -10,7 +10,7 @@ pytest.importorskip("ray", reason="Ray is an extra: pip install -e '.[ray]'")
 pytest.importorskip("matplotlib")
 import ray
 
-from flowsamplers.study import Study, cluster, load
+from flowsamplers.study import Study, load, run
 
 SMALL = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8))
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -38,14 +38,14 @@ def test_a_cluster_of_two_workers_earns_the_same_rows(two_workers, tmp_path) -> 
 def test_the_runs_of_a_killed_worker_are_done_again(two_workers, tmp_path, monkeypatch) -> None:
     flag = tmp_path / "died"
 
-    class Mortal(cluster.Worker):
+    class Mortal(run.Worker):
         def measure(self, truth, planned):
             if not flag.exists():
                 flag.touch()
                 os.kill(os.getpid(), 9)
             return super().measure(truth, planned)
 
-    monkeypatch.setattr(cluster, "Worker", Mortal)
+    monkeypatch.setattr(run, "Worker", Mortal)
     results = SMALL.run(tmp_path / "ray", engine="ray")
     assert flag.exists()
     assert {r.status for r in results.rows} == {"ok"}

@@ -12,7 +12,7 @@ import torch
 import flowsamplers as fs
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.sampler import Evaluate, Sampler
-from flowsamplers.study.stochastic import stochastic_orders
+from flowsamplers.study.orders import stochastic_orders
 
 FLOW = GaussianFlow([1.0, -0.5], std=[0.4, 0.8])
 GRID = fs.SigmaGrid([0.9, 0.7, 0.5, 0.3])

@@ -17,9 +17,8 @@ import torch
 import flowsamplers as fs
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.study import Budget, Row, Study, diff, load
-from flowsamplers.study.page import FIGURES, html
 from flowsamplers.study.plots import grid_of
-from flowsamplers.study.report import terminal
+from flowsamplers.study.report import FIGURES, html, terminal
 from flowsamplers.study.results import Results
 from flowsamplers.study.store import Store, write_atomically
 
@@ -43,7 +42,7 @@ def contents(folder) -> dict[str, bytes]:
 def no_figures(request, monkeypatch) -> None:
     """Figures are looked at elsewhere, and take longer than the rest."""
     if request.function is not test_the_folder_holds_what_it_should:
-        monkeypatch.setattr("flowsamplers.study.page.write", lambda *_: None)
+        monkeypatch.setattr("flowsamplers.study.report.write", lambda *_: None)
 
 
 def opens(monkeypatch, flow) -> None:

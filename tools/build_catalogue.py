@@ -19,7 +19,7 @@ import flowsamplers as fs
 from flowsamplers import catalogue as cat
 from flowsamplers.cli.listing import registered_rows
 from flowsamplers.orders import order
-from flowsamplers.study import observed as obs
+from flowsamplers.study import orders as obs
 from flowsamplers.testing.moments import variance_ratio
 
 ROOT = Path(__file__).parent.parent

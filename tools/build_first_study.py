@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
+from flowsamplers.cli.images import draw
+from flowsamplers.cli.steps import STEPS, klein_steps
 from flowsamplers.flows import default_prompts, load_flow
 from flowsamplers.registry import get_sampler
 from flowsamplers.study import Study, load
-from flowsamplers.study.images import draw
 from flowsamplers.study.report import terminal
-from flowsamplers.study.steps import STEPS, klein_steps
 
 DOCS = Path(__file__).parent.parent / "docs"
 STUDIES = DOCS / "studies"

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 import flowsamplers as fs
+from flowsamplers.cli.steps import STEPS
 from flowsamplers.flows import load_flow
 from flowsamplers.lockstep import Run
 from flowsamplers.reference import Reference, relative_error, solve
@@ -28,7 +29,6 @@ from flowsamplers.schedules.shown import ScheduleTable
 from flowsamplers.study import load
 from flowsamplers.study.plots import image_grid
 from flowsamplers.study.report import percent
-from flowsamplers.study.steps import STEPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDER = DOCS / "gallery"

@@ -50,7 +50,8 @@ from torch import Tensor, nn
 import flowsamplers as fs
 from flowsamplers.noise import KeyedNoise
 from flowsamplers.study import Study
-from flowsamplers.study.cost import Meter, plan
+from flowsamplers.study.cost import Meter
+from flowsamplers.study.plan import plan
 from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, load_klein
 
 ROOT = Path(__file__).parent.parent

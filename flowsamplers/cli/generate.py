@@ -46,8 +46,8 @@ def generate(
     flowsamplers generate --steps 1 2 3 4 6 10 --samplers euler fireflow ab2
     flowsamplers generate --nfe 4 8 16 --samplers euler heun fireflow
     """  # noqa: D301
+    from flowsamplers.cli.images import draw
     from flowsamplers.registry import get_sampler
-    from flowsamplers.study.images import draw
     from flowsamplers.study.store import check_writable
 
     if steps and nfe:

@@ -87,11 +87,11 @@ def study(
     """  # noqa: D301
     if ctx.invoked_subcommand is not None:
         return
+    from flowsamplers.cli.steps import klein_steps
     from flowsamplers.study.bench import keys
     from flowsamplers.study.plan import DEFAULT_SAMPLERS, OWN_PROMPTS, Study
     from flowsamplers.study.report import terminal
     from flowsamplers.study.rows import to_jsonl
-    from flowsamplers.study.steps import klein_steps
 
     settle_threads(model)
     folder = out or Path("studies") / re.sub(r"[^A-Za-z0-9._-]+", "-", model)
@@ -154,11 +154,11 @@ def report(folder: Path) -> None:
     \b
     flowsamplers report studies/klein-emoji
     """  # noqa: D301
-    from flowsamplers.study import load, page
-    from flowsamplers.study.report import terminal
+    from flowsamplers.study import load
+    from flowsamplers.study.report import REPORT, terminal, write
 
     results = load(folder)
     if not results.rows:
         raise ValueError(f"{folder}: this study has no rows yet; give its command again")
-    page.write(results, folder)
-    click.echo(f"{terminal(results)}\n\nreport: {folder / page.REPORT}")
+    write(results, folder)
+    click.echo(f"{terminal(results)}\n\nreport: {folder / REPORT}")

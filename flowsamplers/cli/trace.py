@@ -31,7 +31,7 @@ def trace(
     flowsamplers trace --sampler heun --steps 4
     """  # noqa: D301
     import flowsamplers as fs
-    from flowsamplers.study.measure import forward_passes
+    from flowsamplers.study.bench import forward_passes
 
     flow = open_flow(model, prompt, flow_options)
     grid = method.own_grid or fs.schedules.flux2(steps, tokens=flow.tokens, arithmetic="stock")

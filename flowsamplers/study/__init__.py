@@ -1,13 +1,12 @@
 """The instrument: integration error against the number of model calls, with the reference's own error beside it."""
 
 from flowsamplers.orders import OrderVerdict, order, pairwise_slopes
-from flowsamplers.study.cost import Budget, Plan
-from flowsamplers.study.diff import Diff, diff
+from flowsamplers.study.cost import Budget
 from flowsamplers.study.distances import chance_level, energy_distance, sliced_wasserstein
-from flowsamplers.study.plan import Planned, Study
-from flowsamplers.study.results import Interval, Results, load
+from flowsamplers.study.orders import StochasticOrders, stochastic_orders
+from flowsamplers.study.plan import Plan, Planned, Study
+from flowsamplers.study.results import Diff, Interval, Results, diff, load
 from flowsamplers.study.rows import Row
-from flowsamplers.study.stochastic import StochasticOrders, stochastic_orders
 
 __all__ = [
     "Budget",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +15,19 @@ from torch import Tensor
 from flowsamplers.engine import Work, carry_dtype, dry_run, whole
 from flowsamplers.lockstep import Task, advance
 from flowsamplers.sampler import steps_of, to_config
-from flowsamplers.study.measure import NOTHING, Errors, along, forward_passes, local_errors, psnr, ssim
-from flowsamplers.study.plan import Planned, Study
+from flowsamplers.study.distances import NOTHING, Errors, psnr, ssim
 from flowsamplers.study.rows import Key, Row, changed_options, key
 from flowsamplers.study.truth import Truth
+
+if TYPE_CHECKING:
+    from flowsamplers.study.plan import Planned, Study
+
+
+from collections.abc import Iterable
+
+from flowsamplers.engine import OnStep, StepEnd
+from flowsamplers.reference import Path, relative_error
+from flowsamplers.sampler import Sampler, Step
 
 NOT_FINITE = "the result is not finite"
 """Why a run failed that would fail again: the only failure that the same command does not try once more."""
@@ -196,3 +205,33 @@ def png(image: Tensor) -> bytes:
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def forward_passes(flow: Any, sigmas: Iterable[float]) -> int:
+    """Passes through the network that evaluations of one row take; they differ where guidance acts only between two sigmas.
+
+    Args:
+        flow: with ``passes(sigma)`` if they differ, else with ``passes_per_evaluation``.
+        sigmas: of the evaluations.
+    """
+    passes = getattr(flow, "passes", lambda sigma: flow.passes_per_evaluation)
+    return sum(map(passes, sigmas))
+
+
+def along(path: Path, errors: list[float]) -> OnStep:
+    """An observer of a run that writes down the relative error at the end of each step."""
+
+    def on_step(end: StepEnd) -> None:
+        errors.append(relative_error(end.x, path(end.sigma)).item())
+
+    return on_step
+
+
+def local_errors(sampler: Sampler, path: Path, steps: Iterable[Step], dtype: torch.dtype) -> Work:
+    """The relative error that each step makes by itself: every step starts on the path, with a history from the path."""
+    state = sampler.init(path(1.0).to(dtype))
+    errors: list[float] = []
+    for at in steps:
+        x, state = yield from sampler.step(path(at.s0).to(dtype), at, state)
+        errors.append(relative_error(x, path(at.s1)).item())
+    return errors

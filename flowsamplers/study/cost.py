@@ -1,4 +1,4 @@
-"""What a study will cost, before it is run, and the budget that it keeps."""
+"""What a study may cost and what it has cost: the budget, the meter, the probe."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import carry_dtype, live_latents, whole
-from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Halt, Task, advance
-from flowsamplers.noise import normal
-from flowsamplers.sampler import steps_of
-from flowsamplers.study.plan import Planned, Study
-from flowsamplers.study.truth import evaluations_at_most
+from flowsamplers.engine import carry_dtype
+from flowsamplers.lockstep import Halt
 
 
 class BudgetSpent(Halt):
@@ -207,142 +201,3 @@ def _memory(device: torch.device) -> int:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
-
-
-class _Rough:
-    """A field on which only equal requests have equal answers."""
-
-    def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        return torch.sin(3 * x) + sigma[:, None] - 0.3 * x.roll(1, dims=1)
-
-
-def unique_evaluations(planned: Sequence[Planned]) -> int:
-    """Evaluations that the runs from one noise need when they begin together and equal ones are computed once.
-
-    Found by running them all on a small field in lock-step: which requests are equal depends on the methods alone.
-    """
-    x1 = normal(0, (1, 16), torch.float64)
-    performed = 0
-
-    def on_call(rows: int) -> None:
-        nonlocal performed
-        performed += rows
-
-    tasks = [Task(partial(whole, p.sampler, x1, steps_of(p.grid))) for p in planned]
-    advance(_Rough(), tasks, lambda *_: None, dtype=torch.float64, on_call=on_call)
-    return performed
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study will do and what that costs.
-
-    Attributes:
-        cases: prompts times seeds.
-        runs: samplers and grids.
-        asked: evaluations that all runs ask for.
-        unique: evaluations that are left of these when equal ones are computed once.
-        local: evaluations for the local errors of the first case.
-        references: evaluations for the references and the noise floors, at most.
-        passes: forward passes of one evaluation.
-        states: bytes of the runs that are on their way at once.
-        probe: measured times, operations and memory.
-    """
-
-    cases: int
-    runs: int
-    asked: int
-    unique: int
-    local: int
-    references: int
-    passes: int
-    states: int
-    probe: Probe
-
-    @property
-    def rows(self) -> int:
-        """One for each run from each noise."""
-        return self.cases * self.runs
-
-    @property
-    def evaluations(self) -> int:
-        """All that will be computed, at most."""
-        return self.unique + self.local + self.references + self.probe.evaluations
-
-    @property
-    def seconds(self) -> float:
-        """How long it will take, at most, from the probe."""
-        return self.evaluations * self.probe.batched
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {**asdict(self), "rows": self.rows, "evaluations": self.evaluations, "seconds": self.seconds}
-
-    def lines(self) -> list[str]:
-        """For the terminal."""
-        p = self.probe
-        flops = f"{p.flops * self.evaluations:.1e}   ({p.flops:.1e} an evaluation)" if p.flops else "not counted for this model"
-        memory = f"{_bytes(p.memory)} in the probe" if p.memory else "not known here"
-        return [
-            f"rows                  {self.rows:>10,}   {self.runs} runs from each of {self.cases} prompts and seeds",
-            f"evaluations asked for {self.asked:>10,}",
-            f"  left after sharing  {self.unique:>10,}",
-            f"  for local errors    {self.local:>10,}",
-            f"  for references      {self.references:>10,}   at most",
-            f"forward passes        {self.evaluations * self.passes:>10,}   at most, {self.passes} an evaluation",
-            f"FLOPs                 {flops}",
-            f"memory                {memory}, and {_bytes(self.states)} for the runs on their way",
-            (
-                f"time                  {_duration(self.seconds)} at most, by a probe: an evaluation takes {1e3 * p.solo:.1f} ms alone, "
-                f"{1e3 * p.batched:.1f} ms in a batch of {p.rows}"
-            ),
-        ]
-
-
-def plan(study: Study, flow: Any) -> Plan:
-    """The plan of a study on an open model; takes a few timed model calls.
-
-    Args:
-        study: what is to be run.
-        flow: its model.
-    """
-    planned = study.runs(flow.tokens)
-    cases = len(study.cases)
-    timed = probe(Meter(flow), study.prompts[0], min(study.max_batch, cases * len(planned)))
-    x1 = flow.noise([study.seeds[0]])
-    state = x1.numel() * torch.finfo(carry_dtype(x1)).bits // 8
-    return Plan(
-        cases=cases,
-        runs=len(planned),
-        asked=cases * sum(p.nfe for p in planned),
-        unique=cases * unique_evaluations(planned),
-        local=sum(p.nfe for p in planned if p.nfe <= study.local_nfe),
-        references=cases * evaluations_at_most(study.reference_evaluations),
-        passes=flow.passes_per_evaluation,
-        states=min(study.window, cases * len(planned)) * max(map(_live, planned)) * state,
-        probe=timed,
-    )
-
-
-def _live(planned: Planned) -> int:
-    """Latents that a run holds at its peak: a few of its steps show it."""
-    few = planned.sampler.own_grid is None and planned.grid.steps > SHOWN
-    return live_latents(planned.sampler, SigmaGrid(planned.grid.sigmas[: SHOWN + 1]) if few else planned.grid)
-
-
-SHOWN = 12
-"""Steps after which a run holds as much as it ever does: more than any method remembers."""
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

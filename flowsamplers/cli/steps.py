@@ -10,6 +10,7 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.reference import relative_error, solve
 from flowsamplers.schedules.shown import ScheduleTable
+from flowsamplers.study import plots
 from flowsamplers.study.store import check_writable, write_atomically
 
 STEPS = (1, 2, 3, 4, 6, 10)
@@ -32,8 +33,6 @@ def klein_steps(
     Returns:
         The tables, for the terminal.
     """
-    from flowsamplers.study import plots  # noqa: PLC0415  (matplotlib is an extra)
-
     plots.check_available()
     check_writable(folder)
     x1 = flow.noise([seed])

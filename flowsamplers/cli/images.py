@@ -12,7 +12,8 @@ from flowsamplers.engine import dry_run, largest_steps, nfe
 from flowsamplers.lockstep import Run, sample_many
 from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import flux2
-from flowsamplers.study.measure import forward_passes
+from flowsamplers.study import plots
+from flowsamplers.study.bench import forward_passes
 from flowsamplers.study.rows import label_of
 from flowsamplers.study.store import write_atomically
 
@@ -70,8 +71,6 @@ def draw(
         ValueError: the model makes no images, a count below 1, or nothing fits the budgets.
         FloatingPointError: the latents are not finite.
     """
-    from flowsamplers.study import plots  # noqa: PLC0415  (matplotlib is an extra)
-
     if not hasattr(flow, "decode"):
         raise ValueError(f"model {flow.name!r} makes vectors, not images")
 
