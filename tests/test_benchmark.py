@@ -18,9 +18,9 @@ MIXTURES = [n for n in measured()[0].errors if n not in NETWORKS]
 
 
 @cache
-def appendix_a() -> tuple[MixtureFlow, Tensor, Tensor]:
+def four_gaussians() -> tuple[MixtureFlow, Tensor, Tensor]:
     """The flow, starts, and where they end."""
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     x = flow.noise(list(range(32)))
     return flow, x, flow.solution(x)
 
@@ -57,7 +57,7 @@ def test_every_ode_sampler_is_in_it() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("budget", [4, 10, 32])
 def test_its_numbers_come_out_again(schedule: str, budget: int) -> None:
-    flow, x, truth = appendix_a()
+    flow, x, truth = four_gaussians()
     cells = [m for m in measured() if (m.schedule, m.nfe) == (schedule, budget)]
     for cell in sorted(cells, key=lambda m: m.error)[::12]:
         sampler = fs.get_sampler(cell.sampler)
@@ -130,7 +130,7 @@ def test_the_rows_of_diffusers_come_out_again_from_diffusers(schedule: str, budg
     pytest.importorskip("diffusers")
     from flowsamplers_diffusers import stock
 
-    flow, x, truth = appendix_a()
+    flow, x, truth = four_gaussians()
     rows = {m.label: m for m in measured_stock() if (m.schedule, m.nfe) == (schedule, budget)}
     assert set(rows) == {n for n, e in stock.STOCK.items() if not e.stochastic and (budget > 1 or e.reaches_zero)}
     for name, row in rows.items():
@@ -153,7 +153,7 @@ def test_the_recommended_sampler_is_no_worse_than_euler_on_any_flow(schedule: st
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("nfe", [*range(1, 33), 48, 64])
 def test_between_the_measured_numbers_of_calls_it_is_no_worse_than_euler_either(schedule: str, nfe: int) -> None:
-    (flow, x, truth), answer = appendix_a(), fs.recommend(schedule, nfe)
+    (flow, x, truth), answer = four_gaussians(), fs.recommend(schedule, nfe)
     euler = fs.get_schedule(schedule, nfe, **SCHEDULES[schedule])
     ours, theirs = (
         (fs.sample(flow.velocity, x, grid, sampler) - truth).norm()

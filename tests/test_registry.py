@@ -128,7 +128,7 @@ def test_a_broken_entry_point_is_a_warning_and_everything_else_works(
 def test_a_broken_loader_of_flows_leaves_the_others_alone(tmp_path: Path) -> None:
     installed(tmp_path, "theirs", "[flowsamplers.flows]\nbroken = theirs:Nothing\n")
     code = (
-        "import flowsamplers as fs; print(fs.flows.load_flow('mixture:appendix-a').dim)\n"
+        "import flowsamplers as fs; print(fs.flows.load_flow('mixture:four-gaussians').dim)\n"
         "try: fs.flows.load_flow('broken:model')\n"
         "except ImportError as error: print(error)"
     )

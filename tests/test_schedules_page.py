@@ -40,7 +40,7 @@ def test_every_complete_schedule_is_measured_and_every_schedule_has_its_row(tool
 
 
 def test_its_numbers_come_out_again(tool: ModuleType) -> None:
-    flow = MixtureFlow.appendix_a()
+    flow = MixtureFlow.four_gaussians()
     x = flow.noise(list(range(32)))
     truth = flow.solution(x)
     data = json.loads(tool.DATA.read_text())

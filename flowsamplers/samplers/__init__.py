@@ -1,4 +1,4 @@
-"""The samplers, one family a file; importing this package registers them all, in this order."""
+"""The samplers, one family per file. Importing this package registers them all, in this order."""
 
 # isort: off
 from flowsamplers.samplers.euler import Euler

@@ -1,4 +1,4 @@
-"""Step control inside a step of the schedule."""
+"""Adaptive samplers: they choose their own steps inside each interval of the schedule."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
 )
 @dataclass(frozen=True)
 class Adaptive(Sampler):
-    r"""An embedded pair with PI step control; one step of the schedule is as many steps of the pair as the tolerance asks for.
+    r"""An embedded Runge-Kutta pair with PI step control: it takes as many steps in each interval as the tolerance requires.
 
     A step of length h is accepted if
 
     $$ e = \max_{rows}\ \mathrm{rms}\,\frac{\text{estimate}}{atol + rtol\,\max(|x|, |x'|)} \le 1 $$
 
-    and the next one is $h \cdot 0.9\,e^{-0.7/p} e_1^{0.4/p}$ long, p the pair's order and $e_1$ the error of the step before. All
-    rows of a batch share their steps, so results depend a little on the batch, and the calls on the data: there is no dry run.
+    and the next step has the length $h \cdot 0.9\,e^{-0.7/p} e_1^{0.4/p}$, where p is the pair's order and $e_1$ the error of the step
+    before. All rows of a batch share their steps, so results depend slightly on the batch. The model calls depend on the data, so
+    there is no dry run.
 
     Args:
         pair: ``"bosh3"`` (order 3), ``"dopri5"`` or ``"tsit5"`` (order 5).
         rtol: relative tolerance of a step.
         atol: absolute tolerance of a step.
-        budget: the most evaluations in one step of the schedule, or None. When another step of control would exceed it, one step
-            of the pair goes to the end, whatever its error.
+        budget: the largest number of evaluations in one interval of the schedule, or None. If another step would exceed it, one
+            step goes to the end of the interval, without a check of its error.
         max_calls: the most evaluations in one step of the schedule before it is an error.
 
     Raises:
@@ -111,7 +112,7 @@ class Adaptive(Sampler):
 
 
 def worst(errors: Tensor) -> float:
-    """The largest root mean square of a row; waits for the device.
+    """Compute the largest root mean square of a row; waits for the device.
 
     Raises:
         FloatingPointError: it is not finite, so no step can be accepted.
@@ -123,7 +124,7 @@ def worst(errors: Tensor) -> float:
 
 
 class Floor:
-    """What stops step control that cannot succeed.
+    """Stop step control if the tolerance cannot be reached.
 
     Args:
         sampler: with ``rtol``, ``atol`` and ``max_calls``.
@@ -196,10 +197,10 @@ class DPMAdaptive(Sampler):
     x_3 = x + (\sigma' - \sigma)\,v - \tfrac{\sigma'}{r_2}\bigl(\tfrac{e^h - 1}{h} - 1\bigr)(v_2 - v)
     $$
 
-    with the stages at $\sigma e^{-r_i h}$. A step is accepted if the next, $h\,[1 + \arctan(e^{-1/p} - 1)]$, is at least $0.81\,h$ long,
-    where e is the difference of the two orders, in the worst row, in units of $\max(atol, rtol\,|x|)$. k-diffusion stops at the last sigma
-    above 0; this one goes to 0 by Euler's step, as soon as what the last two velocities say of its error, $\sigma^2 |v'| / 2$, is
-    within the tolerance; and so it leaves 0 where the grid rises from there.
+    with the stages at $\sigma e^{-r_i h}$. A step is accepted if the next one, $h\,[1 + \arctan(e^{-1/p} - 1)]$, is at least $0.81\,h$
+    long. Here e is the difference of the two orders, in the worst row, in units of $\max(atol, rtol\,|x|)$. k-diffusion stops at the
+    last sigma above 0. This sampler takes an Euler step to 0 as soon as its error, estimated from the last two velocities as
+    $\sigma^2 |v'| / 2$, is within the tolerance. On a rising grid it leaves 0 in the same way.
 
     Args:
         pair: 3 for DPM-Solver-23, 2 for DPM-Solver-12.

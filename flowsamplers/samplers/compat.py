@@ -1,4 +1,4 @@
-"""Methods of other software that are kept for parity, with the order that they have."""
+"""Methods of other programs, kept so that results can be compared, with their true orders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flowsamplers.samplers.policies import LastStep
 )
 @dataclass(frozen=True)
 class DPM2(LastStep):
-    r"""The midpoint rule with the geometric mean for a middle.
+    r"""The midpoint rule with the geometric mean as the middle sigma.
 
     $$ x' = x + h\,v(x + (\sigma_m - \sigma)v,\ \sigma_m), \qquad \sigma_m = \sqrt{\sigma\sigma'} $$
 
@@ -56,16 +56,16 @@ class DPM2(LastStep):
 )
 @dataclass(frozen=True)
 class HeunPP2(Sampler):
-    r"""ComfyUI's Heun++: the mean of up to three velocities, with weights that know sigma and not the step.
+    r"""ComfyUI's Heun++: a mean of up to three velocities, with weights that depend on sigma instead of the step lengths.
 
     $$
     x' = x + h\,(w_1 v_i + w_2 v_{i+1} + w_3 v_{i+2}), \quad
     w_2 = \frac{\sigma_{i+1}}{3\sigma_{\max}},\ w_3 = \frac{\sigma_{i+2}}{3\sigma_{\max}},\ w_1 = 1 - w_2 - w_3
     $$
 
-    The velocities are taken at Euler's points on the next two nodes, beyond the step's end. On the last step but one
-    $w_2 = \sigma_{i+1}/(2\sigma_{\max})$, $w_3 = 0$; the last is Euler's. $\sigma_{\max}$ is the higher end of the grid, where programs
-    take its first node. The weights meet no condition of order 2.
+    The velocities are taken at Euler points on the next two nodes, one of them beyond the step's end. On the second-to-last step
+    $w_2 = \sigma_{i+1}/(2\sigma_{\max})$ and $w_3 = 0$; the last step is Euler's. $\sigma_{\max}$ is the higher end of the grid; other
+    programs take its first node. The weights do not satisfy the conditions of order 2.
 
     Examples:
         >>> import flowsamplers as fs

@@ -1,4 +1,4 @@
-r"""How fast a stochastic sampler forgets its noise: the factor $e^{-G}$ of an exact step, and the Brownian motion behind it.
+r"""Damping: the factor $e^{-G}$ by which an exact step of a stochastic sampler reduces the old noise.
 
 The SDE with the flow's marginals and the noise g, solved exactly for a constant data prediction D, steps by
 
@@ -25,25 +25,27 @@ from flowsamplers.noise import Clock
 from flowsamplers.sampler import Step
 
 Rule: TypeAlias = Literal["reverse_time", "er_sde"]
-"""The rules that know sigma through lambda alone, so that an exponential integrator can have them."""
+"""The rules that depend on sigma only through lambda, as exponential integrators need."""
 AnyRule: TypeAlias = Rule | Literal["linear", "constant", "decreasing", "increasing_decreasing"]
 RULES = ("reverse_time", "er_sde", "linear", "constant", "decreasing", "increasing_decreasing")
 
 
 @dataclass(frozen=True)
 class Damping:
-    r"""The potential P, and what follows from it.
+    r"""The strength and rule of a stochastic sampler's noise, as a potential P of sigma.
 
-    ``"reverse_time"``: $P = \eta\lambda$, $g^2 = 2\eta\sigma/(1 - \sigma)$, the SDE of DPM-Solver++, SEEDS and SA-Solver ($\eta = \tau^2$).
-    ``"er_sde"``: $P = -\eta\log(e^{\rho^{0.3}} + 10)$ with $\rho = \sigma/(1 - \sigma)$, what ER-SDE recommends: much noise near
-    pure noise, little below.
-    ``"linear"``: $P = -\eta\log\sigma$, $g^2 = 2\eta\sigma$; ``"constant"``: $P = \eta/\sigma$, $g^2 = 2\eta$; and SiT's others,
-    ``"decreasing"``: $g^2 = \frac\eta2 (1 - \cos\pi\sigma)^2$, ``"increasing_decreasing"``: $g^2 = 2\eta\sin^2\pi\sigma$, with P by
-    quadrature.
+    * ``"reverse_time"``: $P = \eta\lambda$, $g^2 = 2\eta\sigma/(1 - \sigma)$, the SDE of DPM-Solver++, SEEDS and SA-Solver
+      ($\eta = \tau^2$).
+    * ``"er_sde"``: $P = -\eta\log(e^{\rho^{0.3}} + 10)$ with $\rho = \sigma/(1 - \sigma)$, which the ER-SDE paper recommends: much noise
+      near sigma 1, little below.
+    * ``"linear"``: $P = -\eta\log\sigma$, $g^2 = 2\eta\sigma$.
+    * ``"constant"``: $P = \eta/\sigma$, $g^2 = 2\eta$.
+    * ``"decreasing"`` (SiT): $g^2 = \frac\eta2 (1 - \cos\pi\sigma)^2$, with P by quadrature.
+    * ``"increasing_decreasing"`` (SiT): $g^2 = 2\eta\sin^2\pi\sigma$, with P by quadrature.
 
     Args:
-        eta: strength: g² is proportional to it; 0 is the ODE.
-        rule: which SDE.
+        eta: strength of the noise; g² is proportional to it, and 0 gives the ODE.
+        rule: name of the SDE.
 
     Reference:
         DPM-Solver++, arXiv:2211.01095; ER-SDE-Solver, arXiv:2309.06169; SiT, arXiv:2401.08740, section 3.4.
@@ -64,7 +66,7 @@ class Damping:
             raise unknown("rule", self.rule, RULES)
 
     def potential(self, sigma: float) -> float:
-        """P at a sigma: minus infinity at 1 for the rules of lambda, finite for the others; at 0 infinity, or finite."""
+        """Compute P at a sigma: at 1 it is minus infinity for the rules that depend on lambda; at 0 it may be infinite."""
         if self.rule in _SQUARED:
             return self.eta * _potential(self.rule, sigma)
         rho = sigma / (1 - sigma) if sigma < 1 else math.inf
@@ -73,7 +75,7 @@ class Damping:
         return -self.eta * math.log(rho) if rho > 0 else math.inf
 
     def along(self, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """P and its derivative at several finite lambda."""
+        """Compute P and its derivative at several finite lambda."""
         if self.rule in _SQUARED:
             raise ValueError(f"rule={self.rule!r}: an exponential integrator in lambda has 'reverse_time' and 'er_sde'")
         if self.rule == "reverse_time":
@@ -83,11 +85,11 @@ class Damping:
         return -self.eta * size, self.eta * 0.3 * power * np.exp(power - size)
 
     def squared(self, sigma: float, below: float = 0.0) -> float:
-        r"""$g^2$, the variance that the SDE adds in a unit of sigma.
+        r"""Compute $g^2$, the variance that the SDE adds per unit of sigma.
 
         Args:
-            sigma: where.
-            below: the next node. At ``sigma = 1``, where the rules of lambda have none, $1 - \sigma$ and lambda are taken there.
+            sigma: noise level.
+            below: the next node. At ``sigma = 1`` the rules that depend on lambda take $1 - \sigma$ and lambda from there.
         """
         if self.rule in _SQUARED:
             return self.eta * _SQUARED[self.rule](sigma)
@@ -97,10 +99,10 @@ class Damping:
         return 2 * sigma / (1 - near) * float(slope[0])
 
     def loss(self, s0: float, s1: float) -> float:
-        """G from s0 to s1: infinite from pure noise.
+        """Compute G from s0 to s1; it may be infinite from sigma 1.
 
         Raises:
-            ValueError: a step towards noise, which no such SDE makes.
+            ValueError: the step goes towards noise.
         """
         if self.eta == 0:
             return 0.0
@@ -111,15 +113,15 @@ class Damping:
         return self.potential(s1) - self.potential(s0)
 
     def kept(self, s0: float, s1: float) -> float:
-        r"""$e^{-G}$: the share of the old noise that a step from s0 to s1 keeps; 0 from pure noise."""
+        r"""Compute $e^{-G}$, the share of the old noise that a step from s0 to s1 keeps."""
         return math.exp(-self.loss(s0, s1))
 
     def fresh(self, s0: float, s1: float) -> float:
-        r"""$\sqrt{1 - e^{-2G}}$: the share of fresh noise."""
+        r"""Compute $\sqrt{1 - e^{-2G}}$, the share of fresh noise."""
         return math.sqrt(-math.expm1(-2 * self.loss(s0, s1)))
 
     def clock(self, s0: float, s1: float) -> Clock:
-        r"""The interval of $T = e^{2P}$, in which the noise of a step is the increment of a Brownian motion, one for all draws."""
+        r"""Compute the interval of $T = e^{2P}$: the noise of a step is the increment of a Brownian motion over it."""
         start, end = (math.exp(min(2 * self.potential(s), 700.0)) for s in (s0, s1))
         return start, end, 0
 
@@ -146,15 +148,15 @@ def _potential(rule: str, sigma: float) -> float:
 
 
 def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise: Tensor | None) -> Tensor:
-    """The exact step for a constant data prediction: Euler's, with a part of the noise replaced.
+    """Take the exact step for a constant data prediction: an Euler step that replaces a part of the noise.
 
     Args:
         x: the state at s0.
         v: its velocity.
-        s0: start of the step.
-        s1: its end.
-        damping: of the noise.
-        noise: what takes the place of the old noise, of variance 1 - e^{-2G}; None for nothing.
+        s0: sigma at the start of the step.
+        s1: sigma at its end.
+        damping: strength and rule of the noise.
+        noise: the fresh noise, of variance 1 - e^{-2G}; None for none.
     """
     end = x + (s1 - s0) * v
     lost = s1 * (1 - damping.kept(s0, s1))
@@ -164,6 +166,6 @@ def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise:
 
 
 def drawn(like: Tensor, at: Step, s0: float, s1: float, damping: Damping, draw: int = 0) -> Tensor | None:
-    """The fresh noise from s0 to s1, of variance 1 - e^{-2G}; None where it would be multiplied by zero."""
+    """Draw the fresh noise of a step from s0 to s1, of variance 1 - e^{-2G}; None if its factor is zero."""
     fresh = damping.fresh(s0, s1) if s1 > 0 else 0.0
     return fresh * at.noise(like, draw, clock=damping.clock(s0, s1)) if fresh > 0 else None

@@ -1,4 +1,4 @@
-"""The baseline: one evaluation, one straight move."""
+"""Euler's method, the default of flow pipelines."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
 class Euler(Sampler):
     r"""Euler's method: $x' = x + h\,v(x, \sigma)$.
 
-    The map of diffusers' ``FlowMatchEulerDiscreteScheduler``. On a rectified flow DDIM and first-order DPM-Solver++ are
-    this same map.
+    diffusers' ``FlowMatchEulerDiscreteScheduler`` computes the same step. On a rectified flow, so do DDIM and first-order
+    DPM-Solver++.
 
     Examples:
         >>> import torch, flowsamplers as fs

@@ -1,8 +1,8 @@
-r"""Methods with a memory that integrate the linear part exactly and interpolate the data prediction $D = x - \sigma v$.
+r"""Multistep methods that integrate the linear part exactly and interpolate the data prediction $D = x - \sigma v$.
 
 Over a step of length h in $y = \lambda$ or $-\log\sigma$ the kernel of `interpolation` is $e^{-(1 - \theta) h} h\,d\theta$ (times
-$1 - \sigma'$ for $\lambda$), so its moments are the phi functions of exponential integrators. On a step to ``sigma = 0``, infinitely
-long in both variables, all that remains is Euler's step; in plain ``"sigma"`` the moments stay finite.
+$1 - \sigma'$ for $\lambda$), so its moments are the phi functions of exponential integrators. A step to ``sigma = 0`` is infinitely
+long in both variables, and the formula becomes Euler's step. In plain ``"sigma"`` the moments stay finite.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KNOWN = ("lambda", "neg_log_sigma", "sigma", "ve_sigma")
 
 @dataclass(frozen=True)
 class ExponentialAdams(Adams):
-    r"""Base: the polynomial through the last data predictions, in a variable that is an option.
+    r"""Base of the exponential Adams methods: integrate the polynomial through the last data predictions.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -68,7 +68,7 @@ class RES2M(ExponentialAdams):
     + \Bigl(1 - \frac{1 - e^{-h}}{h}\Bigr)\frac{D - D_1}{r}, \qquad h = \log\frac{\sigma}{\sigma'},\ r = \frac{h_1}{h}
     $$
 
-    DPM-Solver++(2M) with its correction integrated rather than guessed at the midpoint.
+    It is DPM-Solver++(2M) with an exact integral of the correction, in place of the midpoint rule.
 
     Examples:
         >>> import flowsamplers as fs
@@ -90,8 +90,8 @@ class RES2M(ExponentialAdams):
 class RES3M(ExponentialAdams):
     r"""The exponential Adams method of order 3: the parabola through the last three data predictions, integrated exactly.
 
-    The first step is Heun's, one more evaluation, so that the order stays. RES4LYF's method of this name satisfies the same order
-    conditions with slightly other coefficients.
+    The first step is Heun's, with one more evaluation, to keep the order. RES4LYF's method of this name satisfies the same order
+    conditions with slightly different coefficients.
 
     Examples:
         >>> import flowsamplers as fs
@@ -120,10 +120,10 @@ class DPMSolverPP2M(ExponentialAdams):
     \Bigl[D + \frac{1}{2r}(D - D_1)\Bigr], \qquad r = \frac{\lambda - \lambda_1}{\lambda' - \lambda}
     $$
 
-    One evaluation a step. On the step after one from ``sigma = 1``, r is infinite and the limit of the formula would forget the first
-    prediction: on that step the line is taken in $-\log\sigma$, see `regular`. A step to ``sigma = 0`` is Euler's.
-    On grids that run from 1 to 0 the order is 2 up to a logarithm, $h^2 \log(1/h)$, because the local error is of the
-    size $h^3/\sigma$: observed slopes are 1.76 to 1.86 up to 8,192 steps, whatever the last step; strictly inside (0, 1) they are 2.
+    It takes one evaluation per step. After a step from ``sigma = 1``, r is infinite, and the limit of the formula would ignore the
+    first prediction. That step therefore uses the line in $-\log\sigma$, see `regular`. A step to ``sigma = 0`` is Euler's.
+    On grids from 1 to 0 the order is 2 up to a logarithm, $h^2 \log(1/h)$, because the local error is proportional to $h^3/\sigma$.
+    Observed slopes are 1.76 to 1.86 up to 8,192 steps, with any last step; strictly inside (0, 1) they are 2.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -142,7 +142,7 @@ class DPMSolverPP2M(ExponentialAdams):
     memory: ClassVar[int] = 2
 
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
-        """The correction is taken half way, $M_0 / 2$, where the exact integral has $M_1$."""
+        """Use $M_0 / 2$ for the correction, in place of the exact $M_1$."""
         return tuple(m / 2 for m in self.moments(s0, s1, 1)[: len(thetas)])
 
 
@@ -158,9 +158,9 @@ class DPMSolverPP3M(ExponentialAdams):
 
     $$ x' = \frac{\sigma'}{\sigma} x + M_0 D + M_1 d_1 + \tfrac{\kappa}{2} M_2 d_2 $$
 
-    where $D + d_1\theta + d_2\theta^2$ is the parabola through the last three predictions and $M_k$ its moments. Shipped is
-    $\kappa = 1$, half of the last term, which leaves order 2; $\kappa = 2$ is the integral of the parabola, with the ramp's order 2
-    unless ``startup`` keeps 3 (then it is `RES3M` in $\lambda$).
+    where $D + d_1\theta + d_2\theta^2$ is the parabola through the last three predictions and $M_k$ its moments. diffusers and ComfyUI
+    use $\kappa = 1$, half of the last term, which gives order 2. $\kappa = 2$ is the exact integral. With it and a ``startup`` that
+    keeps order 3, the method is `RES3M` in $\lambda$.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -206,9 +206,9 @@ class DEISLogRho(Adams):
     $$ x' = \frac{\alpha'}{\alpha} x + \alpha' \int_\rho^{\rho'} \hat\epsilon\,d\rho $$
 
     Args:
-        last: policy of the last step, see `LastStep`; diffusers has none to copy, because it never reaches 0.
+        last: policy of the last step, see `LastStep`. diffusers' DEIS has no such step, because it never reaches 0.
         startup: policy of the first step, see `Multistep`.
-        max_order: predictions that are used, 2 or 3; the order 3 needs a ``startup`` that keeps it.
+        max_order: number of predictions, 2 or 3; order 3 needs a ``startup`` that keeps it.
 
     Examples:
         >>> import flowsamplers as fs

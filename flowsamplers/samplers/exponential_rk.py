@@ -1,4 +1,4 @@
-r"""Exponential Runge-Kutta methods: one-step, in the data prediction $D = x - \sigma v$, coefficients from phi functions."""
+r"""Exponential Runge-Kutta methods: one-step methods for the data prediction $D = x - \sigma v$, with phi functions as coefficients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INVERSES: dict[str, Callable[[float], float]] = {
 }
 
 CLASSICAL = {2: "midpoint", 3: "ralston3", 4: "rk4"}
-"""What makes a step of infinite length for a method of this order."""
+"""The method for a step of infinite length, by order."""
 
 Row: TypeAlias = tuple[float, ...]
 """Coefficients of ``D_j - D_0`` for j = 1, 2, ...; that of ``D_0`` follows from their sum."""
@@ -37,8 +37,8 @@ class ExponentialRungeKutta(LastStep):
     $$
 
     and likewise $x'$ with the weights $b_j$. The part without the sum is Euler's move from $\sigma$ to $\sigma_i$.
-    A step of infinite length (to ``sigma = 0``; in $\lambda$ also from ``sigma = 1``) has no such stages: it is made in plain sigma, by
-    the classical method with as many stages, midpoint, Ralston's of order 3, or Kutta's of order 4.
+    A step of infinite length (to ``sigma = 0``; in $\lambda$ also from ``sigma = 1``) has no such stages. It is made in plain sigma, by
+    a classical method with as many stages: midpoint, Ralston's of order 3, or Kutta's of order 4.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -57,11 +57,11 @@ class ExponentialRungeKutta(LastStep):
             raise unknown("variable", self.variable, INVERSES)
 
     def stages(self, h: float) -> list[tuple[float, Row]]:
-        """Node c and row of every stage after the first."""
+        """List node c and row of coefficients for every stage after the first."""
         raise NotImplementedError
 
     def weights(self, h: float) -> Row:
-        """The weights of the stages after the first."""
+        """List the weights of the stages after the first."""
         raise NotImplementedError
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:

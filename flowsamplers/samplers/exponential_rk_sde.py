@@ -1,7 +1,7 @@
-r"""Stochastic one-step methods in the data prediction: exponential Runge-Kutta stages along one path of the noise, and ancestral steps.
+r"""Stochastic one-step methods for the data prediction: exponential Runge-Kutta stages along one noise path, and ancestral steps.
 
-Measured with noise on Gaussian data: weak order 2 for any number of stages, and for an ancestral step that of its ODE method, from 1 to 4.
-The strong order is 1.
+Measured on Gaussian data, with noise, the weak order is 2 for any number of stages. An ancestral step has the weak order of its ODE
+method, from 1 to 4. The strong order is 1.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class SEEDS(LastStep):
     $$
 
     with the coefficients of the ODE method, `without_noise`, at the rate $1 + \eta$. The noises of the stages belong to one path,
-    $n_i = e^{-\eta \delta_i} n_{i - 1} + \sqrt{1 - e^{-2 \eta \delta_i}}\;\xi_i$ with $\delta_i = (c_i - c_{i - 1}) h$: a stage stands
-    where the step will pass. On a step of infinite length, from ``sigma = 1`` or to 0, the part without the sum remains.
+    $n_i = e^{-\eta \delta_i} n_{i - 1} + \sqrt{1 - e^{-2 \eta \delta_i}}\;\xi_i$ with $\delta_i = (c_i - c_{i - 1}) h$, so a stage lies
+    on the path of the step. On a step of infinite length, from ``sigma = 1`` or to 0, only the part without the sum remains.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -56,12 +56,12 @@ class SEEDS(LastStep):
 
     @property
     def damping(self) -> Damping:
-        """Of the noise."""
+        """Strength and rule of the noise."""
         return Damping(self.eta)
 
     @property
     def without_noise(self) -> ExponentialRungeKutta:
-        """The ODE method whose coefficients these are."""
+        """The ODE method with the same coefficients."""
         raise NotImplementedError
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
@@ -107,14 +107,15 @@ class SEEDS(LastStep):
 class SEEDS2(SEEDS):
     r"""SEEDS-2: the stochastic form of `DPMSolverPP2S` (``"phi_1"``) or `RES2S` (``"phi_2"``), with its second stage at $\lambda + r h$.
 
-    k-diffusion's dpmpp_sde is this map with ``"phi_1"`` and r = 1/2, but for the correlation of its two noises, which it takes from a
-    Brownian motion in $\sigma/(1 - \sigma)$: in the limit of small steps that of the SDE, which is used here on any. At r = 1 with
+    k-diffusion's dpmpp_sde is this method with ``"phi_1"`` and r = 1/2, except for the correlation of its two noises. k-diffusion takes
+    it from a Brownian motion in $\sigma/(1 - \sigma)$, which equals the SDE's correlation only in the limit of small steps. At r = 1 with
     ``"phi_2"`` it is ComfyUI's exp_heun_2_x0_sde.
 
     Args:
         last: policy of the last step, see `LastStep`.
-        eta: strength of the noise; k-diffusion's dpmpp_sde agrees at 0 and 1, and has eta² for it in between, in the limit.
-        r: where the second stage stands, in (0, 1].
+        eta: strength of the noise. It agrees with k-diffusion's eta at 0 and 1; in between, k-diffusion's squared corresponds to it for
+            small steps.
+        r: node of the second stage, in (0, 1].
         correction: ``"phi_1"`` or ``"phi_2"``.
 
     Examples:
@@ -148,8 +149,8 @@ class SEEDS3(SEEDS):
     Args:
         last: policy of the last step, see `LastStep`.
         eta: strength of the noise.
-        r_1: where the second stage stands.
-        r_2: where the third stage stands, after it.
+        r_1: node of the second stage.
+        r_2: node of the third stage, larger than ``r_1``.
 
     Examples:
         >>> import flowsamplers as fs
@@ -188,7 +189,7 @@ class SEEDS3(SEEDS):
 )
 @dataclass(frozen=True)
 class AncestralStep(Sampler):
-    r"""An ODE method's step to below the next sigma, and noise up to it: the ancestral samplers of ComfyUI on a rectified flow.
+    r"""Ancestral sampling with any ODE method: a step to below the next sigma, then noise up to it, as in ComfyUI on rectified flows.
 
     $$
     \sigma_d = \sigma'\Bigl(1 + \eta\bigl(\tfrac{\sigma'}{\sigma} - 1\bigr)\Bigr), \qquad
@@ -196,12 +197,12 @@ class AncestralStep(Sampler):
     k = \frac{\sigma_d}{\sigma'}\,\frac{1 - \sigma'}{1 - \sigma_d}
     $$
 
-    The fraction before $\Phi$ puts the mean where it belongs; a form without it, made for $\alpha = 1$, is wrong here. For small steps
-    $k \to e^{-\eta h}$. From ``sigma = 1`` DPM-Solver++(2S) makes a midpoint step; ComfyUI asks at 0.9999 instead.
-    Its step to 0 is Euler's, as in k-diffusion.
+    The fraction before $\Phi$ gives the correct mean. The form without it, made for $\alpha = 1$, is wrong on a rectified flow. For
+    small steps $k \to e^{-\eta h}$. From ``sigma = 1`` DPM-Solver++(2S) takes a midpoint step; ComfyUI calls the model at 0.9999 instead.
+    The step to 0 is Euler's, as in k-diffusion.
 
     Args:
-        base: the ODE method, without memory.
+        base: the ODE method, a one-step method.
         eta: strength of the noise, from 0 to 1.
 
     Examples:

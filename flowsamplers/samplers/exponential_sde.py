@@ -1,16 +1,16 @@
-r"""Stochastic multistep methods in the data prediction: the exact step of the SDE for a polynomial through the last predictions.
+r"""Stochastic multistep methods for the data prediction: the SDE's exact step for a polynomial through the last predictions.
 
-They are the methods of `exponential` with the kernel at the rate $1 + \eta$ and, in the part for a constant prediction, some fresh noise:
+They are the methods of `exponential` with the kernel at the rate $1 + \eta$, and with fresh noise in the part for a constant prediction:
 
 $$
 x' = \frac{\sigma'}{\sigma} e^{-\eta h} x + \alpha' (1 + \eta) \int_\lambda^{\lambda'} e^{-(1 + \eta)(\lambda' - l)} D(l)\,dl
 + \sigma' \sqrt{1 - e^{-2 \eta h}}\;\xi, \qquad h = \lambda' - \lambda
 $$
 
-The noise is additive and its integral is exact; what a polynomial cannot see is the part of D that moves with the noise, so the orders of
-the ODE are reached without noise only. Measured with it: weak order 2 on Gaussian data (1 for `ERSDE` of one stage), and strong order 1,
-whatever the number of predictions. A first step that ``startup`` gives to an ODE method keeps the marginals, but it is off the path by its
-own missing noise: the strong order is 1/2 then.
+The noise is additive and its integral is exact. A polynomial does not follow the part of D that changes with the noise, so the orders
+of the ODE methods are reached only without noise. Measured with noise, the weak order is 2 on Gaussian data (1 for `ERSDE` with one
+stage), and the strong order is 1, for any number of predictions. If ``startup`` names an ODE method, its steps draw no noise. This
+keeps the marginals, but it reduces the strong order to 1/2.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ FORMS = ("shipped", "polynomial")
 
 @dataclass(frozen=True)
 class StochasticAdams(ExponentialAdams):
-    """Base: an exponential Adams method of an SDE.
+    """Base of the exponential Adams methods for an SDE.
 
     Args:
         last: policy of the last step, see `LastStep`.
-        startup: policy of the first steps, see `Multistep`; another sampler's have no noise, which keeps the marginals and costs the path
-            half an order.
+        startup: policy of the first steps, see `Multistep`. Steps of another sampler draw no noise, which keeps the marginals and
+            reduces the strong order to 1/2.
         variable: where the prediction is interpolated, see `ExponentialAdams`.
-        eta: strength of the noise, 0 for none, 1 for the SDE that forgets its start at the rate of the flow; see `Damping`.
+        eta: strength of the noise, see `Damping`; 0 for none.
     """
 
     variable: Variable = "lambda"
@@ -62,7 +62,7 @@ class StochasticAdams(ExponentialAdams):
 
     @property
     def damping(self) -> Damping:
-        """Of the noise."""
+        """Strength and rule of the noise."""
         return Damping(self.eta)
 
     def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
@@ -139,7 +139,7 @@ class DPMSolverPP2MSDE(StochasticAdams, DPMSolverPP2M):
 class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
     r"""SDE-DPM-Solver++(3M): the parabola through the last three data predictions, its last term as in `DPMSolverPP3M`.
 
-    diffusers' form of order 3 has the sign of a constant wrong in that term, and is of order 1; this one is k-diffusion's.
+    diffusers' form of order 3 has a wrong sign in that term and has order 1; this is k-diffusion's form.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -182,7 +182,7 @@ class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
 )
 @dataclass(frozen=True)
 class ERSDE(StochasticAdams):
-    r"""ER-SDE-Solver of 1 to 3 stages: Taylor's polynomial of D in $\rho = \sigma/(1 - \sigma)$, with its derivatives from differences.
+    r"""ER-SDE-Solver with 1 to 3 stages: a Taylor polynomial of D in $\rho = \sigma/(1 - \sigma)$, with derivatives from differences.
 
     $$
     x' = \frac{\alpha'}{\alpha} r x + \alpha' \bigl[(1 - r) D + (\Delta + \varphi' I_1)\,\dot D
@@ -190,10 +190,10 @@ class ERSDE(StochasticAdams):
     r = \frac{\varphi(\rho')}{\varphi(\rho)},\ I_k = \int_{\rho'}^{\rho} \frac{(u - \rho)^{k - 1}}{\varphi(u)}\,du
     $$
 
-    $\varphi(\rho) = \rho\,(e^{\rho^{0.3}} + 10)^\eta$; with ``rule="reverse_time"`` $\varphi = \rho^{1 + \eta}$. The integrals are exact to
-    rounding; ComfyUI takes 200 points of a Riemann sum. As shipped, $\dot D$ is the last difference for any number of stages, which
-    leaves 3 of them with order 2; ``form="polynomial"`` differentiates the parabola through the three predictions, of order 3 with
-    ``startup="heun"`` and ``last="midpoint"``.
+    $\varphi(\rho) = \rho\,(e^{\rho^{0.3}} + 10)^\eta$; with ``rule="reverse_time"`` $\varphi = \rho^{1 + \eta}$. The integrals are exact
+    up to rounding; ComfyUI uses a Riemann sum of 200 points. In the published form, $\dot D$ is the last difference for any number of
+    stages, so three stages have order 2. ``form="polynomial"`` differentiates the parabola through the three predictions; with
+    ``startup="heun"`` and ``last="midpoint"`` it has order 3.
 
     Args:
         last: policy of the last step, see `LastStep`; ``"method"`` on a step to 0 extrapolates to it.
@@ -232,7 +232,7 @@ class ERSDE(StochasticAdams):
 
     @property
     def damping(self) -> Damping:
-        """Of the noise."""
+        """Strength and rule of the noise."""
         return Damping(self.eta, self.rule)
 
     @property

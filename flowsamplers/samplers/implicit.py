@@ -1,4 +1,4 @@
-"""Implicit Runge-Kutta methods by fixed-point iteration, for reference use."""
+"""Implicit Runge-Kutta methods by fixed-point iteration, for reference solutions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ ROOT3 = math.sqrt(3)
 
 @dataclass(frozen=True)
 class FixedPoint(LastStep):
-    r"""Base: sweeps $k_i \leftarrow v(x + h \sum_j a_{ij} k_j,\ \sigma + c_i h)$ over all stages, beginning with $k_i = v(x, \sigma)$.
+    r"""Base of the implicit methods: sweeps $k_i \leftarrow v(x + h \sum_j a_{ij} k_j,\ \sigma + c_i h)$ over all stages.
 
-    Every sweep adds an order until the method's own is reached. The number of sweeps is fixed, so that the evaluations are known
-    before; an iteration without a limit converges where $h$ times the field's Lipschitz constant is below 1 or so.
+    The sweeps begin with $k_i = v(x, \sigma)$. Every sweep adds an order until the method's own order is reached. The number of sweeps
+    is fixed, so the number of evaluations is known in advance. The iteration converges if $h$ times the Lipschitz constant of the
+    velocity is below about 1.
 
     Args:
         last: policy of the last step, see `LastStep`.
-        sweeps: how often all stages are evaluated; the method's order less one, at least.
+        sweeps: how often all stages are evaluated; at least the method's order minus one.
     """
 
     sweeps: int = 4

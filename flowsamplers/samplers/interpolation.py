@@ -1,4 +1,4 @@
-r"""What all methods with a memory share: integrals of interpolating polynomials.
+r"""Integrals of interpolating polynomials, shared by all multistep methods.
 
 Over one step the exact solution is $x' = A x + \int K(u)\,P(u)\,du$ for each prediction P of the model:
 
@@ -8,8 +8,8 @@ Over one step the exact solution is $x' = A x + \int K(u)\,P(u)\,du$ for each pr
 | ``data`` | $D = x - \sigma v$ | $\sigma'/\sigma$ | $-\sigma' du/u^2$ |
 | ``noise`` | $\hat\epsilon = x + (1 - \sigma) v$ | $\alpha'/\alpha$ | $\alpha' du/(1 - u)^2$ |
 
-with $\alpha = 1 - \sigma$. A method puts for P the polynomial, in some variable g of sigma, through what it knows. A
-constant P gives Euler's step in all three, so every method here is Euler's step and corrections.
+with $\alpha = 1 - \sigma$. A method replaces P by the polynomial, in some variable g of sigma, through its known predictions. A
+constant P gives Euler's step in all three cases, so every method here is Euler's step plus corrections.
 
 In an SDE the data prediction has the kernel $\alpha'\,d\bigl(\frac{\rho'}{\rho}\, e^{-G}\bigr)$ with $\rho = \frac{u}{1 - u}$ and G from u
 to the end of the step (`damping`); for $G = \eta\,\Delta\lambda$ that is the kernel above at the rate $1 + \eta$.
@@ -93,10 +93,10 @@ NO_NOISE = Damping(0.0)
 
 @lru_cache(maxsize=8192)
 def moments(prediction: str, variable: str, s0: float, s1: float, count: int, damping: Damping = NO_NOISE) -> tuple[float, ...]:
-    r"""$\int K\,\theta^k\,du$ for k = 0 to ``count - 1``, where $\theta$ runs from 0 to 1 over the step in the variable.
+    r"""Compute $\int K\,\theta^k\,du$ for k = 0 to ``count - 1``, where $\theta$ runs from 0 to 1 over the step in the variable.
 
-    Empty where the variable or the kernel is infinite at an end: a polynomial says nothing there, and what remains of the
-    formula is Euler's step. The data prediction in plain sigma has a limit at ``sigma = 0``, all moments 1: the polynomial's end.
+    The result is empty if the variable or the kernel is infinite at an end; the formula then becomes Euler's step. The data prediction
+    in plain sigma has a limit at ``sigma = 0``, with all moments 1.
 
     Examples:
         >>> moments("velocity", "sigma", 1.0, 0.5, 3)  # h, h / 2, h / 3
@@ -163,7 +163,7 @@ def _rule_in_lambda(s0: float, s1: float, damping: Damping) -> tuple[np.ndarray,
 
 
 def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> list[float]:
-    """Where earlier nodes lie, in units of the step from s0 to s1; those at infinity are left out, with all before them.
+    """Compute the positions of earlier nodes in units of the step from s0 to s1, up to the first node at infinity.
 
     Examples:
         >>> positions("sigma", 0.5, 0.25, (0.75, 1.0))
@@ -177,18 +177,18 @@ def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> lis
 
 
 def regular(variable: str, s0: float, s1: float, past: Sequence[float], *, new: bool = False) -> str:
-    r"""The variable to interpolate in on a step from s0 to s1: the method's own, or $-\log\sigma$ where that one has lost every node.
+    r"""Choose the variable for a step from s0 to s1: the method's own, or $-\log\sigma$ if all its nodes are at infinity.
 
-    Where ``sigma = 1`` is at infinity, the limit of a polynomial through it forgets the prediction made there. A polynomial with other
-    nodes keeps its order without that one. One without has order 1 for two steps; in $-\log\sigma$, where the same formulas hold and
-    ``sigma = 1`` lies at 0, it has its order from the second step on.
+    If ``sigma = 1`` is at infinity, the limit of a polynomial through it ignores the prediction made there. If there are other nodes,
+    the order stays. If there are none, the order would be 1 for two steps. In $-\log\sigma$ the same formulas hold and ``sigma = 1``
+    lies at 0, so the method has its order from the second step on.
 
     Args:
         variable: a name in `VARIABLES`.
         s0: sigma at the start of the step.
         s1: sigma at its end.
         past: sigmas of the earlier predictions.
-        new: whether there is a prediction at s1, too.
+        new: whether there is also a prediction at s1.
 
     Examples:
         >>> regular("lambda", 0.75, 0.5, (1.0,)), regular("lambda", 0.5, 0.25, (0.75, 1.0))
@@ -200,11 +200,11 @@ def regular(variable: str, s0: float, s1: float, past: Sequence[float], *, new: 
 
 
 def through(thetas: Sequence[float], values: Sequence[float]) -> list[float]:
-    r"""Weights w with $\sum_j w_j (P_j - P_0) = \sum_{k \ge 1} M_k d_k$ for the polynomial $P_0 + \sum_k d_k \theta^k$ through all $P_j$.
+    r"""Solve $\sum_j w_j (P_j - P_0) = \sum_{k \ge 1} M_k d_k$ for the weights w, with $P_0 + \sum_k d_k \theta^k$ through all $P_j$.
 
     Args:
-        thetas: places of the P_j, without the 0 of $P_0$.
-        values: $M_1, M_2, \dots$, as many.
+        thetas: positions of the P_j, without the 0 of $P_0$.
+        values: $M_1, M_2, \dots$, one for each position.
 
     Examples:
         >>> [round(w, 12) for w in through([-1.0], [0.5])]  # Adams-Bashforth 2

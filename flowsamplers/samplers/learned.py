@@ -1,6 +1,6 @@
-r"""Samplers whose coefficients come from a table: fitted to a flow and a schedule, or published.
+r"""Samplers whose coefficients come from a table, fitted to a flow and a schedule, or published.
 
-Without a table they are nothing, so that they are found by name and not listed among the samplers that run as they are.
+They need a table, so `list_samplers` omits them by default.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class NSSolver(LastStep):
 
     $$ x_{i+1} = x_i + h_i \sum_{j \ge 0} w_{ij}\,v_{i-j}, \qquad \sum_j w_{ij} = 1 $$
 
-    Weights that add to 1 make it exact for a constant velocity, whatever they were fitted to. A run that begins in the middle takes Euler's
-    steps until it remembers as many velocities as its row asks for.
+    The weights add to 1, so the solver is exact for a constant velocity. A run that begins in the middle takes Euler steps until it has
+    as many velocities as the table's row needs.
 
-    With ``std`` c it is exact for the flow of Gaussian data with this standard deviation and any mean instead: each step also adds a
-    multiple of the start,
+    With ``std`` c, the solver is exact for the flow of Gaussian data with this standard deviation and any mean. Each step then also adds
+    a multiple of the start,
 
     $$ \gamma_i = \rho(\sigma_{i+1}) - \rho(\sigma_i) - h_i \sum_j w_{ij}\,\rho'(\sigma_{i-j}), \qquad
     \rho(\sigma) = \sqrt{\sigma^2 + (1 - \sigma)^2 c^2}. $$
 
     Args:
         last: policy of the last step, see `LastStep`; then the table has no row for it.
-        table: the weights of each step, of the present velocity first; a row of step i has up to i + 1 of them.
-        std: of the Gaussian data for whose flow it is exact; 0 is a single point, whose paths have a constant velocity.
+        table: the weights of each step, that of the newest velocity first; the row of step i has at most i + 1 weights.
+        std: standard deviation of the Gaussian data for which the solver is exact; 0 is a single point, with a constant velocity.
 
     Raises:
-        ValueError: no table; a row that is too long, or does not add to 1; a negative ``std``; on a run: a schedule with another number
-            of steps; with a ``std``, one that does not begin at 1, or a run that begins in the middle.
+        ValueError: there is no table, a row is too long or does not add to 1, or ``std`` is negative. In a run: the number of steps
+            differs; or, with a ``std``, the schedule does not begin at 1, or the run begins in the middle.
 
     Examples:
         >>> import flowsamplers as fs
@@ -115,19 +115,20 @@ class NSSolver(LastStep):
 )
 @dataclass(frozen=True)
 class ParallelMidpoints(LastStep):
-    r"""Several midpoints, each reached from the start of the step by Euler's method, and their weighted velocities.
+    r"""A weighted mean of velocities at several midpoints, each reached from the start of the step by Euler's method.
 
     $$ x' = x + h \sum_k w_k\, v(x + c_k h\,v,\; \sigma + c_k h), \qquad \sum_k w_k = 1, \quad v = v(x, \sigma) $$
 
-    The order is 2 if $\sum_k w_k c_k = \frac12$ in every step, and 1 otherwise. One midpoint at 1/2 is `Midpoint`; AMED's single one lies
-    where a table puts it.
+    The order is 2 if $\sum_k w_k c_k = \frac12$ in every step, and 1 otherwise. One midpoint at 1/2 is `Midpoint`. AMED has one
+    midpoint, given by a table.
 
     Args:
         last: policy of the last step, see `LastStep`.
         table: for each step its midpoints $(c_k, w_k)$; or a single row of them for all steps.
 
     Raises:
-        ValueError: no table; nodes outside [0, 1]; weights that do not add to 1; on a run: a schedule with another number of steps.
+        ValueError: there is no table, a node is outside [0, 1], or weights do not add to 1. In a run: the schedule has another number of
+            steps.
 
     Examples:
         >>> import flowsamplers as fs
@@ -164,7 +165,7 @@ class ParallelMidpoints(LastStep):
 
 
 def gaussian_path(sigma: float, std: float) -> tuple[float, float]:
-    r"""Where the path that begins at 1 is, for Gaussian data of mean 0, and its slope in sigma.
+    r"""Compute the path that begins at 1, for Gaussian data of mean 0, and its slope in sigma.
 
     Examples:
         >>> gaussian_path(1.0, 0.5), gaussian_path(0.5, 0.0), gaussian_path(0.0, 0.5)
@@ -189,15 +190,15 @@ def _rows(name: str, table: Sequence[Any]) -> tuple[Any, ...]:
 )
 @dataclass(frozen=True)
 class OnItsGrid(Sampler):
-    """A sampler that brings the schedule that it was fitted to, and refuses any other.
+    """A sampler together with the schedule that it was fitted to; it refuses any other schedule.
 
     Args:
-        method: what makes the steps.
+        method: the sampler.
         sigmas: its schedule.
-        shape: of the rows that it was fitted to; empty if that is not known.
+        shape: shape of the rows that it was fitted to; empty if unknown.
 
     Raises:
-        ValueError: no schedule; on a run: another schedule.
+        ValueError: there is no schedule. In a run: the schedule is another one.
 
     Examples:
         >>> import flowsamplers as fs

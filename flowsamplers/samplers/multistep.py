@@ -1,4 +1,4 @@
-"""Methods that remember velocities of earlier steps: one evaluation a step, regular at both ends."""
+"""Multistep methods for the velocity: one evaluation per step, regular at both ends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from flowsamplers.samplers.policies import LastStep, Multistep
 
 @dataclass(frozen=True)
 class Adams(Multistep):
-    r"""Integrate the polynomial through the last predictions.
+    r"""Base of the Adams methods: integrate the polynomial through the last predictions.
 
     $$ x' = x + h\,v + \sum_j w_j\,(P_j - P) $$
 
-    with weights from the integrals of `interpolation`. A subclass says of which prediction, in which variable, through how many.
+    with weights from the integrals of `interpolation`. A subclass chooses the prediction, the variable and the number of predictions.
     """
 
     memory: ClassVar[int] = 2
@@ -37,11 +37,11 @@ class Adams(Multistep):
         return moments(self.prediction, self.interpolates_in, s0, s1, count)
 
     def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
-        """The method for a step from s0 to s1 with these earlier nodes: itself, unless its variable has to be another there."""
+        """Return the method for a step from s0 to s1 with these earlier nodes; it may differ in its variable."""
         return self
 
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
-        """What the method takes for $M_k$, k from 1 to the number of earlier predictions, which lie at ``thetas``."""
+        """Return the method's values for $M_k$, k from 1 to the number of earlier predictions, which lie at ``thetas``."""
         return self.moments(s0, s1, len(thetas) + 1)[1:]
 
     def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
@@ -58,7 +58,7 @@ class Adams(Multistep):
         return end, self.remember(state, x, v, at)
 
     def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
-        """The newest prediction first, each with its sigma."""
+        """Return the predictions, the newest first, each with its sigma."""
         p = PREDICTIONS[self.prediction](x, v, at.s0)
         return ((at.s0, p), *(state or ()))[: self.memory - 1]
 
@@ -91,8 +91,8 @@ class AdamsBashforth2(Adams):
     x' = x + h\left[(1 + \tfrac r2)\,v - \tfrac r2\,v_1\right], \qquad r = h / h_1
     $$
 
-    where $v_1$ and $h_1$ belong to the step before. One evaluation a step; the first step is Euler's, whose one
-    error of $O(h^2)$ keeps the order. STORK-2 is this method when its coefficients are corrected.
+    where $v_1$ and $h_1$ belong to the step before. It takes one evaluation per step. The first step is Euler's; its single error of
+    $O(h^2)$ keeps the order. STORK-2 with corrected coefficients is this method.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -119,12 +119,12 @@ class AdamsBashforth2(Adams):
 class AdamsBashforth3(Adams):
     r"""Adams-Bashforth of order 3 with variable steps: integrate the parabola through the last three velocities.
 
-    One evaluation a step, one more at the start: the first step is Heun's, because Euler's would cost the order.
-    STORK-4, whose inner stages see only this parabola, is this method when its coefficients are corrected.
+    It takes one evaluation per step, and one more at the start: the first step is Heun's, because Euler's would reduce the order.
+    STORK-4 with corrected coefficients is this method, because its inner stages use only this parabola.
 
     Args:
         last: policy of the last step, see `LastStep`.
-        startup: policy of the first step; ``"ramp"`` is what LMS, iPNDM and DEIS do, of order 2.
+        startup: policy of the first step. ``"ramp"`` is the start of LMS, iPNDM and DEIS, and gives order 2.
 
     Examples:
         >>> import flowsamplers as fs
@@ -148,11 +148,11 @@ class AdamsBashforth3(Adams):
 class AdamsBashforth4(Adams):
     r"""Adams-Bashforth of order 4 with variable steps: integrate the cubic through the last four velocities.
 
-    One evaluation a step, four more at the start: the first two steps are Kutta's of order 3.
+    It takes one evaluation per step, and four more at the start: the first two steps are Kutta's of order 3.
 
     Args:
         last: policy of the last step, see `LastStep`.
-        startup: policy of the first two steps; ``"ramp"`` is what LMS and iPNDM do, of order 2.
+        startup: policy of the first two steps. ``"ramp"`` is the start of LMS and iPNDM, and gives order 2.
 
     Examples:
         >>> import flowsamplers as fs
@@ -175,17 +175,17 @@ class AdamsBashforth4(Adams):
 )
 @dataclass(frozen=True)
 class DEIS(Adams):
-    r"""DEIS-tAB of order 3: Adams-Bashforth whose polynomial is one in the time of a variance-preserving diffusion.
+    r"""DEIS-tAB of order 3: Adams-Bashforth with a polynomial in the time of a variance-preserving diffusion.
 
     $$ x' = x + \sum_j v_j \int_{\sigma}^{\sigma'} \ell_j(\tau(u))\,du $$
 
-    That time has nothing to do with a rectified flow, but any smooth variable will do. It starts on lower orders and makes its
-    last step Euler's, as the software does, and so has order 2.
+    That time is not the rectified flow's, but any smooth variable works. As in the original program, the first steps have lower
+    orders and the last step is Euler's, so the order is 2.
 
     Args:
         last: policy of the last step, see `LastStep`.
         startup: policy of the first steps, see `Multistep`.
-        max_order: velocities in the polynomial, 2 or 3.
+        max_order: number of velocities in the polynomial, 2 or 3.
 
     Examples:
         >>> import flowsamplers as fs
@@ -220,12 +220,12 @@ def _remember(method: Multistep, max_order: int, known: tuple[int, ...]) -> None
 
 @dataclass(frozen=True)
 class UniformWeights(Multistep):
-    """Base of the methods that take earlier steps to be as long as the present one, whatever they were."""
+    """Base of the methods that assume earlier steps to be as long as the current one."""
 
     any_steps: ClassVar[bool] = False
 
     def weights(self, count: int) -> tuple[float, ...]:
-        """Weights of the last ``count`` velocities, the newest first."""
+        """List the weights of the last ``count`` velocities, the newest first."""
         raise NotImplementedError
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
@@ -238,7 +238,7 @@ class UniformWeights(Multistep):
         return end, self.remember(state, x, v, at)
 
     def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
-        """The newest velocity first."""
+        """Return the velocities, the newest first."""
         return (v, *(state or ()))[: self.memory - 1]
 
 
@@ -255,13 +255,13 @@ class IPNDM(UniformWeights):
 
     $$ x' = x + \tfrac{h}{24}\,(55 v - 59 v_1 + 37 v_2 - 9 v_3) $$
 
-    On a smooth grid the wrong lengths leave order 2, on an irregular one 1; it starts on lower orders and makes its
-    last step Euler's, as ComfyUI does.
+    The assumed lengths are wrong on other grids: the order is 2 on a smooth grid and 1 on an irregular one. As in ComfyUI, the first
+    steps have lower orders and the last step is Euler's.
 
     Args:
         last: policy of the last step, see `LastStep`.
         startup: policy of the first steps, see `Multistep`.
-        max_order: velocities that are used, from 2 to 4.
+        max_order: number of velocities, from 2 to 4.
 
     Examples:
         >>> import flowsamplers as fs
@@ -306,8 +306,8 @@ CLASSICAL: tuple[tuple[float, ...], ...] = (
 class GradientEstimation(UniformWeights):
     r"""Gradient estimation: $x' = x + h\,[v + (\gamma - 1)(v - v_1)]$.
 
-    At $\gamma = 3/2$ it is iPNDM-2, Adams-Bashforth 2 on a uniform grid, of order 2. At $\gamma = 2$, ComfyUI's default,
-    it extrapolates twice as far as the error asks for, and has order 1.
+    At $\gamma = 3/2$ it is iPNDM-2, which is Adams-Bashforth 2 on a uniform grid, of order 2. At $\gamma = 2$, ComfyUI's default,
+    the correction is twice as large as it should be, and the order is 1.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -345,14 +345,14 @@ class GradientEstimation(UniformWeights):
 )
 @dataclass(frozen=True)
 class FireFlow(LastStep):
-    r"""The midpoint rule whose half step reuses the midpoint velocity of the step before.
+    r"""The midpoint rule with one evaluation per step: its half step reuses the midpoint velocity of the step before.
 
     $$
     x_m = x + \tfrac h2 \bar v, \quad \bar v' = v(x_m, \sigma + \tfrac h2), \quad x' = x + h\,\bar v'
     $$
 
-    One evaluation a step, one more on the first, where $\bar v = v(x, \sigma)$. An error of $O(h)$ in the half
-    step moves the midpoint by $O(h^2)$, so the order 2 of the midpoint rule stays on any grid with bounded step ratios.
+    The first step takes one more evaluation, $\bar v = v(x, \sigma)$. An error of $O(h)$ in the half step moves the midpoint by
+    $O(h^2)$, so the order stays 2 on any grid with bounded step ratios.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -367,7 +367,7 @@ class FireFlow(LastStep):
     multistep: ClassVar[bool] = True
 
     def resume(self, velocity: Tensor) -> State:
-        """The velocity inside the step before is all that the method remembers."""
+        """Use the Euler move's velocity in place of the midpoint velocity of the step before."""
         return velocity
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:

@@ -1,4 +1,4 @@
-"""How a run begins and ends: policies that the user sees, and that are paid for in the open."""
+"""Policies for the first steps (``startup``) and the last step (``last``) of a run."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler
 
 METHOD = "method"
-"""The ``last=`` policy that keeps the method itself on the last step."""
+"""Value of ``last``: the method itself takes the last step."""
 RAMP = "ramp"
-"""The ``startup=`` policy of orders 1, 2, ... while the memory fills."""
+"""Value of ``startup``: the first steps have orders 1, 2, ... until there are enough earlier predictions."""
 
 
 @dataclass(frozen=True)
 class LastStep(Sampler):
-    """Base of the methods whose last step may be another's.
+    """Base of the methods whose last step may be taken by another sampler.
 
-    Schedules for few steps make the last interval the largest (0.77 of the way at 4 steps of FLUX.2's), where
-    extrapolation from the past is worth least, and where some methods have no step of their own.
+    With few steps the last interval is the largest: at 4 steps of FLUX.2's schedule it covers 0.77 of the way from noise to data.
+    Extrapolation from earlier steps is least accurate there, and some methods have no formula for a step to sigma 0.
 
     Args:
-        last: how the last step is made: ``"method"``, the method itself, or any sampler that needs no memory, such as
-            ``"euler"`` (one evaluation) or ``"midpoint"`` (two). Of a method with noise it is the policy of the step to sigma 0, which
-            draws none: a step above 0 that left out its noise would cost half an order of the path.
+        last: the sampler of the last step. ``"method"`` is the method itself. Any other one-step sampler may be named, such as
+            ``"euler"`` (one evaluation) or ``"midpoint"`` (two). For a stochastic method the policy applies only to a step to sigma 0,
+            which draws no noise; a step above 0 without noise would reduce the strong order by 1/2.
     """
 
     last: SamplerLike = METHOD
@@ -41,7 +41,7 @@ class LastStep(Sampler):
         object.__setattr__(self, "order", min(self.order, most))
 
     def other(self, at: Step) -> Sampler | None:
-        """The sampler that makes this step by a policy, if one does."""
+        """Return the sampler that takes this step by a policy; None if the method itself does."""
         if not at.last or self.last == METHOD or (self.noisy and at.s1 > 0):
             return None
         return get_sampler(self.last)
@@ -55,28 +55,28 @@ class LastStep(Sampler):
         return end, state
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """One step of the method itself; what a subclass writes instead of ``step``."""
+        """Take one step of the method itself; subclasses write this in place of ``step``."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Multistep(LastStep):
-    """Base of the methods that remember predictions: their first steps are a policy too.
+    """Base of the multistep methods, with a policy for their first steps.
 
-    A method of order p needs p - 1 earlier steps. A first step of Euler's leaves an error of $O(h^2)$, once: it costs a
-    method of order 3 its order, and nothing to one of order 2.
+    A method of order p needs p - 1 earlier steps. A first step by Euler's method makes one error of $O(h^2)$, which reduces the order
+    of a method of order 3, but not of order 2.
 
     Args:
         last: policy of the last step, see `LastStep`.
-        startup: ``"ramp"``: orders 1, 2, ... while the memory fills, one evaluation each; or a sampler without memory for the
-            first p - 2 steps (one at least), which keeps the order if its own is p - 1 or more.
+        startup: ``"ramp"``: the first steps have orders 1, 2, ..., with one evaluation each. Or a one-step sampler for the first p - 2
+            steps (at least one), which keeps the order if its own order is at least p - 1.
     """
 
     startup: SamplerLike = RAMP
 
     multistep: ClassVar[bool] = True
     memory: ClassVar[int] = 2
-    """How many predictions the method uses, the present one included."""
+    """Number of predictions that the method uses, including the current one."""
     ramp_order: ClassVar[int] = 1
     """Order of the ramp's first step."""
 
@@ -102,12 +102,12 @@ class Multistep(LastStep):
         return end, self.remember(state, x, v, at)
 
     def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
-        """The memory after a step that began at ``x`` with velocity ``v``."""
+        """Return the state after a step that began at ``x`` with velocity ``v``."""
         raise NotImplementedError
 
 
 def answered(work: StepGenerator, v: Tensor) -> StepGenerator:
-    """Another method's step whose first request, the velocity at its start, is answered already."""
+    """Run another method's step with a known velocity at its start."""
     run = Running(work)
     run.tell(v)
     while run.request is not None:
@@ -116,7 +116,7 @@ def answered(work: StepGenerator, v: Tensor) -> StepGenerator:
 
 
 def memoryless(option: str, sampler: SamplerLike) -> SamplerLike:
-    """The policy's sampler, checked; a name stays a name."""
+    """Check a policy's sampler and return it; a name stays a name."""
     method = get_sampler(sampler)
     if method.multistep or method.adaptive or method.stochastic:
         raise ValueError(

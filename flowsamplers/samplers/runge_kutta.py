@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta methods: coefficients are data, one step serves them all."""
+"""Explicit Runge-Kutta methods: each is a table of coefficients for one shared step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowsamplers.samplers.tableaux import ButcherTableau, low_storage
 
 @dataclass(frozen=True)
 class RungeKutta(LastStep):
-    r"""Any explicit Runge-Kutta method: a subclass gives ``tableau`` and ``order``."""
+    r"""Base of the explicit Runge-Kutta methods: a subclass defines ``tableau`` and ``order``."""
 
     tableau: ClassVar[ButcherTableau]
 
@@ -30,13 +30,13 @@ class RungeKutta(LastStep):
 
 
 def moved(x: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """``x + h * sum_j weights[j] * slopes[j]``; ``x`` itself where all weights are zero."""
+    """Compute ``x + h * sum_j weights[j] * slopes[j]``; ``x`` itself if all weights are zero."""
     terms = [(h * w) * k for w, k in zip(weights, slopes, strict=True) if w]
     return reduce(Tensor.add, terms, x)
 
 
 def node(at: Step, c: float) -> float:
-    """The sigma at the fraction ``c`` of a step, exact at both ends."""
+    """Compute the sigma at the fraction ``c`` of a step, exact at both ends."""
     return at.s1 if abs(c - 1) < 1e-15 else at.s0 + c * at.h
 
 
@@ -50,7 +50,7 @@ def node(at: Step, c: float) -> float:
 class Midpoint(RungeKutta):
     r"""The explicit midpoint rule: $x' = x + h\,v(x + \tfrac h2 v,\ \sigma + \tfrac h2)$.
 
-    Two evaluations a step; it never asks for the velocity at ``sigma = 0``. RF-Solver writes the same map as a Taylor step.
+    It takes two evaluations per step and never calls the model at ``sigma = 0``. RF-Solver writes the same method as a Taylor step.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -75,8 +75,8 @@ class Midpoint(RungeKutta):
 class Heun(RungeKutta):
     r"""Heun's method, the trapezoidal rule: $x' = x + \tfrac h2 (v(x, \sigma) + v(x + h v, \sigma'))$.
 
-    Two evaluations on every step, the last one included: in velocity form nothing is singular at ``sigma = 0``. EDM, ComfyUI and
-    diffusers end with Euler's step: ``last="euler"``.
+    It takes two evaluations on every step, also on the last, because the velocity is finite at ``sigma = 0``. EDM, ComfyUI and
+    diffusers end with an Euler step; ``last="euler"`` does the same.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -117,7 +117,7 @@ class Ralston(RungeKutta):
 @register("kutta3", reference="W. Kutta, Z. Math. Phys. 46 (1901)", advice="Order 3 in three calls; start-up of ab4.")
 @dataclass(frozen=True)
 class Kutta3(RungeKutta):
-    r"""Kutta's method of order 3, Simpson's rule on a quadrature.
+    r"""Kutta's method of order 3; it is Simpson's rule if the velocity depends only on sigma.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -226,7 +226,7 @@ class RK38(RungeKutta):
 )
 @dataclass(frozen=True)
 class RK5(RungeKutta):
-    r"""Butcher's method of order 5, six evaluations a step: Boole's rule on a quadrature.
+    r"""Butcher's method of order 5, six evaluations per step; it is Boole's rule if the velocity depends only on sigma.
 
     Args:
         last: policy of the last step, see `LastStep`.
@@ -254,7 +254,7 @@ class RK5(RungeKutta):
 
 @dataclass(frozen=True)
 class LowStorage(LastStep):
-    r"""Runge-Kutta methods in two registers: $q \leftarrow A_i q + h v$, $x \leftarrow x + B_i q$, however many stages there are.
+    r"""Base of the Runge-Kutta methods with two registers: $q \leftarrow A_i q + h v$, $x \leftarrow x + B_i q$ in every stage.
 
     Reference:
         Williamson, J. Comput. Phys. 35 (1980).

@@ -1,7 +1,7 @@
-r"""SA-Solver: the predictor and corrector of `unipc` on an SDE, both with one draw of the noise.
+r"""SA-Solver: the predictor and corrector of `unipc` for an SDE, both with the same draw of noise.
 
-Measured with noise on all steps: weak order 2 on Gaussian data, and strong order 1 with ``startup="ramp"``; any other start-up makes
-its steps without noise, see `exponential_sde`.
+Measured with noise on all steps, the weak order is 2 on Gaussian data, and the strong order is 1 with ``startup="ramp"``. Any other
+start-up takes its steps without noise, see `exponential_sde`.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unip
 )
 @dataclass(frozen=True)
 class SASolver(PredictorCorrector):
-    r"""SA-Solver: stochastic Adams methods, a predictor of s data predictions and a corrector of s, the new one among them.
+    r"""SA-Solver: stochastic Adams methods, a predictor with s data predictions and a corrector that also uses the new one.
 
     $$
     x' = \frac{\sigma'}{\sigma} e^{-\tau^2 h} x + \sum_j b_j D_j + \sigma' \sqrt{1 - e^{-2 \tau^2 h}}\;\xi, \qquad
     b_j = \alpha' (1 + \tau^2) \int_\lambda^{\lambda'} e^{-(1 + \tau^2)(\lambda' - l)}\,\ell_j(l)\,dl
     $$
 
-    Predictor and corrector share $\xi$, so the correction is a sum over predictions alone: `UniPC`'s at the rate $1 + \tau^2$.
-    diffusers' own never reaches ``sigma = 0``; this one ends there, at D. Without noise it is `UniPC3`, with its start-up;
-    ``startup="ramp"`` is what is shipped. A step that begins outside of the sigmas with noise has none, also in its part inside: this costs
-    the path half an order.
+    Predictor and corrector share $\xi$, so the correction is a sum over predictions only: `UniPC`'s at the rate $1 + \tau^2$.
+    diffusers' SA-Solver never reaches ``sigma = 0``; this one ends there, at D. Without noise it is `UniPC3`, with its start-up; diffusers
+    uses ``startup="ramp"``. A step that begins outside the range of sigmas with noise draws none, even if it ends inside. This reduces
+    the strong order by 1/2.
 
     Args:
         last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
         startup: policy of the first steps, see `Multistep`.
         tau: strength of the noise; $\tau^2$ is the eta of `Damping`.
         low: lowest sigma at which a step with noise starts.
-        high: highest; outside of them steps are made without noise. 0 and 1 for noise on all steps.
-        predictor_order: predictions in the predictor, from 1 to 4.
-        corrector_order: predictions in the corrector, from 2 to 4; 0 for none.
-        pece: evaluate the corrected point too, two calls a step.
-        simple_order_2: where two predictions remain, integrate their line with the factor 1/2 instead (diffusers; `UniPC`'s bh1).
+        high: highest sigma at which a step with noise starts. Set ``low`` to 0 and ``high`` to 1 for noise on all steps.
+        predictor_order: number of predictions in the predictor, from 1 to 4.
+        corrector_order: number of predictions in the corrector, from 2 to 4; 0 for no corrector.
+        pece: evaluate the corrected point too, two calls per step.
+        simple_order_2: if only two predictions remain, integrate their line with the factor 1/2 (diffusers; `UniPC`'s bh1).
 
     Examples:
         >>> import flowsamplers as fs
@@ -96,7 +96,7 @@ class SASolver(PredictorCorrector):
         super().__post_init__()
 
     def damping(self, s0: float) -> Damping:
-        """Of the noise of a step from s0."""
+        """Strength and rule of the noise in a step from s0."""
         return Damping(self.tau**2 if self.low <= s0 <= self.high else 0.0)
 
     @property

@@ -1,18 +1,18 @@
-r"""First-order stochastic samplers: split ``x`` into data and noise, and replace a part of the noise.
+r"""First-order stochastic samplers: they split ``x`` into data and noise, and replace a part of the noise.
 
-They are one formula,
+They share one formula,
 
 $$
 x' = (1 - \sigma')\,D + \sqrt{\sigma'^2 - q^2}\;\hat\epsilon + q\,\xi, \qquad
 D = x - \sigma v, \quad \hat\epsilon = x + (1 - \sigma) v
 $$
 
-with $\xi$ fresh, and differ in the rule for q alone. The coefficients of data and noise are always those of the new sigma, so a data point
-keeps its noise level at any step size; whether the marginals of the data are kept in the limit is a question to the rule.
-`FlowSDE`, the Euler-Maruyama method, is another formula for the same equations. Measured: weak order 1 on Gaussian data and strong order 1,
-but for `Renoise`, whose noise does not shrink with the step, and which converges to nothing.
+with fresh noise $\xi$, and differ only in q. The coefficients of data and noise are always those of the new sigma, so a data point
+keeps its noise level at any step size. Whether the marginals are kept in the limit depends on q. `FlowSDE`, the Euler-Maruyama method,
+is another formula for the same equations. The measured weak order on Gaussian data and the strong order are 1. The exception is
+`Renoise`, whose noise does not shrink with the step, so it has no limit.
 
-Every step is a normal distribution, given its start: `GaussianStep.log_prob` is its density, which reinforcement learning asks for.
+Given its start, every step is a draw from a normal distribution. `GaussianStep.log_prob` is its log-density, for reinforcement learning.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from flowsamplers.samplers.damping import AnyRule, Damping
 
 
 class GaussianStep(Sampler):
-    """Base of the methods whose step, given its start and the velocity there, is a draw from a normal distribution."""
+    """Base of the methods whose step is a draw from a normal distribution, given its start and velocity."""
 
     stochastic: ClassVar[bool] = True
     affine: ClassVar[bool] = False
 
     def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
-        """Mean and standard deviation of the step's end; what a subclass writes instead of ``step``."""
+        """Return mean and standard deviation of the step's end; subclasses write this in place of ``step``."""
         raise NotImplementedError
 
     def clock(self, at: Step) -> Clock | None:
-        """Of the noise of this step, see `Step.noise`."""
+        """Return the Brownian clock interval of this step's noise, see `Step.noise`; None for the default."""
         return None
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
@@ -53,18 +53,18 @@ class GaussianStep(Sampler):
         return mean + std * at.noise(x, clock=self.clock(at)) if std > 0 else mean, state
 
     def log_prob(self, x: Tensor, v: Tensor, at: Step, end: Tensor) -> Tensor:
-        r"""Log-density of the step's end, given its start, for each row: $\sum \log N(x'; \mu, s^2)$ over its numbers.
+        r"""Compute the log-density of a step's end given its start: $\sum \log N(x'; \mu, s^2)$ over the numbers of each row.
 
-        Flow-GRPO takes the mean over the numbers instead: divide by their count. A step without noise counts 0.
+        Flow-GRPO uses the mean over the numbers; divide by their count for that. A step without noise has the value 0.
 
         Args:
-            x: its start, ``(rows, ...)``.
-            v: the velocity there; gradients flow through it.
+            x: start of the step, ``(rows, ...)``.
+            v: the velocity at the start; gradients flow through it.
             at: the step.
-            end: its end.
+            end: end of the step, like ``x``.
 
         Returns:
-            ``(rows,)``.
+            One log-density for each row, ``(rows,)``.
         """
         mean, std = self.transition(x, v, at)
         if std == 0:
@@ -73,25 +73,25 @@ class GaussianStep(Sampler):
         return -0.5 * z.square().sum(1) - z.shape[1] * (math.log(std) + 0.5 * math.log(2 * math.pi))
 
     def log_probs(self, grid: SigmaGrid, states: Sequence[Tensor], velocities: Sequence[Tensor]) -> Tensor:
-        """`log_prob` of every step of a run.
+        """Compute `log_prob` of every step of a run.
 
         Args:
-            grid: its schedule, N steps.
-            states: N + 1 states ``(rows, ...)``; they are data, no gradients flow through them.
-            velocities: N velocities at all but the last state; gradients flow through them.
+            grid: the schedule with N steps.
+            states: N + 1 states, ``(rows, ...)``; no gradients flow through them.
+            velocities: N velocities, at all states but the last; gradients flow through them.
 
         Returns:
-            ``(rows, N)``.
+            The log-densities, ``(rows, N)``.
         """
         steps = zip(steps_of(grid), states, velocities, states[1:], strict=False)
         return torch.stack([self.log_prob(x.detach(), v, at, end.detach()) for at, x, v, end in steps], dim=1)
 
 
 def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Tensor:
-    r"""Log-density of every state of a recorded run, given the one before, under a velocity field: $\log p_\theta(x_{i+1} \mid x_i)$.
+    r"""Compute $\log p_\theta(x_{i+1} \mid x_i)$ of every step of a recorded run under a velocity field, for policy gradients.
 
-    The states are data, and the velocity field is differentiated: the policy gradient of reinforcement learning. Under the velocity
-    field of the run these are the numbers of ``run.log_prob``. The densities are of all numbers of a row; Flow-GRPO uses their means.
+    The states are constants, and gradients flow through the velocity field. With the run's own velocity field, the result equals
+    ``run.log_prob``. The values are sums over all numbers of a row; Flow-GRPO uses means.
 
     Args:
         velocity: see `flowsamplers.sample`; gradients flow through it.
@@ -99,10 +99,10 @@ def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Ten
             ``flow_sde`` and others.
 
     Returns:
-        ``(rows, steps)``; a step without noise counts 0.
+        Log-densities, ``(rows, steps)``; a step without noise has the value 0.
 
     Raises:
-        ValueError: a run by another method.
+        ValueError: the run used another method.
 
     Examples:
         >>> import flowsamplers as fs
@@ -123,7 +123,7 @@ def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Ten
 
 
 class Recorded(Protocol):
-    """What `log_prob` reads of a recorded run."""
+    """Protocol for the recorded run that `log_prob` reads."""
 
     @property
     def sampler(self) -> Sampler:
@@ -147,10 +147,10 @@ class Recorded(Protocol):
 
 
 class FirstOrder(GaussianStep):
-    """Base of the methods that are one formula: a subclass says which share of the noise is kept, and which is fresh."""
+    """Base of the methods with the shared formula: a subclass chooses the shares of old and fresh noise."""
 
     def shares(self, s0: float, s1: float) -> tuple[float, float]:
-        r"""The factors of $\sigma'\hat\epsilon$ and of $\sigma'\xi$; their squares add to 1."""
+        r"""Return the factors of $\sigma'\hat\epsilon$ and of $\sigma'\xi$; their squares add to 1."""
         raise NotImplementedError
 
     def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
@@ -168,12 +168,12 @@ class FirstOrder(GaussianStep):
 )
 @dataclass(frozen=True)
 class Renoise(FirstOrder):
-    r"""Jump to the predicted data and put noise back, a share of it fresh.
+    r"""Jump to the predicted data and add noise again, a share of it fresh.
 
     $$ q = \sigma' \sin\tfrac{\eta\pi}{2} $$
 
-    At ``eta = 1`` all the noise is fresh: this is LCM's step and FlowMatchEuler's ``stochastic_sampling``; at ``eta = 0`` it is Euler's;
-    between them it is CPS. The share of fresh noise in a step does not shrink with the step, so the marginals are *not* kept.
+    At ``eta = 1`` all the noise is fresh, as in LCM and in FlowMatchEuler's ``stochastic_sampling``. At ``eta = 0`` it is Euler's
+    method; between them it is CPS. The share of fresh noise in a step does not shrink with the step, so the marginals are *not* kept.
 
     Args:
         eta: share of fresh noise, from 0 (none) to 1 (all).
@@ -213,12 +213,12 @@ class EulerSDE(FirstOrder):
 
     $$ q = \sigma' \sqrt{1 - e^{-2G}}, \qquad G = \int_{\sigma'}^{\sigma} \frac{g(u)^2}{2u^2}\,du $$
 
-    From ``sigma = 1`` the rules of lambda draw all noise afresh, a limit and not a clamp. At ``eta = 1`` the default rule is the memoryless
-    SDE of Adjoint Matching, SiT's "SBDM", on which the end does not depend on the start.
+    From ``sigma = 1`` the rules that depend on lambda draw all noise afresh; this is the exact limit. At ``eta = 1`` the default rule is
+    the memoryless SDE of Adjoint Matching, SiT's "SBDM", whose end does not depend on the start.
 
     Args:
         eta: strength of the noise.
-        rule: which SDE, see `flowsamplers.samplers.damping.Damping`.
+        rule: name of the SDE, see `flowsamplers.samplers.damping.Damping`.
 
     Examples:
         >>> import flowsamplers as fs
@@ -235,7 +235,7 @@ class EulerSDE(FirstOrder):
 
     @property
     def damping(self) -> Damping:
-        """Of the noise."""
+        """Strength and rule of the noise."""
         return Damping(self.eta, self.rule)
 
     def shares(self, s0: float, s1: float) -> tuple[float, float]:
@@ -255,7 +255,7 @@ class EulerSDE(FirstOrder):
 )
 @dataclass(frozen=True)
 class EulerAncestral(FirstOrder):
-    r"""Euler's step to a sigma below the next one, and noise up to it, in the form for rectified flows.
+    r"""Ancestral Euler for rectified flows: an Euler step to below the next sigma, then noise up to it.
 
     $$
     \frac{\sqrt{\sigma'^2 - q^2}}{\sigma'} = \frac{\sigma_d}{\sigma'}\,\frac{1 - \sigma'}{1 - \sigma_d}, \qquad
@@ -266,7 +266,7 @@ class EulerAncestral(FirstOrder):
 
     Args:
         eta: strength of the noise, from 0 to 1.
-        s_noise: multiplies the fresh noise; anything but 1 leaves the flow's marginals.
+        s_noise: factor of the fresh noise; values other than 1 change the flow's marginals.
 
     Examples:
         >>> EulerAncestral(eta=1.0).shares(1.0, 0.5)  # unlike an exact step, not all noise is fresh
@@ -296,7 +296,7 @@ class EulerAncestral(FirstOrder):
         return kept, self.s_noise * math.sqrt(1 - kept**2)
 
     def clock(self, at: Step) -> Clock:
-        """See `GaussianStep`: that of the limit of small steps."""
+        """See `GaussianStep`; it is the interval in the limit of small steps."""
         return Damping(self.eta).clock(at.s0, at.s1)
 
 
@@ -308,15 +308,15 @@ class EulerAncestral(FirstOrder):
 )
 @dataclass(frozen=True)
 class DDIMEta(FirstOrder):
-    r"""DDIM with its eta; k-diffusion's ancestral step, both in the noise-to-signal ratio $\rho = \sigma/(1 - \sigma)$.
+    r"""DDIM with eta, which equals k-diffusion's ancestral step, in the noise-to-signal ratio $\rho = \sigma/(1 - \sigma)$.
 
     $$ q = \eta\,\sigma' \sqrt{1 - (\rho'/\rho)^2} $$
 
-    ComfyUI's ``ddpm`` and ``res_multistep_ancestral`` take sigma itself for rho, which is wrong on a rectified flow: it keeps neither
-    noise levels nor marginals. For small steps this is `EulerSDE` with eta squared, at ``eta = 1`` exactly so.
+    ComfyUI's ``ddpm`` and ``res_multistep_ancestral`` use sigma itself as rho. On a rectified flow this is wrong: it keeps neither
+    noise levels nor marginals. For small steps this method is `EulerSDE` with eta squared; at ``eta = 1`` it is so for any step.
 
     Args:
-        eta: share of the noise that has gone since that is fresh, from 0 to 1.
+        eta: strength of the noise, from 0 to 1: q is eta times its largest possible value.
 
     Examples:
         >>> [round(share, 12) for share in DDIMEta(eta=1.0).shares(0.5, 0.25)]
@@ -340,7 +340,7 @@ class DDIMEta(FirstOrder):
         return math.sqrt(max(0.0, 1 - fresh**2)), fresh
 
     def clock(self, at: Step) -> Clock:
-        """See `GaussianStep`: that of the limit of small steps."""
+        """See `GaussianStep`; it is the interval in the limit of small steps."""
         return Damping(self.eta**2).clock(at.s0, at.s1)
 
 
@@ -360,20 +360,20 @@ class DDIMEta(FirstOrder):
 )
 @dataclass(frozen=True)
 class FlowSDE(GaussianStep):
-    r"""Euler's and Maruyama's step of the SDE with the flow's marginals.
+    r"""Euler-Maruyama for the SDE with the flow's marginals.
 
     $$
     x' = x + h \Bigl[v + \frac{g(\sigma)^2}{2\sigma}\,\hat\epsilon\Bigr] + g(\sigma) \sqrt{-h}\;\xi, \qquad h = \sigma' - \sigma < 0
     $$
 
     For a data point its variance is too large by $\frac{h^2}{\sigma}(g^2 + \frac{g^4}{4\sigma})$ in each step, and its last step leaves
-    noise in the picture. At ``sigma = 1``, where $g^2 = 2\eta\sigma/(1 - \sigma)$ is infinite, the denominator is taken at the next
-    node, as Flow-GRPO does. Its noise level is $a = \sqrt{2\eta}$, by default 0.7; DanceGRPO's constant g = 0.3 is
+    noise in the image. At ``sigma = 1``, where $g^2 = 2\eta\sigma/(1 - \sigma)$ is infinite, the denominator is taken at the next
+    node, as in Flow-GRPO. Flow-GRPO's noise level is $a = \sqrt{2\eta}$, by default 0.7. DanceGRPO's constant g = 0.3 is
     ``rule="constant"``, ``eta=0.045``.
 
     Args:
         eta: strength of the noise.
-        rule: which SDE, see `flowsamplers.samplers.damping.Damping`.
+        rule: name of the SDE, see `flowsamplers.samplers.damping.Damping`.
 
     Examples:
         >>> import flowsamplers as fs, torch
@@ -393,7 +393,7 @@ class FlowSDE(GaussianStep):
 
     @property
     def damping(self) -> Damping:
-        """Of the noise."""
+        """Strength and rule of the noise."""
         return Damping(self.eta, self.rule)
 
     def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
@@ -406,18 +406,18 @@ class FlowSDE(GaussianStep):
         return x + at.h * (v + g2 / (2 * at.s0) * eps), math.sqrt(g2 * -at.h)
 
     def clock(self, at: Step) -> Clock:
-        """See `GaussianStep`: that of the exact step, so that both follow one path."""
+        """See `GaussianStep`; it is the interval of the exact step, so that both follow one path."""
         return self.damping.clock(at.s0, at.s1)
 
 
 class Convention(NamedTuple):
-    r"""How a paper or program measures the strength of its noise: $\eta = c\,y^p$ for its number y.
+    r"""The unit in which a paper or program states the strength of its noise: $\eta = c\,y^p$ for its number y.
 
     Attributes:
         factor: c.
         power: p.
-        exact: whether the map is the same at any step size, or in the limit of small steps.
-        symbol: what it is called there.
+        exact: whether the methods agree at any step size; otherwise they agree in the limit of small steps.
+        symbol: the paper's or program's symbol.
     """
 
     factor: float
@@ -436,21 +436,21 @@ CONVENTIONS = {
     "euler_ancestral": Convention(1.0, 1, False, "eta of ComfyUI's and LTX's ancestral step"),
     "ddim_eta": Convention(1.0, 2, False, "eta of DDIM and of k-diffusion's ancestral step (exact at 1)"),
 }
-"""Measures of one strength: all are the SDE of the rule ``"reverse_time"``."""
+"""The known conventions; all belong to the SDE of the rule ``"reverse_time"``."""
 
 
 def convert_eta(value: float, source: str, target: str = "euler_sde") -> float:
-    r"""The same strength of the noise in another convention.
+    r"""Convert the strength of the noise to another convention.
 
     $$ \eta_\text{DPM++ SDE} = \tau^2_\text{SA} = \tfrac12 a^2_\text{Flow-GRPO} \approx \eta_\text{ancestral} \approx \eta^2_\text{DDIM} $$
 
     Args:
-        value: as the source has it.
+        value: strength in the source's convention.
         source: a key of `CONVENTIONS`.
-        target: another.
+        target: a key of `CONVENTIONS`.
 
     Raises:
-        ValueError: an unknown convention.
+        ValueError: a convention is unknown.
 
     Examples:
         >>> round(convert_eta(0.7, "flow_grpo"), 3), round(convert_eta(1.0, "euler_sde", "flow_grpo"), 3)

@@ -1,4 +1,4 @@
-"""Coefficients of explicit Runge-Kutta methods, as data that checks itself."""
+"""Coefficients of explicit Runge-Kutta methods, with a check of their order conditions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tree: TypeAlias = "tuple[Tree, ...]"
 
 @dataclass(frozen=True)
 class ButcherTableau:
-    r"""The coefficients of an explicit Runge-Kutta method; checks itself when made.
+    r"""The coefficients of an explicit Runge-Kutta method; the order conditions are checked on construction.
 
     ```text
     c_1 |
@@ -31,11 +31,11 @@ class ButcherTableau:
     Args:
         a: the rows below the diagonal; row i has i numbers, the first is empty.
         b: the weights, one for each stage.
-        order: the order p that the method claims.
-        error: weights minus those of an embedded method of order p - 1.
+        order: the declared order p.
+        error: ``b`` minus the weights of an embedded method of order p - 1.
 
     Raises:
-        ValueError: shapes that do not fit, or an order condition that fails.
+        ValueError: shapes do not fit, or an order condition fails.
 
     The nodes are the row sums, $c_i = \sum_j a_{ij}$. A method of order p must satisfy one condition for each
     rooted tree with at most p nodes: 1, 2, 4, 8 and 17 of them for p = 1 to 5.
@@ -76,12 +76,12 @@ class ButcherTableau:
 
     @property
     def c(self) -> tuple[float, ...]:
-        """The nodes: row sums of ``a``."""
+        """The nodes, which are the row sums of ``a``."""
         return tuple(math.fsum(row) for row in self.a)
 
     @property
     def stages(self) -> int:
-        """How many evaluations a step takes."""
+        """The number of evaluations per step."""
         return len(self.b)
 
     def _weight(self, weights: Sequence[float], tree: Tree) -> tuple[float, float]:
@@ -97,7 +97,7 @@ class ButcherTableau:
 
 @cache
 def trees(nodes: int) -> tuple[Tree, ...]:
-    """All rooted trees with this many nodes.
+    """List all rooted trees with this many nodes.
 
     Examples:
         >>> [len(trees(n)) for n in range(1, 7)]
@@ -117,12 +117,12 @@ def trees(nodes: int) -> tuple[Tree, ...]:
 
 
 def size(tree: Tree) -> int:
-    """How many nodes a tree has."""
+    """Count the nodes of a tree."""
     return 1 + sum(size(t) for t in tree)
 
 
 def density(tree: Tree) -> int:
-    r"""$\gamma(t) = |t| \prod \gamma(t_i)$; the method's weight must be its reciprocal."""
+    r"""Compute $\gamma(t) = |t| \prod \gamma(t_i)$; the method's weight for the tree must be its reciprocal."""
     return size(tree) * math.prod(density(t) for t in tree)
 
 
@@ -138,7 +138,7 @@ def _dot(weights: Sequence[float], values: Sequence[float]) -> float:
 
 
 def low_storage(a: Sequence[float], b: Sequence[float], order: int) -> ButcherTableau:
-    r"""The tableau of a method in Williamson's two registers: $q \leftarrow A_i q + h v$, $x \leftarrow x + B_i q$.
+    r"""Convert a method in Williamson's two registers, $q \leftarrow A_i q + h v$, $x \leftarrow x + B_i q$, to a tableau.
 
     Reference:
         Williamson, J. Comput. Phys. 35 (1980).

@@ -1,4 +1,4 @@
-r"""UniPC: a predictor of the exponential Adams kind, and a corrector that costs no evaluation."""
+r"""UniPC: an exponential Adams predictor, with a corrector that needs no extra evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Base: TypeAlias = Literal["bh1", "bh2"]
 Solve: TypeAlias = Literal["shortcut", "full"]
 
 Memory: TypeAlias = tuple[tuple[float, Tensor], ...]
-"""Sigmas and data predictions, the newest first."""
+"""The state: sigmas and data predictions, the newest first."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "variable": ("lambda", "neg_log_sigma", "sigma"),
@@ -30,10 +30,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class PredictorCorrector(Multistep):
-    r"""Base: predict, evaluate once, and correct with the evaluation that the next step needs anyway.
+    r"""Base of the predictor-corrector methods: predict, evaluate once, and correct with the evaluation that the next step needs anyway.
 
     Args:
-        last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
+        last: policy of the last step, see `LastStep`; its starting point is corrected first.
         startup: policy of the first steps, see `Multistep`.
     """
 
@@ -52,11 +52,11 @@ class PredictorCorrector(Multistep):
         return False
 
     def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
-        """Weights of (D_j - D) for the prediction at s1, if ``new``, and for the earlier ones, of which there may be more than are used."""
+        """Compute weights of (D_j - D): for the prediction at s1, if ``new``, and for the earlier ones."""
         raise NotImplementedError
 
     def reach(self, at: Step, index: int) -> int:
-        """How many earlier predictions the step with this index may use: on a run to data, the last two steps use one."""
+        """Return how many earlier predictions the step with this index may use; on a run to data, the last two steps use one."""
         return max(1, at.count - index - 1) if at.grid.end == 0 else self.memory
 
     def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
@@ -109,23 +109,23 @@ class PredictorCorrector(Multistep):
 
 @dataclass(frozen=True)
 class UniPC(PredictorCorrector):
-    r"""Predict, evaluate once, and correct with the evaluation that the next step needs anyway.
+    r"""UniPC: predict, evaluate once, and correct with the evaluation that the next step needs anyway.
 
     $$
     x' = \frac{\sigma'}{\sigma} x + \Bigl(1 - \frac{\sigma'}{\sigma}\Bigr) D + \alpha' B \sum_j \rho_j\,\frac{D_j - D}{\theta_j}
     $$
 
-    The predictor's sum runs over earlier predictions, the corrector's over the new one too, at $\theta = 1$. With ``solve="full"`` the
-    $\rho_j$ solve the paper's linear system and B drops out: both integrate a polynomial. ``"shortcut"`` is what is shipped:
-    $\rho = 1/2$ wherever a single unknown remains, and there $B = h$ (bh1) differs from $B = 1 - e^{-h}$ (bh2).
+    The predictor's sum runs over earlier predictions; the corrector's sum also includes the new one, at $\theta = 1$. With
+    ``solve="full"`` the $\rho_j$ solve the paper's linear system, B drops out, and both integrate a polynomial. With ``"shortcut"``, as in
+    other programs, $\rho = 1/2$ if a single unknown remains; there $B = h$ (bh1) differs from $B = 1 - e^{-h}$ (bh2).
 
     Args:
-        last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
+        last: policy of the last step, see `LastStep`; its starting point is corrected first.
         startup: policy of the first steps, see `Multistep`.
         variable: where the prediction is interpolated: ``"lambda"`` (the paper), ``"neg_log_sigma"`` (ComfyUI), or ``"sigma"``.
         base: the function B, ``"bh1"`` or ``"bh2"``.
-        solve: ``"shortcut"`` (as shipped) or ``"full"``.
-        corrector: whether to correct.
+        solve: ``"shortcut"`` (as in diffusers and ComfyUI) or ``"full"``.
+        corrector: whether to use the corrector.
     """
 
     variable: Variable = "lambda"
@@ -170,7 +170,7 @@ def unipc_weights(
     new: bool,
     damping: Damping = NO_NOISE,
 ) -> list[float]:
-    """Weights of (D_j - D) for the new prediction, if there is one, and for the earlier ones; see `UniPC`."""
+    """Compute the weights of (D_j - D) for the new prediction, if there is one, and for the earlier ones; see `UniPC`."""
     if damping.eta == 0:
         variable = regular(variable, s0, s1, past, new=new)
     m = moments("data", variable, s0, s1, len(past) + 2, damping)
@@ -196,7 +196,7 @@ def unipc_weights(
 )
 @dataclass(frozen=True)
 class UniPC2(UniPC):
-    """UniPC-2, which corrected has order 3 inside (0, 1), and 2 on runs to ``sigma = 0``; see `UniPC` for the options.
+    """UniPC-2: with its corrector it has order 3 inside (0, 1), and 2 on runs to ``sigma = 0``; see `UniPC` for the options.
 
     Examples:
         >>> import flowsamplers as fs
@@ -220,10 +220,10 @@ class UniPC2(UniPC):
 )
 @dataclass(frozen=True)
 class UniPC3(UniPC):
-    """UniPC-3, which corrected has order 3 inside (0, 1), and 2 on runs to ``sigma = 0``; see `UniPC` for the options.
+    """UniPC-3: with its corrector it has order 3 inside (0, 1), and 2 on runs to ``sigma = 0``; see `UniPC` for the options.
 
-    It starts on order 2, as diffusers does, and so has order 3; ``startup="kutta3"`` keeps 4, for two evaluations more. On a run to
-    ``sigma = 0`` the last step but one is of order 2, as diffusers makes it: order 3 there is 4 to 9 times worse from 16 calls on.
+    Its first step has order 2, as in diffusers, which limits the order to 3. ``startup="kutta3"`` gives order 4, for two more evaluations.
+    On a run to ``sigma = 0`` the second-to-last step has order 2, as in diffusers; order 3 there is 4 to 9 times worse from 16 calls on.
 
     Examples:
         >>> import flowsamplers as fs

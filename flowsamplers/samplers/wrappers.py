@@ -1,7 +1,7 @@
-r"""Samplers made of samplers.
+r"""Wrappers: samplers that use other samplers.
 
-Two of them add noise to an ODE method: churn, a little in every step, and restart, much in one place. The noise goes in
-exactly, as the flow's own does, so the weak order is the method's: measured on Gaussian data from 1 to 4.
+`Churn` and `Restart` add noise to an ODE method: churn adds a little in every step, and restart adds much in one place. The noise
+is added exactly as in the flow, so the weak order is the method's: measured on Gaussian data, from 1 to 4.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from flowsamplers.samplers.policies import answered, memoryless
 )
 @dataclass(frozen=True)
 class Richardson(Sampler):
-    r"""Richardson extrapolation of a one-step method: one step of full length, two of half length, and the difference.
+    r"""Richardson extrapolation of a one-step method: combine one full step and two half steps.
 
     $$ x' = x_2 + \frac{x_2 - x_1}{2^p - 1} $$
 
-    where p is the method's order. The velocity at the start serves both. RX-Euler, which takes the two steps on neighbouring
-    intervals of the schedule, is the midpoint rule on every second node when these are of one length.
+    where p is the method's order. Both use the same velocity at the start. RX-Euler, which takes the two steps on neighboring
+    intervals of the schedule, is the midpoint rule on every second node if these intervals have equal lengths.
 
     Args:
-        base: the method, without memory.
+        base: the one-step method.
 
     Examples:
         >>> import flowsamplers as fs
@@ -62,9 +62,7 @@ class Richardson(Sampler):
 
 
 def noised(x: Tensor, s0: float, s1: float, xi: Tensor) -> Tensor:
-    r"""Forward in noise, from s0 up to s1, as the flow's own noise grows: $a x + \sqrt{\sigma'^2 - a^2 \sigma^2}\;\xi$,
-    $a = \frac{1 - \sigma'}{1 - \sigma}$.
-    """  # noqa: D205
+    r"""Add the flow's own noise: $a x + \sqrt{\sigma'^2 - a^2 \sigma^2}\;\xi$ with $a = \frac{1 - \sigma'}{1 - \sigma}$."""
     a = (1 - s1) / (1 - s0)
     return a * x + math.sqrt(s1**2 - (a * s0) ** 2) * xi
 
@@ -76,7 +74,7 @@ def noised(x: Tensor, s0: float, s1: float, xi: Tensor) -> Tensor:
 )
 @dataclass(frozen=True)
 class Churn(Sampler):
-    r"""A little noise before every step of an ODE method, as in EDM, in the form for rectified flows.
+    r"""Add a little noise before every step of an ODE method, as in EDM, in the form for rectified flows.
 
     $$
     \hat\rho = (1 + \gamma)\,\rho, \quad \rho = \frac{\sigma}{1 - \sigma}, \qquad
@@ -84,14 +82,14 @@ class Churn(Sampler):
     x' = \Phi_{\hat\sigma \to \sigma'}(\hat x)
     $$
 
-    with $\gamma = \min(S/N, \sqrt2 - 1)$, so that the noise of a whole run does not depend on the number of steps. From ``sigma = 1`` the
-    step is the ODE's. Programs that raise sigma itself and leave out a are wrong on a rectified flow.
+    with $\gamma = \min(S/N, \sqrt2 - 1)$, so the noise of a whole run does not depend on the number of steps. A step from ``sigma = 1``
+    adds no noise. Programs that raise sigma itself and omit the factor a are wrong on a rectified flow.
 
     Args:
-        base: the ODE method, without memory.
+        base: the ODE method, a one-step method.
         churn: S, the churn of the whole run; 0 is the ODE method.
-        low: lowest sigma at which there is churn.
-        high: highest.
+        low: lowest sigma at which noise is added.
+        high: highest sigma at which noise is added.
 
     Examples:
         >>> import flowsamplers as fs
@@ -143,16 +141,16 @@ class Churn(Sampler):
 )
 @dataclass(frozen=True)
 class Restart(Sampler):
-    r"""An ODE method that, below a sigma, adds noise up to a higher one and comes down again over the same nodes, some times.
+    r"""Restart sampling: at a low sigma, add noise up to a higher sigma and integrate down again over the same nodes, several times.
 
-    The noise goes in as in `Churn`. The descents after the first belong to the step that passes ``low``. Where a restart begins moves with
-    the grid unless ``low`` is a node, so the path's order is 1; that of means over results is the base's.
+    The noise is added as in `Churn`. The model calls of the restarts belong to the step that reaches ``low``. The strong order is 1,
+    because the start of a restart moves with the grid unless ``low`` is a node. The weak order is the base method's.
 
     Args:
-        base: the ODE method, without memory.
-        low: the restarts begin at the first node at or below.
-        high: where they go up to, below 1.
-        repeats: how many restarts; 0 is the ODE method.
+        base: the ODE method, a one-step method.
+        low: restarts begin at the first node at or below this sigma.
+        high: sigma up to which noise is added, below 1.
+        repeats: number of restarts; 0 is the ODE method.
 
     Examples:
         >>> import flowsamplers as fs
