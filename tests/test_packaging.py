@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib.metadata import entry_points, version
 from importlib.resources import files
 from pathlib import Path
@@ -129,3 +130,24 @@ def test_nothing_names_a_file_that_outgrew_its_room() -> None:
     """Two rooms, not one: no module of the library is longer than 500 lines."""
     for _, path in rooms():
         assert len(path.read_text().splitlines()) <= 500, path
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Also inside functions; what is imported for the type checker alone does not run."""
+    names = {
+        ".".join(("flowsamplers", *p.relative_to(PACKAGE).with_suffix("").parts)): p
+        for _, p in rooms()
+        if p.name != "__init__.py"
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text())
+        typing = {
+            id(n)
+            for i in ast.walk(tree)
+            if isinstance(i, ast.If) and ast.unparse(i.test) == "TYPE_CHECKING"
+            for n in ast.walk(i)
+        }
+        found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module and id(n) not in typing]
+        graph[name] = {m for n in found for m in (n.module, *(f"{n.module}.{a.name}" for a in n.names)) if m in names}
+    list(TopologicalSorter(graph).static_order())  # a circle is an error that names its modules

@@ -337,7 +337,6 @@ def test_nothing_there_is_said(tmp_path) -> None:
 
 
 def test_two_processes_do_not_work_on_one_study(tmp_path) -> None:
-    pytest.importorskip("fcntl")
     store = Store(tmp_path)
     store.claim(SMALL.settings())
     with pytest.raises(ValueError, match="another process is at work"):

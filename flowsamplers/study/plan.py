@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -127,8 +126,9 @@ class Study:
         if self.prompts is OWN_PROMPTS and isinstance(self.model, str):
             object.__setattr__(self, "prompts", default_prompts(self.model).given if self.flow is None else (None,))
         self._complete_flow()
-        for name in ("prompts", "seeds", "samplers", "nfe"):
+        for name in ("prompts", "seeds", "nfe"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "samplers", tuple(map(get_sampler, self.samplers)))
         self._check_numbers()
         for name in ("prompts", "seeds", "samplers", "nfe"):
             if not getattr(self, name):
@@ -137,9 +137,9 @@ class Study:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={list(values)}: one of them is there twice")
-        if len({json.dumps(to_config(get_sampler(s))) for s in self.samplers}) < len(self.samplers):
+        if any(s in self.methods[:i] for i, s in enumerate(self.methods)):
             raise ValueError("samplers: one of them is there twice")
-        for sampler in map(get_sampler, self.samplers):
+        for sampler in self.methods:
             if sampler.stochastic or sampler.adaptive:
                 kind = "stochastic (see study.stochastic_orders)" if sampler.stochastic else "adaptive"
                 name = to_config(sampler)["name"]
@@ -191,7 +191,7 @@ class Study:
     def runs(self, tokens: int) -> list[Planned]:
         """The samplers on their grids: for each sampler and budget the largest number of steps that fits, each number once."""
         planned: list[Planned] = []
-        for sampler in map(get_sampler, self.samplers):
+        for sampler in self.methods:
             done: set[int] = set()
             if sampler.own_grid is not None:
                 planned.append(Planned(sampler, sampler.own_grid, nfe(sampler, sampler.own_grid), {}))
@@ -207,6 +207,11 @@ class Study:
         return planned
 
     @property
+    def methods(self) -> Sequence[Sampler]:
+        """The samplers, as objects."""
+        return cast("Sequence[Sampler]", self.samplers)
+
+    @property
     def cases(self) -> list[tuple[str | None, int]]:
         """Prompts and seeds; every run is made from each of them."""
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
@@ -220,15 +225,17 @@ class Study:
         """What defines the study, as JSON values; not how it is computed."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("max_batch", "flow", "shape")}
         values |= {"schedule_options": dict(self.schedule_options), "flow_options": dict(self.flow_options)}
-        values["samplers"] = [to_config(get_sampler(s)) for s in self.samplers]
+        values["samplers"] = [to_config(s) for s in self.methods]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def with_earlier(self, settings: Mapping[str, Any]) -> Study:
         """This study with the samplers and budgets of an earlier one, by its settings, before those that are new here."""
-        before = [to_config(get_sampler(s)) for s in settings.get("samplers", ())]
-        known = {json.dumps(s) for s in before}
-        more = [s for s in map(get_sampler, self.samplers) if json.dumps(to_config(s)) not in known]
-        return replace(self, samplers=(*before, *more), nfe=sorted({*settings.get("nfe", ()), *self.nfe}))
+        before = [get_sampler(s) for s in settings.get("samplers", ())]
+        return replace(
+            self,
+            samplers=(*before, *(s for s in self.methods if s not in before)),
+            nfe=sorted({*settings.get("nfe", ()), *self.nfe}),
+        )
 
     def open(self) -> Any:
         """The model's velocity field: the object, or what `flows.load_flow` opens."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from flowsamplers._html import table
 from flowsamplers.orders import OrderVerdict, order
-from flowsamplers.registry import get_sampler, sampler_info
+from flowsamplers.registry import get_sampler
 from flowsamplers.study.plots import Plots, check_available
-from flowsamplers.study.rows import Row, to_dict
+from flowsamplers.study.rows import Row, label_of, to_dict
 from flowsamplers.study.store import read_rows, read_sessions, read_settings
 
 RESAMPLES, SHARE = 2000, 0.95
@@ -64,16 +64,8 @@ class Results:
     @property
     def labels(self) -> list[str]:
         """The samplers, in the order of the study."""
-        present = {row.label: row for row in self.rows}
-        wanted = [json.dumps(s["options"], sort_keys=True) + s["name"] for s in self.settings.get("samplers", [])]
-
-        def place(label: str) -> tuple[int, str]:
-            row = present[label]
-            options = {**sampler_info(row.sampler).options, **row.options}
-            mark = json.dumps(options, sort_keys=True) + row.sampler
-            return wanted.index(mark) if mark in wanted else len(wanted), label
-
-        return sorted(present, key=place)
+        place = {label_of(get_sampler(s)): i for i, s in enumerate(self.settings.get("samplers", []))}
+        return sorted({row.label for row in self.rows}, key=lambda name: (place.get(name, len(place)), name))
 
     def curve(self, name: str, axis: str = "nfe") -> tuple[list[int], list[float]]:
         """An axis and the geometric mean of the error over prompts and seeds of one sampler; failed runs are left out.

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from flowsamplers._files import write_atomically
 from flowsamplers.study.rows import Key, Row, from_jsonl, to_jsonl
 
@@ -17,7 +19,7 @@ GROWING = ("samplers", "nfe")
 """Settings to which a later call may add: the rows that are there are kept."""
 BEGIN = b'{"model": '
 """How every row begins, so that one that was cut short is known from what somebody else wrote."""
-IMAGES, REFERENCES = "images", "references"
+IMAGES, REFERENCES, LOCK = "images", "references", ".lock"
 
 
 class Store:
@@ -36,6 +38,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         check_writable(folder)
+        self._lock = FileLock(folder / LOCK, timeout=0)  # the system lets go when the process ends, however it ends
         self._file: int | None = None
         self._whole = 0
 
@@ -67,9 +70,11 @@ class Store:
             ValueError: see `check_free`; another process is at work.
         """
         self.check_free(settings)
-        file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        _lock(file, self.folder)
-        self._file = file
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(f"{self.folder}: another process is at work on this study") from None
+        self._file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._whole = os.fstat(self._file).st_size
         if not (self.folder / SETTINGS).exists():
             write_atomically(self.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
@@ -149,6 +154,7 @@ class Store:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+            self._lock.release()
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -217,20 +223,7 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
 
 def _left_by_a_first_claim(path: Path) -> bool:
     """Whether a file is what a process leaves that is killed while it begins a study."""
-    return path.name.startswith(f".{SETTINGS}-") or (path.name == ROWS and not path.stat().st_size)
-
-
-def _lock(file: int, folder: Path) -> None:
-    """Hold the rows for this process; the system lets go when the process ends, however it ends."""
-    try:
-        import fcntl  # noqa: PLC0415  (not on Windows)
-    except ModuleNotFoundError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise ValueError(f"{folder}: another process is at work on this study") from None
+    return path.name.startswith((LOCK, f".{SETTINGS}-")) or (path.name == ROWS and not path.stat().st_size)
 
 
 def check_writable(folder: Path) -> None:
