@@ -66,7 +66,7 @@ class Validation:
         return f"{found}, {ratio:.2g} times that of {best.name}{beside}. {judged}."
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """Format for the terminal."""
         rows = sorted((self.solver, *self.others), key=lambda s: s.error)
         return [
             f"{'on rows that were not fitted to':<46} {'calls':>5} {'error':>9} {'+-':>8}",
@@ -116,7 +116,7 @@ class Solver:
         write_atomically(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         judged = self.validation and {**asdict(self.validation), "verdict": self.validation.verdict}
         return {
             "kind": "solver",

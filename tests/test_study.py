@@ -199,10 +199,10 @@ def test_the_report_fits_the_terminal_and_its_sentence_follows_from_the_rows(res
     text = terminal(results)
     assert max(map(len, text.splitlines())) <= WIDTH
     name, error = results.best(8) or ("", 0.0)
-    assert f"With 8 model calls {name} has the smallest error, {percent(error)}" in " ".join(takeaway(results).split())
+    assert f"With 8 model calls, {name} has the smallest error, {percent(error)}" in " ".join(takeaway(results).split())
     assert all(results.error(other, 8) is None or results.error(other, 8) >= error for other in results.labels)
     alone = Results(results.settings, [r for r in results.rows if r.seed == results.rows[0].seed])
-    assert "This is from one sample; others may say otherwise." in " ".join(takeaway(alone).split())
+    assert "This is the result of one sample; others may differ." in " ".join(takeaway(alone).split())
 
 
 def test_the_report_is_one_file_that_needs_no_other(results: Results) -> None:

@@ -1,6 +1,6 @@
-"""The ``flowsamplers`` command: a thin shell over the library, with a room for each command.
+"""The ``flowsamplers`` command, with one module per subcommand.
 
-A room is imported when its command is given, so that ``flowsamplers --help`` does not wait for torch.
+A module is imported when its command runs, so ``flowsamplers --help`` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ROOMS = {
     "comfyui": ("comfyui:comfyui", "Install the nodes into ComfyUI, or remove them."),
     "fit": ("fit:fit", "Fit a schedule and a sampler to a model and a number of model calls."),
     "generate": ("generate:generate", "Draw an image, or a labeled grid of images, all from one noise."),
-    "list": ("listing:list_", "List samplers and schedules, or those with the NAMES given."),
-    "report": ("study:report", "Make the figures and the HTML report of a study again."),
+    "list": ("listing:list_", "List samplers and schedules: all of them, or those with the given NAMES."),
+    "report": ("study:report", "Write the figures and the HTML report of a study again."),
     "schedule": ("schedule:schedule", "Print the numbers of a schedule: sigmas, timesteps, dt and their sum."),
     "study": ("study:study", "Measure the error of samplers against the number of model calls."),
     "trace": ("trace:trace", "Run once and print every model call."),

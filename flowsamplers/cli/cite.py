@@ -1,4 +1,4 @@
-"""``flowsamplers cite``: BibTeX of what was used."""
+"""``flowsamplers cite``: print BibTeX."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("samplers", nargs=-1, type=Method())
-@click.option("--schedule", "schedules", multiple=True, help="A schedule that was used; may be repeated.")
+@click.option("--schedule", "schedules", multiple=True, help="A schedule that you used; may be repeated.")
 def cite(samplers: tuple[Sampler, ...], schedules: tuple[str, ...]) -> None:
     """Print BibTeX of the library, samplers and schedules.
 
-    SAMPLERS are NAME or NAME:option=value; the samplers that they employ for a first or last step are included. Without arguments:
-    everything.
+    SAMPLERS are NAME or NAME:option=value. Samplers of their first or last step are included. Without arguments, everything is
+    printed.
 
     \b
     flowsamplers cite fireflow

@@ -1,4 +1,4 @@
-"""``flowsamplers comfyui``: the nodes in a ComfyUI of yours."""
+"""``flowsamplers comfyui``: install the nodes into ComfyUI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``flowsamplers fit``: a schedule and a sampler for one's own model."""
+"""``flowsamplers fit``: fit a schedule and a sampler to a model."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 )
 @click.option("--nfe", type=int, cls=Several, help="Model calls, one or several.  [default: 8]")
 @click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the reference paths.")
-@click.option("--rounds", type=int, default=4, show_default=True, help="Gauss-Newton steps; 0 uses the profile alone.")
+@click.option("--rounds", type=int, default=4, show_default=True, help="Gauss-Newton steps; 0 uses only the profile.")
 @click.option(
     "--profile", "kept", type=click.Path(path_type=Path), help="Store the profile in this file; an interrupted profile resumes."
 )
-@click.option("--distilled", is_flag=True, help="Fit to a model although it is distilled.")
+@click.option("--distilled", is_flag=True, help="Allow a distilled model.")
 @click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
 @click.option("--budget", type=Cost(), help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")
@@ -64,8 +64,7 @@ def fit(
 ) -> None:
     """Fit a schedule and a sampler to a model and a number of model calls.
 
-    The result is a file that stands wherever a sampler is named. With several numbers of calls there is a file for each, such as
-    solver-8.json.
+    The result is a file, which every option --sampler accepts. Several numbers of calls give one file each, such as solver-8.json.
 
     \b
     flowsamplers fit --nfe 8 --out klein8.json

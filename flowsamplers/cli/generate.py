@@ -1,4 +1,4 @@
-"""``flowsamplers generate``: images."""
+"""``flowsamplers generate``: draw images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def generate(
     as_rows: bool,
     quiet: bool,
 ) -> None:
-    """Draw an image, or a labeled grid of images, all from one noise: a row for each sampler, a column for each number of steps.
+    """Draw an image, or a labeled grid of images, all from one noise.
+
+    A grid has a row for each sampler and a column for each number of steps.
 
     \b
     flowsamplers generate --prompt "the digit seven" --steps 8 --sampler fireflow --out seven.png

@@ -1,4 +1,4 @@
-"""Images at several step counts from one noise, side by side."""
+"""Draw images from one noise with several samplers and numbers of steps, side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flowsamplers.study.rows import label_of
 from flowsamplers.study.store import write_atomically
 
 PIXELATED = 256
-"""Images narrower than this are enlarged, dot by dot, and get smaller cells."""
+"""Images narrower than this are enlarged without smoothing and get smaller cells."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Drawn:
     forward_passes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         return asdict(self)
 
 
@@ -52,7 +52,7 @@ def draw(
     by_nfe: bool = False,
     on_call: Callable[[int], None] | None = None,
 ) -> list[Drawn]:
-    """Write an image, or a labelled grid: a row for each sampler, a column for each count, all from one noise.
+    """Write an image, or a labeled grid from one noise: a row for each sampler, a column for each number of steps or calls.
 
     Args:
         flow: a field with ``noise``, ``decode``, ``tokens``, ``name`` and ``prompt``.

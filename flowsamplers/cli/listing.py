@@ -1,4 +1,4 @@
-"""``flowsamplers list``: what the registry knows of samplers and schedules, beside what was measured of them."""
+"""``flowsamplers list``: describe samplers and schedules, with their measured orders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STORED = "samplers.json"
 @click.option("--schedules", is_flag=True, help="Schedules only.")
 @click.option("--json", "as_rows", is_flag=True, help="Print JSON.")
 def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool) -> None:
-    """List samplers and schedules, or those with the NAMES given.
+    """List samplers and schedules: all of them, or those with the given NAMES.
 
     \b
     flowsamplers list

@@ -1,4 +1,4 @@
-"""What all commands that open a model share: its options, and a bar for its progress."""
+"""Options and progress bar of all commands that open a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that the others stand under: it imports them when they are given, and says every mistake in one line."""
+"""The root command: it imports subcommands when they run, and reports every mistake in one line."""
 
 from __future__ import annotations
 

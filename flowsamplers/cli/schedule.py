@@ -1,4 +1,4 @@
-"""``flowsamplers schedule``: numbers that need no model."""
+"""``flowsamplers schedule``: print a schedule; no model is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The experiment this project grew from: one noise, a few step counts, every number on the table."""
+"""The preset study "klein-steps": Euler's method from one noise at a few numbers of steps, with every number printed."""
 
 from __future__ import annotations
 

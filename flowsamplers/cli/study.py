@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="NAME or NAME:option=value, one or several."
 )
-@click.option("--nfe", type=int, cls=Several, help="Budgets of model calls, one or several.")
+@click.option("--nfe", type=int, cls=Several, help="Numbers of model calls, one or several.")
 @click.option("--schedule", default="flux2", show_default=True, help="Name of a schedule.")
 @click.option(
     "--mu", type=Shift(), default="fixed", show_default=True, help="Shift of flux2: a number, fixed (at 50 steps), follow."
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for rows and figures.  [default: studies/MODEL]")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of references to share.  [default: OUT/references]")
-@click.option("--preset", type=click.Choice(["klein-steps"]), help="Run a predefined experiment instead.")
+@click.option("--preset", type=click.Choice(["klein-steps"]), help="Run this predefined study instead.")
 @click.option("--json", "as_rows", is_flag=True, help="Print the rows as JSON lines, or the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.pass_context
@@ -74,8 +74,8 @@ def study(
 ) -> None:
     """Measure the error of samplers against the number of model calls.
 
-    Without arguments: the bundled klein-emoji on this machine, in two to three minutes. A study that was interrupted goes on where it
-    stopped when the same command is given again.
+    Without arguments, it measures the bundled klein-emoji on this machine, in two to three minutes. To continue an interrupted study,
+    give the same command again.
 
     \b
     flowsamplers study
@@ -126,7 +126,7 @@ def study(
     there = {row.key for row in results.rows}
     missing = sum(key not in there for key, _, _ in keys(wanted, wanted.runs(results.settings["tokens"])))
     if missing:
-        click.echo(f"\nThe budget ended {missing} runs early; the same command goes on.")
+        click.echo(f"\nThe budget ended before {missing} runs were made; give the same command again to continue.")
     click.echo(f"\nreport: {folder / 'report.html'}")
 
 
@@ -134,7 +134,7 @@ def study(
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 def diff_(first: Path, second: Path) -> None:
-    """Compare two studies within their uncertainty; exits with 1 if they differ.
+    """Compare two studies within their uncertainty; exit with 1 if they differ.
 
     \b
     flowsamplers study diff studies/before studies/after
@@ -149,7 +149,7 @@ def diff_(first: Path, second: Path) -> None:
 @click.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the figures and the HTML report of a study again from its rows, and print its tables.
+    """Write the figures and the HTML report of a study again from its rows, and print its tables.
 
     \b
     flowsamplers report studies/klein-emoji
@@ -159,6 +159,6 @@ def report(folder: Path) -> None:
 
     results = load(folder)
     if not results.rows:
-        raise ValueError(f"{folder}: this study has no rows yet; give its command again")
+        raise ValueError(f"{folder}: this study has no rows yet; run its command again")
     write(results, folder)
     click.echo(f"{terminal(results)}\n\nreport: {folder / REPORT}")

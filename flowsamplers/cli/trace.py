@@ -1,4 +1,4 @@
-"""``flowsamplers trace``: one run, call by call."""
+"""``flowsamplers trace``: print every model call of one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line's options are made of."""
+"""The types of the command line's options."""
 
 from __future__ import annotations
 

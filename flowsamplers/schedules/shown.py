@@ -48,7 +48,7 @@ class ScheduleTable:
         return cls(steps, tokens, strength, base, grid.sigmas, grid.timesteps, grid.dt, sum(grid.dt))
 
     def lines(self) -> list[str]:
-        """For the terminal, in at most 80 columns."""
+        """Format for the terminal, in at most 80 columns."""
         head = [f"steps {self.steps}   tokens {self.tokens}   mu {self.mu!r}"]
         columns = f"{'i':>3}{'base sigma':>14}{'sigma':>14}{'timestep':>14}{'dt':>14}"
         rows = [
@@ -59,7 +59,7 @@ class ScheduleTable:
         return [*head, columns, *rows, end]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 

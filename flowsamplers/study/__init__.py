@@ -1,4 +1,4 @@
-"""The instrument: integration error against the number of model calls, with the reference's own error beside it."""
+"""Studies: measure the integration error of samplers against the number of model calls."""
 
 from flowsamplers.orders import OrderVerdict, order, pairwise_slopes
 from flowsamplers.study.cost import Budget

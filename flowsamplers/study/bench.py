@@ -1,4 +1,4 @@
-"""The work of a study on one machine: runs in lock-step, each measured when it ends."""
+"""Run a study's jobs on one machine, and measure each when it ends."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from flowsamplers.reference import Path, relative_error
 from flowsamplers.sampler import Sampler, Step
 
 NOT_FINITE = "the result is not finite"
-"""Why a run failed that would fail again: the only failure that the same command does not try once more."""
+"""Message of a run whose result is not finite: the only failure that the next call does not try again."""
 
 
 class Job(NamedTuple):
-    """A run from a noise."""
+    """One run of a study: a sampler, a prompt and a noise."""
 
     planned: Planned
     truth: Truth
 
 
 class Ended(NamedTuple):
-    """How a job ended: its row, and the picture of a run from the first noise as PNG."""
+    """A finished job: its row; for a run from the first noise also its image as PNG."""
 
     row: Row
     picture: bytes | None
@@ -55,12 +55,12 @@ class _Result(NamedTuple):
 
 @dataclass
 class Bench:
-    """A study with its model open and its references at hand.
+    """A study with an open model and loaded references.
 
     Args:
-        study: what is measured.
+        study: the study.
         flow: its model.
-        seconds: of one evaluation of one row on its own.
+        seconds: seconds for one evaluation of one row on its own.
         origin: device, dtype and versions, for the rows.
     """
 
@@ -75,12 +75,12 @@ class Bench:
     def measure(
         self, jobs: Sequence[Job], on_end: Callable[[Ended], None], *, on_call: Callable[[int], None] | None = None
     ) -> None:
-        """Run jobs in lock-step; a job that fails ends as a row that says so.
+        """Run jobs in shared batches; a job that fails becomes a row with the status ``"failed"``.
 
         Args:
-            jobs: in the order in which they begin.
-            on_end: told of each job when it ends.
-            on_call: told the rows of every model call.
+            jobs: the jobs, in the order in which they begin.
+            on_end: called with each job when it ends.
+            on_call: called with the number of rows after every model call.
         """
         if not jobs:
             return
@@ -96,7 +96,7 @@ class Bench:
         )
 
     def failed(self, job: Job, reason: str) -> Ended:
-        """How a job ends that has no result."""
+        """Make the row of a job that failed."""
         return Ended(self._row(job, NOTHING, failure=reason), None)
 
     def _work(self, job: Job) -> Work:
@@ -130,7 +130,7 @@ class Bench:
         return Ended(row, png(image) if followed and image is not None else None)
 
     def truth_image(self, truth: Truth) -> Tensor | None:
-        """The picture of a reference; None if the model makes none."""
+        """Decode the image of a reference; None if the model makes no images."""
         case = truth.prompt, truth.seed
         if case not in self._images:
             self._images[case] = self._image(truth.x0.to(truth.x1.dtype))
@@ -172,7 +172,7 @@ class Bench:
 
 
 def identity(study: Study, planned: Planned, prompt: str | None, seed: int) -> dict[str, Any]:
-    """The values that name a row, see `Row.key`."""
+    """Return the values that identify a row, see `Row.key`."""
     return {
         "model": study.model,
         "prompt": prompt or "",
@@ -186,14 +186,14 @@ def identity(study: Study, planned: Planned, prompt: str | None, seed: int) -> d
 
 
 def keys(study: Study, planned: Sequence[Planned]) -> Iterator[tuple[Key, int, int]]:
-    """Key of the row, index of the run and index of the case of everything in a study, cheap runs first."""
+    """List row key, run index and case index of everything in a study, cheap runs first."""
     for i in sorted(range(len(planned)), key=lambda i: planned[i].nfe):
         for c, case in enumerate(study.cases):
             yield key(**identity(study, planned[i], *case)), i, c
 
 
 def png(image: Tensor) -> bytes:
-    """An image ``(channels, height, width)`` with values in [0, 1] as PNG."""
+    """Encode an image ``(channels, height, width)`` with values in [0, 1] as PNG."""
     from PIL import Image  # noqa: PLC0415  (an extra)
 
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
@@ -208,18 +208,18 @@ def _reason(error: Exception) -> str:
 
 
 def forward_passes(flow: Any, sigmas: Iterable[float]) -> int:
-    """Passes through the network that evaluations of one row take; they differ where guidance acts only between two sigmas.
+    """Count the forward passes for evaluations of one row; they differ if guidance acts only between two sigmas.
 
     Args:
-        flow: with ``passes(sigma)`` if they differ, else with ``passes_per_evaluation``.
-        sigmas: of the evaluations.
+        flow: a flow with ``passes(sigma)`` or ``passes_per_evaluation``.
+        sigmas: noise levels of the evaluations.
     """
     passes = getattr(flow, "passes", lambda sigma: flow.passes_per_evaluation)
     return sum(map(passes, sigmas))
 
 
 def along(path: Path, errors: list[float]) -> OnStep:
-    """An observer of a run that writes down the relative error at the end of each step."""
+    """Make a callback that records the relative error at the end of each step."""
 
     def on_step(end: StepEnd) -> None:
         errors.append(relative_error(end.x, path(end.sigma)).item())
@@ -228,7 +228,7 @@ def along(path: Path, errors: list[float]) -> OnStep:
 
 
 def local_errors(sampler: Sampler, path: Path, steps: Iterable[Step], dtype: torch.dtype) -> Work:
-    """The relative error that each step makes by itself: every step starts on the path, with a history from the path."""
+    """Compute the relative error that each step makes by itself: every step starts on the exact path, with exact earlier velocities."""
     state = sampler.init(path(1.0).to(dtype))
     errors: list[float] = []
     for at in steps:

@@ -1,4 +1,4 @@
-"""What a study may cost and what it has cost: the budget, the meter, the probe."""
+"""The cost of a study: its budget, a meter of evaluations, and a timing probe."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from flowsamplers.lockstep import Halt
 
 
 class BudgetSpent(Halt):
-    """A study has come to the end of its budget."""
+    """Raised when a study has spent its budget."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Where to stop.
+    """A limit on evaluations or on time.
 
     Attributes:
-        evaluations: of the velocity, one row each, or None.
-        seconds: of wall time, or None.
+        evaluations: largest number of evaluations of one row, or None.
+        seconds: largest wall time in seconds, or None.
 
     Examples:
         >>> Budget.parse("5000"), Budget.parse("1.5h")
@@ -39,10 +39,10 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """From words: a number of evaluations, or a time such as ``90s``, ``10min``, ``2h``.
+        """Parse a number of evaluations, or a time such as ``90s``, ``10min``, ``2h``.
 
         Raises:
-            ValueError: anything else.
+            ValueError: the text is neither.
         """
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip())
         if match is None or float(match[1]) <= 0 or (match[2] is None and "." in match[1]):
@@ -57,17 +57,17 @@ class Budget:
 
 
 class Meter:
-    """A flow that counts what is asked of it, stops before a budget is overdrawn, and splits batches that do not fit the memory.
+    """A flow that counts its evaluations, stops before the budget is exceeded, and splits batches that do not fit into memory.
 
     Args:
         flow: the model.
-        budget: what may be spent; by default everything.
-        on_call: told the number of rows after every model call.
+        budget: the limit; by default none.
+        on_call: called with the number of rows after every model call.
 
     Attributes:
-        rows: evaluations performed.
-        calls: model calls.
-        fits: the largest batch that is tried, halved whenever one has run out of memory.
+        rows: number of evaluations so far.
+        calls: number of model calls so far.
+        fits: largest batch size to try; it is halved whenever memory runs out.
     """
 
     def __init__(self, flow: Any, budget: Budget | None = None, on_call: Callable[[int], None] | None = None) -> None:
@@ -83,20 +83,20 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the beginning."""
         return time.monotonic() - self.began
 
     def left(self, seconds_each: float) -> float:
-        """Evaluations that the budget still has room for, if one takes this long."""
+        """Compute how many more evaluations fit into the budget, if one takes this many seconds."""
         if self.budget.evaluations is not None:
             return self.budget.evaluations - self.rows
         return float("inf") if self.budget.seconds is None else (self.budget.seconds - self.seconds) / seconds_each
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The flow's velocity.
+        """Return the flow's velocity, and count it.
 
         Raises:
-            BudgetSpent: this call would go beyond the budget.
+            BudgetSpent: this call would exceed the budget.
         """
         n, limit = len(x), self.budget
         likely = self._slowest.get(n, 0.0)
@@ -128,7 +128,7 @@ class Meter:
         return parts
 
     def credit(self, rows: int, calls: int) -> None:
-        """Count evaluations, made here or by somebody else."""
+        """Count evaluations, including those of workers."""
         self.rows += rows
         self.calls += calls
         if self.on_call is not None:
@@ -137,15 +137,15 @@ class Meter:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a few timed model calls tell.
+    """The result of `probe`: time, operations and memory of one evaluation.
 
     Attributes:
-        solo: seconds of an evaluation of one row by itself.
-        batched: seconds of a row in a full batch.
-        rows: of that batch.
-        flops: floating-point operations of an evaluation, 0 where they are not counted.
-        memory: largest memory so far, in bytes, of the device or the process; 0 where it is not known.
-        evaluations: what the probe cost.
+        solo: seconds for an evaluation of one row alone.
+        batched: seconds per row in a full batch.
+        rows: number of rows in that batch.
+        flops: floating-point operations of an evaluation; 0 if they were not counted.
+        memory: peak memory so far, in bytes, of the device or the process; 0 if unknown.
+        evaluations: number of evaluations that the probe used.
     """
 
     solo: float
@@ -156,7 +156,7 @@ class Probe:
     evaluations: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         return asdict(self)
 
 
@@ -169,7 +169,7 @@ def probe(flow: Any, condition: str | None, rows: int) -> Probe:
     Args:
         flow: the model.
         condition: a prompt.
-        rows: of the batch.
+        rows: number of rows in the batch.
     """
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  (slow to import)
 

@@ -1,8 +1,9 @@
-r"""Distances: of latents and of pictures from the truth, and between two sets of samples.
+r"""Distances of latents and images from the reference, and between two sets of samples.
 
-A stochastic or a distilled model has no single right result for a noise, so distributions are compared. One set is many results of a
-sampler, from many seeds. The other is many results of a fine solution or of another sampler, or data. `sliced_wasserstein` and
-`energy_distance` are 0 for equal distributions and, for finite sets, above 0 by chance. `chance_level` says how far.
+A stochastic sampler or a distilled model has no single correct result for a noise, so distributions are compared. One set has many
+results of a sampler, from many seeds. The other has many results of a fine solution or of another sampler, or data.
+`sliced_wasserstein` and `energy_distance` are 0 for equal distributions. For finite sets they are above 0 by chance, and
+`chance_level` computes by how much.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from torch import Tensor
 from flowsamplers.reference import relative_error
 
 BEST_PSNR = 120.0
-"""Decibels; pictures nearer than this are the same."""
+"""Largest PSNR in decibels; images closer than this count as equal."""
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Distances of latents to the truth.
+    """Distances of latents from the reference.
 
     Attributes:
-        error: relative L2.
-        rmse: root mean square.
-        max_error: largest.
-        cosine: of the angle.
+        error: relative L2 distance.
+        rmse: root mean square difference.
+        max_error: largest absolute difference.
+        cosine: cosine of the angle between them.
     """
 
     error: float
@@ -38,7 +39,7 @@ class Errors:
 
     @classmethod
     def of(cls, x: Tensor, truth: Tensor) -> Errors:
-        """Of one row ``(1, ...)``; computed in float64.
+        """Compute the distances of one row, ``(1, ...)``, in float64.
 
         Examples:
             >>> Errors.of(torch.tensor([[3.0, 5.0]]), torch.tensor([[3.0, 4.0]])).error
@@ -54,7 +55,7 @@ NOTHING = Errors(math.nan, math.nan, math.nan, math.nan)
 
 
 def psnr(image: Tensor, truth: Tensor) -> float:
-    """Peak signal-to-noise ratio in decibels of images with values in [0, 1], at most `BEST_PSNR`.
+    """Compute the peak signal-to-noise ratio in decibels of images with values in [0, 1], at most `BEST_PSNR`.
 
     Examples:
         >>> round(psnr(torch.zeros(3, 4, 4), torch.full((3, 4, 4), 0.1)), 6)
@@ -65,7 +66,7 @@ def psnr(image: Tensor, truth: Tensor) -> float:
 
 
 def ssim(image: Tensor, truth: Tensor) -> float:
-    r"""Structural similarity of images ``(channels, height, width)`` with values in [0, 1]; 1 for equal ones.
+    r"""Compute the structural similarity of images ``(channels, height, width)`` with values in [0, 1]; 1 for equal images.
 
     A Gaussian window of standard deviation 1.5 and 11 pixels, fewer in smaller images; $C_1 = 0.01^2$, $C_2 = 0.03^2$.
 
@@ -100,11 +101,11 @@ def ssim(image: Tensor, truth: Tensor) -> float:
 
 
 CHUNK = 2**24
-"""Numbers of the differences that are held at once."""
+"""Largest number of differences in memory at once."""
 
 
 def sliced_wasserstein(first: Tensor, second: Tensor, *, p: float = 2.0, projections: int = 256, seed: int = 0) -> float:
-    r"""The Wasserstein distance of order p of one-dimensional projections, averaged over random directions.
+    r"""Compute the Wasserstein distance of order p of one-dimensional projections, averaged over random directions.
 
     $$ \Bigl( \frac1K \sum_k W_p^p(\theta_k \cdot X,\ \theta_k \cdot Y) \Bigr)^{1/p}, \qquad |\theta_k| = 1 $$
 
@@ -114,14 +115,14 @@ def sliced_wasserstein(first: Tensor, second: Tensor, *, p: float = 2.0, project
         first: ``(rows, ...)``; rows are flattened and computed in float64.
         second: ``(other rows, ...)`` with rows of the same shape.
         p: order, at least 1.
-        projections: how many directions.
-        seed: of the directions.
+        projections: number of directions.
+        seed: seed of the directions.
 
     Returns:
         The distance, in the units of the samples.
 
     Raises:
-        ValueError: rows of different shapes, no rows, numbers that are not finite, an order below 1.
+        ValueError: rows have different shapes, there are no rows, numbers are not finite, or ``p`` is below 1.
 
     Reference:
         Bonneel, Rabin, Peyre, Pfister, Journal of Mathematical Imaging and Vision 51 (2015).
@@ -148,7 +149,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, *, p: float = 2.0, project
 
 
 def energy_distance(first: Tensor, second: Tensor) -> float:
-    r"""The energy distance, $\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}$, with Euclidean distances.
+    r"""Compute the energy distance, $\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}$, with Euclidean distances.
 
     Args:
         first: ``(rows, ...)``; rows are flattened and computed in float64.
@@ -158,7 +159,7 @@ def energy_distance(first: Tensor, second: Tensor) -> float:
         The distance, in the square root of the units of the samples; in one dimension that of ``scipy.stats``.
 
     Raises:
-        ValueError: rows of different shapes, no rows, numbers that are not finite.
+        ValueError: rows have different shapes, there are no rows, or numbers are not finite.
 
     Reference:
         Szekely and Rizzo, Journal of Statistical Planning and Inference 143 (2013), 1249.
@@ -180,20 +181,20 @@ def chance_level(
     splits: int = 200,
     seed: int = 0,
 ) -> float:
-    """How large a distance gets by chance: the quantile over random splits of both sets together into two of the same sizes.
+    """Compute how large a distance gets by chance: a quantile over random splits of both sets together.
 
-    A measured distance below it does not tell the sets apart.
+    A measured distance below this level does not show that the sets differ.
 
     Args:
-        distance: such as `energy_distance`.
+        distance: a function of two sets, such as `energy_distance`.
         first: ``(rows, ...)``.
         second: ``(other rows, ...)``.
-        share: of the splits that stay below the level, by default 95 %.
-        splits: how many.
-        seed: of the splits.
+        share: share of the splits below the level, by default 95 %.
+        splits: number of splits.
+        seed: seed of the splits.
 
     Raises:
-        ValueError: whatever the distance raises.
+        ValueError: the distance refuses the sets.
 
     Examples:
         >>> x, y = torch.randn(2, 40, 2, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Measuring orders: of the catalogue on mixtures whose flows are known, and of any stochastic sampler by its own refinement."""
+"""Measure orders: of all samplers on mixtures with known flows, and of any stochastic sampler from ever finer runs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from flowsamplers.sampler import Sampler, SamplerLike
 
 @dataclass(frozen=True)
 class StochasticOrders:
-    """How a stochastic sampler converges as its steps are cut.
+    """Strong and weak errors of a stochastic sampler at several numbers of steps, and the orders.
 
     Attributes:
         steps: numbers of steps.
-        strong: mean distance to the finest path from the same noise, relative to the size of its end.
-        strong_uncertainty: standard errors of these.
-        weak: largest difference of a mean or a mean square of a coordinate from the finest one's, relative likewise.
-        weak_uncertainty: standard errors of these.
-        strong_order: the verdict.
-        weak_order: the verdict.
+        strong: mean distance to the finest path from the same noise, relative to the norm of its end.
+        strong_uncertainty: standard errors of ``strong``.
+        weak: largest difference in a coordinate's mean or mean square from the finest run, relative to the norm of its end.
+        weak_uncertainty: standard errors of ``weak``.
+        strong_order: verdict on the strong order.
+        weak_order: verdict on the weak order.
     """
 
     steps: tuple[int, ...]
@@ -59,26 +59,26 @@ def stochastic_orders(
     seed: int = 0,
     max_batch: int = 256,
 ) -> StochasticOrders:
-    r"""Measure both orders of a stochastic sampler by its own refinement, along shared Brownian paths.
+    r"""Measure both orders of a stochastic sampler from ever finer runs along shared Brownian paths.
 
-    Every interval of a grid is cut into 1, 2, 4, ... equal parts, and one path of `BrownianNoise` drives all of them, so that differences
-    between step counts have little variance. A point whose standard error is more than a third of its error is not used.
-    The strong error is the mean of the distance and not of its square, which a few paths that part from each other would rule.
+    Every interval of a grid is cut into 1, 2, 4, ... equal parts. All runs follow the same path of `BrownianNoise`, so differences
+    between numbers of steps have little variance. Points whose standard error exceeds a third of their error are not used. The strong
+    error is the mean distance. The mean square would be dominated by the few paths that separate.
 
     Args:
         flow: a velocity field.
-        x1: starts, ``(rows, ...)``; the more the surer.
+        x1: starts, ``(rows, ...)``; more rows give smaller standard errors.
         sampler: a stochastic sampler.
         grid: the coarsest schedule.
-        strong: the strong order that the method claims.
-        weak: the weak order that it claims.
-        refinements: into how many parts its intervals are cut.
-        finest: for the run that stands for the limit.
-        seed: of the paths.
-        max_batch: rows in one model call.
+        strong: the declared strong order.
+        weak: the declared weak order.
+        refinements: numbers of parts into which the intervals are cut.
+        finest: number of parts for the run that stands for the limit.
+        seed: seed of the paths.
+        max_batch: largest number of rows in one model call.
 
     Raises:
-        ValueError: a sampler that is not stochastic, or refinements as fine as the finest.
+        ValueError: the sampler is not stochastic, or a refinement is as fine as ``finest``.
 
     Reference:
         Kloeden and Platen, Numerical Solution of Stochastic Differential Equations (1992), sections 9.6 and 9.7.
@@ -128,11 +128,11 @@ def _mean_difference(x: Tensor, limit: Tensor) -> tuple[float, float]:
 
 
 FLOWS = {"mixture-2": 2, "mixture-4": 4}
-"""Anisotropic mixtures of three Gaussians, by the seed of `MixtureFlow.random`: in six dimensions, in one for weak orders."""
+"""The test flows: mixtures of three Gaussians by the seed of `MixtureFlow.random`, in six dimensions; for weak orders in one."""
 SHIFTS = {"uniform": 1.0, "shift-2": 2.0}
-"""Grids: the way from start to end, shifted as sigmas are."""
+"""The test grids: uniform from start to end, or shifted."""
 BOTH = (("mixture-2", "uniform"), ("mixture-4", "shift-2"))
-"""Flow and grid of the stochastic samplers' orders."""
+"""Pairs of flow and grid for the orders of stochastic samplers."""
 STEPS: Mapping[int, Sequence[int]] = {
     1: (256, 512, 1024),
     2: (256, 512, 1024, 2048),
@@ -140,11 +140,11 @@ STEPS: Mapping[int, Sequence[int]] = {
     4: (64, 128, 256, 512),
     5: (32, 64, 128),
 }
-"""Numbers of steps by the order that is expected."""
+"""Numbers of steps by declared order."""
 FINEST, SETTLED = 2048, 0.2
-"""Where the order that is seen is further than this from the declared one, the steps are halved, up to so many."""
+"""If the measured order differs from the declared one by more than `SETTLED`, the number of steps doubles, up to `FINEST`."""
 ROUNDING = 2e-14
-"""Errors near this say nothing of an order."""
+"""Errors near this are rounding and are not used for orders."""
 STRONG, WEAK = (0.9, 0.15), (0.9, 0.2)
 """Spans of stochastic samplers, inside (0, 1). `Restart` restarts in both; in the first all uniform grids have its threshold
 at one place in a step."""
@@ -173,8 +173,8 @@ def observed_orders(
         steps: numbers of steps by the declared order.
 
     Returns:
-        For each sampler its verdicts, by ``"flow, shift"``, over these numbers of steps, and finer ones up to `FINEST` where they do not
-        show the declared order yet: one rough step at the start shows late.
+        For each sampler its verdicts, by ``"flow, shift"``. If these numbers of steps do not show the declared order, more are tried, up
+            to `FINEST`, because an inaccurate first step shows only with many steps.
 
     Examples:
         >>> [found] = observed_orders(["rk5"], "inside")
@@ -225,31 +225,31 @@ class _Series:
 
 
 class Together:
-    """All of `FLOWS` as one: its rows are those of the first flow, then those of the second, and so on.
+    """All of `FLOWS` as one flow: its rows are those of the first flow, then those of the second, and so on.
 
     Args:
-        rows: of each flow.
+        rows: number of rows of each flow.
     """
 
     def __init__(self, rows: int = 2) -> None:
         self.rows, self.flows = rows, [_flow(name) for name in FLOWS]
 
     def start(self) -> Tensor:
-        """The rows at sigma 1."""
+        """Draw the rows at sigma 1."""
         return torch.cat([flow.noise(range(self.rows)) for flow in self.flows])
 
     def solution(self, start: float, end: float) -> Tensor:
-        """Where a start of these rows at sigma ``start`` ends."""
+        """Solve these rows from sigma ``start`` to sigma ``end``."""
         return torch.cat([_truth(name, self.rows, start, end) for name in FLOWS])
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """See `flowsamplers.Flow`; any number of starts, one after the other."""
+        """Return the velocity, see `flowsamplers.Flow`; x may hold several copies of the rows."""
         xs, sigmas = (t.unflatten(0, (-1, len(self.flows), self.rows)).unbind(1) for t in (x, sigma))
         out = [f.velocity(y.flatten(0, 1), s.flatten()) for f, y, s in zip(self.flows, xs, sigmas, strict=True)]
         return torch.stack([v.unflatten(0, (-1, self.rows)) for v in out], 1).flatten(0, 2)
 
     def errors(self, x: Tensor, exact: Tensor) -> list[float]:
-        """Relative distances, one for each flow."""
+        """Compute relative distances, one for each flow."""
         gaps, sizes = ((t.unflatten(0, (len(self.flows), self.rows))).flatten(1).norm(dim=1) for t in (x - exact, exact))
         return (gaps / sizes).tolist()
 
@@ -258,10 +258,10 @@ def observed_strong_order(name: str, flow: str, shift: str, *, paths: int = PATH
     """Measure the strong order of a stochastic sampler, by its own refinement along shared Brownian paths.
 
     Args:
-        name: of the sampler.
+        name: name of the sampler.
         flow: key of `FLOWS`.
         shift: key of `SHIFTS`.
-        paths: how many.
+        paths: number of paths.
 
     Returns:
         The verdict on the declared order, with its Monte-Carlo error.
@@ -281,11 +281,11 @@ def observed_weak_order(
     """Measure the weak order of a stochastic sampler.
 
     Args:
-        name: of the sampler.
-        flow: key of `FLOWS`; here of one dimension.
+        name: name of the sampler.
+        flow: key of `FLOWS`; here in one dimension.
         shift: key of `SHIFTS`.
-        points: of one Sobol sequence, a power of 2.
-        scrambles: how many sequences.
+        points: number of points in one Sobol sequence, a power of 2.
+        scrambles: number of sequences.
 
     Returns:
         The verdict on the declared order with its Monte-Carlo error, and `weak_errors`.
@@ -302,21 +302,21 @@ def observed_weak_order(
 def weak_error(
     flow: MixtureFlow, sampler: SamplerLike, grid: SigmaGrid, *, points: int = POINTS, scrambles: int = SCRAMBLES, seed: int = 0
 ) -> tuple[float, float]:
-    r"""How far mean and mean square of a stochastic sampler's result are from the flow's, with the standard error of that.
+    r"""Measure the error in mean and mean square of a stochastic sampler's result, with its standard error.
 
-    The means are over scrambled Sobol sequences, with a dimension for every number that a run draws, and for its start: their error falls
-    nearly like one over the number of points. The truth is a formula, the moments of the mixture under noise.
+    The means are over scrambled Sobol sequences, with one dimension for every number that a run draws and for its start. Their error
+    falls nearly like one over the number of points. The exact moments of the mixture under noise are known.
 
     Args:
         flow: a mixture.
         sampler: stochastic or not.
         grid: the schedule.
-        points: of one sequence, a power of 2.
-        scrambles: how many sequences; they are independent, which gives the standard error.
-        seed: of the scrambling.
+        points: number of points in one sequence, a power of 2.
+        scrambles: number of independent sequences, for the standard error.
+        seed: seed of the scrambling.
 
     Returns:
-        The Euclidean size of the errors of all means and mean squares, and of their standard errors.
+        The Euclidean norm of the errors of all means and mean squares, and of their standard errors.
 
     Examples:
         >>> flow = MixtureFlow([[-1.0], [1.0]], [0.5, 0.3])
@@ -341,16 +341,16 @@ def weak_error(
 
 
 class SobolNoise:
-    """Noise whose rows are the points of a scrambled Sobol sequence: for means over runs, not for single ones.
+    """Noise whose rows are the points of a scrambled Sobol sequence, for means over many runs.
 
     Args:
-        draws: the (step, draw) that a run asks for.
+        draws: the (step, draw) pairs of a run.
         size: numbers in a row of the state.
-        points: how many rows, a power of 2.
-        seed: of the scrambling.
+        points: number of rows, a power of 2.
+        seed: seed of the scrambling.
 
     Attributes:
-        start: unit normal starts, ``(points, size)``, from dimensions of their own.
+        start: standard normal starts, ``(points, size)``, from dimensions of their own.
     """
 
     def __init__(self, draws: list[tuple[int, int]], size: int, points: int, seed: int) -> None:
@@ -367,7 +367,7 @@ class SobolNoise:
 
 
 def shifted(steps: int, shift: float, start: float, end: float) -> SigmaGrid:
-    """A grid between any two sigmas whose steps grow as those of a shifted schedule do."""
+    """Make a grid between any two sigmas with the step ratios of a shifted schedule."""
     way = np.arange(steps + 1) / steps
     way = way / (shift - (shift - 1) * way)
     return SigmaGrid([start, *(start + (end - start) * way[1:-1]), end])

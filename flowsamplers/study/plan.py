@@ -1,4 +1,4 @@
-"""What a study will do and what that costs, before it does it."""
+"""Define a study (model, prompts, seeds, samplers, model calls), and predict its cost."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from flowsamplers.study.store import REFERENCES
 from flowsamplers.study.truth import evaluations_at_most
 
 PIPELINE_STEPS = 50
-"""FLUX.2 pipelines' default number of steps, at which studies hold mu."""
+"""Default number of steps of FLUX.2 pipelines; studies keep mu fixed at its value for it."""
 
 WINDOW = 4
-"""Full batches of runs that are on their way at once."""
+"""Number of full batches of runs that are in memory at once."""
 
 DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = (
     "euler",
@@ -43,7 +43,7 @@ DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = (
     "dpmpp_2m",
 )
 OWN_PROMPTS: tuple[str | None, ...] = ("the model's own",)
-"""Stands for `flows.default_prompts` of the model, or for one None where ``flow`` is given."""
+"""Stands for `flows.default_prompts` of the model, or for one None if ``flow`` is given."""
 
 
 REFERENCE = 2400
@@ -54,12 +54,12 @@ REFERENCES_OF = {"klein-emoji": 1400}
 
 @dataclass(frozen=True)
 class Planned:
-    """A sampler on a grid, to be run from every noise.
+    """A sampler with a schedule, to be run from every noise.
 
     Attributes:
-        sampler: the method.
+        sampler: the sampler.
         grid: its schedule.
-        nfe: model calls.
+        nfe: number of model calls.
         schedule_options: options of the schedule, for the rows.
     """
 
@@ -71,32 +71,32 @@ class Planned:
 
 @dataclass(frozen=True)
 class Study:
-    """The error of samplers against the number of model calls, on one model.
+    """A study: measure the error of samplers against the number of model calls, on one model.
 
     Args:
-        model: see `flows.load_flow`; with ``flow`` only a name for it.
-        prompts: conditions; one None for a model without. By default `flows.default_prompts` of the model, and one None where
-            ``flow`` is given.
-        seeds: of the noises; every prompt is run from every noise.
-        samplers: names, configurations or objects; none of them stochastic or adaptive.
-        nfe: budgets of model calls; each sampler takes as many steps as fit in each.
+        model: name of the model, see `flows.load_flow`; with ``flow`` only a name for the results.
+        prompts: the prompts; one None for a model without prompts. By default `flows.default_prompts` of the model, and one None
+            if ``flow`` is given.
+        seeds: seeds of the noises; every prompt is run from every noise.
+        samplers: names, configurations or objects; no stochastic or adaptive samplers.
+        nfe: numbers of model calls; each sampler takes as many steps as fit into each.
         schedule: name of a schedule.
         schedule_options: its options; ``tokens`` is filled in from the model.
-        mu: for ``flux2``: a number, or ``"fixed"`` to hold the empirical mu of 50 steps, so that grids of one family are
-            compared, or ``"follow"`` to let it follow the number of steps as the pipeline does.
-        flow_options: given to the model's loader: height, width, guidance_scale, guidance_interval,
+        mu: for ``flux2``: a number; or ``"fixed"`` for the empirical mu of 50 steps, so that all grids belong to one family; or
+            ``"follow"`` for the mu of each number of steps, as in the pipeline.
+        flow_options: options of the model's loader: height, width, guidance_scale, guidance_interval,
             batched_guidance, dtype, device, offload, full_time.
-        max_batch: rows in one model call; changes what a study costs, not what it finds.
+        max_batch: largest number of rows in one model call; it changes the cost of a study, not its results.
         reference_evaluations: budget of each reference. By default `REFERENCE`, and for the bundled klein-emoji 1400.
-        local_nfe: up to this budget the local errors of the first prompt and seed are measured.
-        flow: an object to be measured in place of a model that is opened by name; only ``velocity(x, sigma)`` is needed, see
+        local_nfe: up to this number of model calls the local errors of the first prompt and seed are measured.
+        flow: your own model in place of one that is opened by name; only ``velocity(x, sigma)`` is required, see
             `flows.OwnFlow`.
-        shape: of one row of its noise, if the object has no attribute ``shape``.
+        shape: shape of one row of its noise, if the object has no attribute ``shape``.
 
     Raises:
-        ValueError: budgets below 1, nothing to do or the same twice, a sampler that has no place here, a flow without a shape or with
-            a velocity of another.
-        TypeError: a flow without a velocity, a model that is no name.
+        ValueError: a number of calls is below 1; there is nothing to do, or something twice; a sampler is stochastic or adaptive; a
+            flow has no shape, or a velocity of another shape.
+        TypeError: a flow has no velocity, or ``model`` is no name.
 
     Examples:
         >>> study = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8))
@@ -179,7 +179,7 @@ class Study:
             raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
 
     def grid(self, steps: int, tokens: int) -> tuple[SigmaGrid, dict[str, Any]]:
-        """The schedule of N steps for a model of this many tokens, and its options."""
+        """Make the schedule with N steps for a model with this many tokens, and return its options too."""
         options = dict(self.schedule_options)
         if self.schedule in ("flux1", "flux2"):
             options.setdefault("tokens", tokens)
@@ -189,7 +189,7 @@ class Study:
         return get_schedule(self.schedule, steps, **options), options
 
     def runs(self, tokens: int) -> list[Planned]:
-        """The samplers on their grids: for each sampler and budget the largest number of steps that fits, each number once."""
+        """List the runs: for each sampler and number of calls the largest number of steps that fits, each number once."""
         planned: list[Planned] = []
         for sampler in self.methods:
             done: set[int] = set()
@@ -213,23 +213,23 @@ class Study:
 
     @property
     def cases(self) -> list[tuple[str | None, int]]:
-        """Prompts and seeds; every run is made from each of them."""
+        """All pairs of prompt and seed; every run is made from each."""
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
     @property
     def window(self) -> int:
-        """How many runs are on their way at once: a few full batches."""
+        """Number of runs that are in memory at once: a few full batches."""
         return WINDOW * self.max_batch
 
     def settings(self) -> dict[str, Any]:
-        """What defines the study, as JSON values; not how it is computed."""
+        """The settings that define the study, as JSON values; settings of the computation are not among them."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("max_batch", "flow", "shape")}
         values |= {"schedule_options": dict(self.schedule_options), "flow_options": dict(self.flow_options)}
         values["samplers"] = [to_config(s) for s in self.methods]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     def with_earlier(self, settings: Mapping[str, Any]) -> Study:
-        """This study with the samplers and budgets of an earlier one, by its settings, before those that are new here."""
+        """Merge this study with the samplers and numbers of calls in the settings of an earlier one."""
         before = [get_sampler(s) for s in settings.get("samplers", ())]
         return replace(
             self,
@@ -238,17 +238,17 @@ class Study:
         )
 
     def open(self) -> Any:
-        """The model's velocity field: the object, or what `flows.load_flow` opens."""
+        """Open the model: return ``flow``, or the result of `flows.load_flow`."""
         if self.flow is not None:
             return self.flow
         prompt = {} if self.prompts[0] is None else {"prompt": self.prompts[0]}
         return completed(load_flow(self.model, **prompt, **self.flow_options), condition=self.prompts[0])
 
     def plan(self, flow: Any = None) -> Plan:
-        """What it will cost: opens the model, times a few calls, computes nothing else and writes nothing.
+        """Predict the cost: open the model, time a few calls, and write nothing.
 
         Args:
-            flow: the model, if it is open already.
+            flow: the model, if it is already open.
         """
         return plan(self, self.open() if flow is None else flow)
 
@@ -261,7 +261,7 @@ class Study:
         references: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Results:
-        """Run it, or go on with it, and write rows, figures and the report into a folder; see `study.run.run`."""
+        """Run or continue the study, and write rows, figures and the report into a folder; see `study.run.run`."""
         where = Path(folder) / REFERENCES if references is None else Path(references)
         return run(self, Path(folder), engine=engine, budget=budget, references=where, progress=progress)
 
@@ -274,9 +274,9 @@ class _Rough:
 
 
 def unique_evaluations(planned: Sequence[Planned]) -> int:
-    """Evaluations that the runs from one noise need when they begin together and equal ones are computed once.
+    """Count the evaluations of all runs from one noise, if equal evaluations are computed once.
 
-    Found by running them all on a small field in lock-step: which requests are equal depends on the methods alone.
+    The count comes from a run on a small velocity field, because which requests are equal depends only on the samplers.
     """
     x1 = normal(0, (1, 16), torch.float64)
     performed = 0
@@ -292,17 +292,17 @@ def unique_evaluations(planned: Sequence[Planned]) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study will do and what that costs.
+    """The plan of a study: its runs and their cost.
 
     Attributes:
-        cases: prompts times seeds.
-        runs: samplers and grids.
-        asked: evaluations that all runs ask for.
-        unique: evaluations that are left of these when equal ones are computed once.
+        cases: number of prompts times number of seeds.
+        runs: number of samplers times schedules.
+        asked: evaluations of all runs together.
+        unique: evaluations that remain if equal ones are computed once.
         local: evaluations for the local errors of the first case.
-        references: evaluations for the references and the noise floors, at most.
+        references: evaluations for references and noise floors, at most.
         passes: forward passes of one evaluation.
-        states: bytes of the runs that are on their way at once.
+        states: bytes of all runs that are in memory at once.
         probe: measured times, operations and memory.
     """
 
@@ -318,25 +318,25 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """One for each run from each noise."""
+        """Number of rows: one for each run from each noise."""
         return self.cases * self.runs
 
     @property
     def evaluations(self) -> int:
-        """All that will be computed, at most."""
+        """Number of evaluations of the whole study, at most."""
         return self.unique + self.local + self.references + self.probe.evaluations
 
     @property
     def seconds(self) -> float:
-        """How long it will take, at most, from the probe."""
+        """Seconds that the study will take, at most, from the probe."""
         return self.evaluations * self.probe.batched
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Convert to JSON values."""
         return {**asdict(self), "rows": self.rows, "evaluations": self.evaluations, "seconds": self.seconds}
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """Format for the terminal."""
         p = self.probe
         flops = f"{p.flops * self.evaluations:.1e}   ({p.flops:.1e} an evaluation)" if p.flops else "not counted for this model"
         memory = f"{_bytes(p.memory)} in the probe" if p.memory else "not known here"
@@ -357,10 +357,10 @@ class Plan:
 
 
 def plan(study: Study, flow: Any) -> Plan:
-    """The plan of a study on an open model; takes a few timed model calls.
+    """Make the plan of a study on an open model, with a few timed model calls.
 
     Args:
-        study: what is to be run.
+        study: the study.
         flow: its model.
     """
     planned = study.runs(flow.tokens)
@@ -388,7 +388,7 @@ def _live(planned: Planned) -> int:
 
 
 SHOWN = 12
-"""Steps after which a run holds as much as it ever does: more than any method remembers."""
+"""Number of steps after which the memory of a run no longer grows."""
 
 
 def _bytes(n: float) -> str:

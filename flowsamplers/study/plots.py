@@ -1,6 +1,6 @@
-"""Figures of a study. They take rows, never a model.
+"""The figures of a study, drawn from its rows.
 
-Made to be read at a width of 400 pixels, in Okabe and Ito's colours, with a marker of its own for every sampler.
+They can be read at a width of 400 pixels. They use the colors of Okabe and Ito, with one marker for each sampler.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ GREY = "#666666"
 
 
 def check_available() -> None:
-    """Raise the error that says what to install, before anything is computed.
+    """Check that the packages for figures are installed, before anything is computed.
 
     Raises:
-        ImportError: no matplotlib or no pillow.
+        ImportError: matplotlib or pillow is not installed.
     """
     for package, name in (("matplotlib", "matplotlib"), ("PIL", "pillow")):
         if find_spec(package) is None:
@@ -51,15 +51,15 @@ class Plots:
     results: Results
 
     def work_precision(self) -> Any:
-        """Error against model calls, log-log: thin lines for each noise, bold their geometric mean.
+        """Plot error against model calls on logarithmic axes: thin lines for each noise, a bold line for their geometric mean.
 
-        Below the reference's own error, shaded, nothing can be read, and points near it are hollow; dashed lines show what orders
-        1, 2 and 4 look like.
+        Errors in the shaded region are below the reference's own error and mean nothing; points near it are hollow. Dashed lines show
+        the slopes of orders 1, 2 and 4.
         """
         return self._errors("nfe", "model calls for one image (NFE)")
 
     def error_vs_steps(self) -> Any:
-        """Error against the number of steps, log-log; here the slope of a line is the order of its sampler."""
+        """Plot error against the number of steps on logarithmic axes; the slope of a line is the order of its sampler."""
         return self._errors("steps", "steps")
 
     def _errors(self, axis: str, what: str) -> Any:
@@ -88,7 +88,7 @@ class Plots:
         return figure
 
     def best(self) -> Any:
-        """The smallest error of any sampler at each number of model calls, and Euler's method beside it."""
+        """Plot the smallest error of any sampler at each number of model calls, beside Euler's method."""
         results = self.results
         figure, ((axes,),) = _figure(WIDTH, HEIGHT)
         nfes = sorted({row.nfe for row in results.rows})
@@ -112,7 +112,7 @@ class Plots:
         return figure
 
     def schedule(self) -> Any:
-        """Where the model is asked: the nodes of the grids for a few step counts."""
+        """Plot the nodes of the schedules for a few numbers of steps."""
         rows = self._of_first_case(self.results.labels[0])
         shown = [n for n in (1, 2, 4, 8, 16, 32, 64) if n in rows][-5:] or list(rows)[:5]
         figure, ((axes,),) = _figure(WIDTH, 0.6 + 0.42 * len(shown))
@@ -124,10 +124,10 @@ class Plots:
         return figure
 
     def trajectory(self, nfe: int = 8) -> Any:
-        """From the first noise: the error after each step, and below it the error that each step makes by itself.
+        """Plot the error after each step, from the first noise, and below it the error that each step makes by itself.
 
         Args:
-            nfe: every sampler with the most model calls that it can make of these.
+            nfe: number of model calls; each sampler takes as many steps as fit.
         """
         figure, ((above,), (below,)) = _figure(WIDTH, 1.35 * HEIGHT, 2)
         ends: list[tuple[float, float, str, str]] = []
@@ -151,7 +151,7 @@ class Plots:
         return figure
 
     def style(self, name: str) -> tuple[str, str]:
-        """Colour and marker of a sampler, the same in all figures of a study."""
+        """Return color and marker of a sampler, the same in all figures of a study."""
         i = self.results.labels.index(name)
         return PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
 
@@ -164,7 +164,7 @@ class Plots:
 
 
 def grid_of(row: Row) -> Any:
-    """The schedule that a row was run on: its sampler's own, if it brings one."""
+    """Return the schedule of a row: its sampler's own, if the sampler has one."""
     own = get_sampler({"name": row.sampler, "options": row.options}).own_grid
     return own or get_schedule(row.schedule, row.steps, **row.schedule_options)
 
@@ -180,17 +180,17 @@ def image_grid(
     cell: float | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Images side by side with labels; a missing cell stays empty. Small images are enlarged without smoothing.
+    """Draw images side by side with labels; a missing cell stays empty. Small images are enlarged without smoothing.
 
     Args:
         rows: labels of the rows.
         columns: labels of the columns.
         images: PIL images by (row, column).
-        title: what is shown.
-        note: what the columns count, where their labels do not say it.
-        captions: a line below each image.
+        title: title of the figure.
+        note: meaning of the columns, if their labels do not tell it.
+        captions: one line below each image.
         cell: width of an image in inches.
-        about: written into the file: settings, versions.
+        about: metadata for the file: settings, versions.
     """
     first = next(iter(images.values()))
     aspect = first.height / first.width
@@ -217,11 +217,11 @@ def image_grid(
 
 
 def png(figure: Any, about: Mapping[str, Any] | None = None) -> bytes:
-    """A figure as PNG, 200 dots an inch.
+    """Save a figure as PNG with 200 dots per inch.
 
     Args:
-        figure: of `Plots`.
-        about: written into the file: settings, versions.
+        figure: a figure of `Plots`.
+        about: metadata for the file: settings, versions.
     """
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=200, metadata=_metadata(about))
@@ -229,11 +229,11 @@ def png(figure: Any, about: Mapping[str, Any] | None = None) -> bytes:
 
 
 def svg(figure: Any, about: Mapping[str, Any] | None = None) -> bytes:
-    """A figure as SVG, the same bytes every time.
+    """Save a figure as SVG, with the same bytes every time.
 
     Args:
-        figure: of `Plots`.
-        about: written into the file: settings, versions.
+        figure: a figure of `Plots`.
+        about: metadata for the file: settings, versions.
     """
     from matplotlib import rc_context  # noqa: PLC0415
 

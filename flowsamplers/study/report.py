@@ -1,4 +1,4 @@
-"""A study in words and figures: for the terminal, and as one HTML file that needs nothing else."""
+"""Describe a study in text and figures: for the terminal, and as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from flowsamplers.study.store import IMAGES, write_atomically
 WIDTH = 80
 DISTILLED = (
     "This model is distilled for a few steps: its ODE has no limit that means quality.\n"
-    "Read these figures as the distance from its own fine solution, not as how good\nthe pictures are."
+    "The errors are distances from the model's own fine solution. They do not measure\nhow good the images are."
 )
 _SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def terminal(results: Results) -> str:
-    """Everything, in at most 80 columns."""
+    """Write the whole text for the terminal, in at most 80 columns."""
     parts = [caution(results), table(results), pictures(results), best_lines(results), order_lines(results), takeaway(results)]
     if results.settings.get("flow", {}).get("is_distilled"):
         parts.append(DISTILLED)
@@ -34,20 +34,20 @@ def terminal(results: Results) -> str:
 
 
 def caution(results: Results) -> str:
-    """What must be read first where the reference is hardly better than what is measured; else nothing."""
+    """Return a warning if the reference is hardly more accurate than the runs; else an empty text."""
     budget = max(row.nfe for row in results.rows)
     best = results.best(budget)
     if best is None or 3 * results.reference_error <= best[1]:
         return ""
     return _wrapped(
-        f"Read this first: the reference is known to {percent(results.reference_error)} only. At {budget} model calls the best "
+        f"Read this first: the reference is known to {percent(results.reference_error)} only. At {budget} model calls, the best "
         f"sampler, {best[0]}, differs from it by {percent(best[1])}. This study cannot rank samplers whose errors are below "
         f"{percent(10 * results.reference_error)}. A dtype with less rounding, such as float32, gives a better reference."
     )
 
 
 def table(results: Results) -> str:
-    """Rows samplers, columns model calls: the geometric mean of the relative error."""
+    """Make the table of geometric mean relative errors: rows are samplers, columns are model calls."""
     nfes = sorted({row.nfe for row in results.rows})
     name_width = max(len(name) for name in results.labels)
     room = (WIDTH - name_width) // 9
@@ -60,12 +60,12 @@ def table(results: Results) -> str:
     lines.append(f"{'reference':<{name_width}}  its own relative error is at most {results.reference_error:.1e}")
     failed = sum(row.status != "ok" for row in results.rows)
     if failed:
-        lines.append(f"{failed} of {len(results.rows)} runs failed; rows.jsonl says why")
+        lines.append(f"{failed} of {len(results.rows)} runs failed; rows.jsonl has the reasons")
     return "\n".join(lines)
 
 
 def pictures(results: Results, budget: int = 8) -> str:
-    """PSNR and SSIM of the decoded images against the reference's, at one budget; nothing for a model that makes none."""
+    """Make the table of PSNR and SSIM of the images at one number of calls; empty for a model without images."""
     found = alike(results, budget)
     if not found:
         return ""
@@ -76,7 +76,7 @@ def pictures(results: Results, budget: int = 8) -> str:
 
 
 def alike(results: Results, budget: int) -> dict[str, tuple[float, float]]:
-    """The mean PSNR and SSIM of each sampler with the most model calls that it can make of these, where there are images."""
+    """Compute mean PSNR and SSIM of each sampler at a number of model calls, if there are images."""
     found: dict[str, tuple[float, float]] = {}
     for name in results.labels:
         rows = [r for r in results.rows if r.label == name and r.nfe <= budget and math.isfinite(r.psnr)]
@@ -87,13 +87,13 @@ def alike(results: Results, budget: int) -> dict[str, tuple[float, float]]:
 
 
 def one(results: Results, count: int = 1) -> str:
-    """What a run ends with: an image where the model decodes to one, else a sample."""
+    """Return "image" if the model decodes images, else "sample"."""
     word = "image" if any(math.isfinite(r.psnr) for r in results.rows) else "sample"
     return word if count == 1 else f"{word}s"
 
 
 def within(results: Results, name: str, budget: int) -> str:
-    """The error at a budget in words; with fewer calls in brackets, where the sampler cannot spend it exactly."""
+    """Format the error at a number of calls; in brackets the actual number, if the sampler needs fewer."""
     exactly, fewer = _spent(results, name, budget)
     if exactly is not None:
         return f"{exactly:.1e}"
@@ -101,7 +101,7 @@ def within(results: Results, name: str, budget: int) -> str:
 
 
 def within_percent(results: Results, name: str, budget: int) -> str:
-    """The same for everybody."""
+    """Format the error at a number of calls in percent."""
     exactly, fewer = _spent(results, name, budget)
     if exactly is not None:
         return percent(exactly)
@@ -116,8 +116,8 @@ def _spent(results: Results, name: str, budget: int) -> tuple[float | None, floa
 
 
 def best_lines(results: Results) -> str:
-    """The best sampler at each budget."""
-    lines = ["Best at each budget of model calls"]
+    """Make one line for the best sampler at each number of calls."""
+    lines = ["Smallest error at each number of model calls"]
     for n in _SHOWN:
         best = results.best(n)
         if best and n in {row.nfe for row in results.rows}:
@@ -126,9 +126,9 @@ def best_lines(results: Results) -> str:
 
 
 def order_lines(results: Results) -> str:
-    """What the errors say of each declared order."""
+    """Make one line for the measured order of each sampler."""
     width = max(len(name) for name in results.labels)
-    lines = ["Order, from the errors against the number of steps"]
+    lines = ["Order of convergence, from the errors against the number of steps"]
     for name, verdict in results.orders().items():
         window = f"  on {verdict.window[0]:g} to {verdict.window[1]:g} steps" if verdict.window else ""
         lines.append(f"{name:<{width}}  {verdict}{window}")
@@ -136,7 +136,7 @@ def order_lines(results: Results) -> str:
 
 
 def takeaway(results: Results, budget: int = 8) -> str:
-    """One sentence, computed from the rows: the best at a budget, against Euler's method."""
+    """Write the conclusion in one sentence: the best sampler at a number of calls, compared with Euler's method."""
     nfes = sorted({row.nfe for row in results.rows})
     budget = budget if budget in nfes else nfes[len(nfes) // 2]
     best = results.best(budget)
@@ -144,11 +144,11 @@ def takeaway(results: Results, budget: int = 8) -> str:
     if best is None:
         return ""
     name, error = best
-    start = f"With {budget} model call{'s' * (budget > 1)} {name} has the smallest error, {percent(error)}"
+    start = f"With {budget} model call{'s' * (budget > 1)}, {name} has the smallest error, {percent(error)}"
     if euler is None or name == "euler":
         return start + "."
     needed = _calls_for("euler", error, results, nfes)
-    more = f"euler needs {needed} calls for that" if needed else f"euler does not get there in {nfes[-1]}"
+    more = f"euler needs {needed} calls for that" if needed else f"euler does not reach it with {nfes[-1]} calls"
     return _wrapped(
         f"{start}: {euler / error:.1f} times less than euler ({percent(euler)}); {more}.{_doubt(results, name, budget)}"
     )
@@ -160,14 +160,14 @@ def _doubt(results: Results, name: str, budget: int) -> str:
     second = min(others)[1] if others else name
     ratio = results.compare(second, name, budget)
     if len({(r.prompt, r.seed) for r in results.rows}) == 1:
-        return f" This is from one {one(results)}; others may say otherwise."
+        return f" This is the result of one {one(results)}; others may differ."
     if ratio is None or ratio.low > 1 or second == name:
         return ""
-    return f" On these {one(results, 2)} {second} could as well be the best: its error is {ratio} times that."
+    return f" On these {one(results, 2)}, {second} may be equally good: its error is {ratio} times that."
 
 
 def percent(error: float) -> str:
-    """A relative error for everybody; very small ones as powers of ten.
+    """Format a relative error in percent; very small ones as powers of ten.
 
     Examples:
         >>> percent(0.076), percent(1.1), percent(3e-7)
@@ -187,27 +187,26 @@ def _wrapped(text: str) -> str:
 
 
 def cost(results: Results) -> list[str]:
-    """How it was measured and what it cost, in sentences."""
+    """Describe in sentences how the study was measured and what it cost."""
     settings, rows = results.settings, results.rows
     reference = settings.get("reference", {})
     lines = [
         (
-            f"{len(rows)} runs. Truth: {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls for one "
-            f"{one(results)}; "
-            f"its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a result by up to "
-            f"{results.noise_floor:.1e}; no smaller difference means anything."
+            f"{len(rows)} runs. The reference is {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls "
+            f"for one {one(results)}. Its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a "
+            f"result by up to {results.noise_floor:.1e}; smaller differences mean nothing."
         ),
     ]
     if results.sessions:
         done, calls, seconds = (sum(s[k] for s in results.sessions) for k in ("evaluations", "model_calls", "seconds"))
         asked = sum(row.nfe for row in rows)
         lines.append(
-            f"The runs asked for {asked:,} evaluations. Performed were {done:,}, those for the references among them, in {calls:,} batched "
-            f"model calls and {seconds:.0f} seconds. What several runs ask for alike was computed once."
+            f"The runs need {asked:,} evaluations; equal ones were computed once. In total, {done:,} evaluations were performed, including "
+            f"those for the references, in {calls:,} batched model calls and {seconds:.0f} seconds."
         )
     first = rows[0]
     lines.append(
-        f"{first.versions}; {first.device}, {first.dtype}. One evaluation on its own takes {1e3 * first.seconds / first.nfe:.1f} ms."
+        f"{first.versions}; {first.device}, {first.dtype}. One evaluation alone takes {1e3 * first.seconds / first.nfe:.1f} ms."
     )
     return lines
 
@@ -217,35 +216,35 @@ TRAJECTORY_NFE = 8
 
 FIGURES = {
     "error-vs-nfe": (
-        "Error against work",
+        "Error against model calls",
         (
-            "Left to right: more calls of the model, so more time. Top to bottom: smaller error. The further to the lower left a line, "
-            "the better its sampler. Thin lines are single {some}, bold lines their geometric mean. Dashed: an error that halves "
-            "(order 1) or quarters (order 2) with every doubling of the work. Hollow points are too near to the reference's own "
-            "error to be read."
+            "Horizontal: number of model calls, which is proportional to time. Vertical: error. The closer a line is to the lower left "
+            "corner, the better is its sampler. Thin lines are single {some}, bold lines their geometric mean. Dashed lines: an error that "
+            "halves (order 1) or quarters (order 2) when the number of calls doubles. Hollow points are too close to the reference's own "
+            "error to be reliable."
         ),
     ),
     "best-at-nfe": (
         "The best sampler at each number of model calls",
-        "Dashed: Euler's method, the usual choice, for comparison.",
+        "Dashed: Euler's method, the default of most pipelines.",
     ),
     "error-vs-steps": (
         "Error against steps",
         (
-            "The same errors, over the number of steps. Some samplers call the model more than once in a step. The slope of a line is the "
+            "The same errors against the number of steps. Some samplers call the model more than once per step. The slope of a line is the "
             "order of its sampler."
         ),
     ),
     "trajectory": (
         "Where the error arises",
         (
-            "One {one}, from noise (left) to data (right). Above: how far the run has strayed after each step. Below: the error that each "
-            f"step makes by itself, when it starts from the exact place. Each sampler with at most {TRAJECTORY_NFE} model calls."
+            "One {one}, from noise (left) to data (right). Upper plot: the error after each step. Lower plot: the error that each step "
+            f"makes by itself, when it starts from the exact state. Each sampler has at most {TRAJECTORY_NFE} model calls."
         ),
     ),
     "schedule": (
         "The schedule",
-        "At which noise levels the steps begin and end; 1 is pure noise, 0 is the {one}. Most steps are spent where marks are dense.",
+        "The noise levels at which the steps begin and end; 1 is pure noise, 0 is the {one}.",
     ),
 }
 
@@ -269,44 +268,47 @@ GLOSSARY = (
     (
         "relative error",
         (
-            "How far what a run ends with (for an image: the latents, before they are decoded) is from the exact solution of the model's "
-            "differential equation from the same noise, divided by the size of the solution. 0.01 is one per cent."
+            "The distance of a run's result from the exact solution of the model's differential equation for the same noise, divided by "
+            "the norm of the solution. It is measured before decoding, for an image on its latents. 0.01 is one percent."
         ),
     ),
-    ("model calls, NFE", "Number of function evaluations: how often the network is asked in one run. Time is spent here."),
+    ("model calls, NFE", "Number of function evaluations: how often one run calls the network. This determines its time."),
     (
         "step, sampler",
-        "A sampler is the rule that gets from noise to data in steps; some rules ask the model more than once in a step.",
+        "A sampler goes from noise to data in steps; some samplers call the model more than once per step.",
     ),
     (
         "order",
         (
-            "An order of 2 says that twice as many steps make the error 2² = 4 times smaller. 'reduced' says that at these step counts it "
-            "falls more slowly than theory promises for many steps, 'pre-asymptotic' that no slope has settled."
+            "Order 2 means that twice as many steps make the error 2² = 4 times smaller. 'reduced': at these numbers of steps the error "
+            "falls more slowly than the theory predicts for many steps. 'pre-asymptotic': the slope has not settled yet."
         ),
     ),
     (
         "reference",
         (
-            "The exact solution is not known. It is computed with much finer steps by one method of high order and checked by another; "
-            "what they disagree by is the reference's own error."
+            "The exact solution is not known. It is computed with much finer steps by a method of high order and checked by another "
+            "method. Their difference is the reference's own error."
         ),
     ),
-    (PICTURED, "How alike two decoded pictures are: in decibels (40 is hard to see), and from 0 to 1 (alike)."),
-    ("a small error", "is not a good picture. It says that the sampler did what the model asked for."),
+    (
+        PICTURED,
+        "The similarity of two decoded images: in decibels (a difference at 40 is hard to see), and from 0 to 1 (equal).",
+    ),
+    ("a small error", "does not mean a good image. It means that the sampler solved the model's equation accurately."),
 )
 
 
 def write(results: Results, folder: Path) -> None:
-    """Make all figures and the report of a study anew, from its rows.
+    """Write all figures and the report of a study from its rows.
 
     Args:
         results: the rows.
-        folder: where the figures and ``report.html`` go, and where the pictures of the runs are.
+        folder: folder for the figures and ``report.html``; it contains the images of the runs.
 
     Raises:
-        OSError: they cannot be written.
-        ImportError: no matplotlib.
+        OSError: a file cannot be written.
+        ImportError: matplotlib is not installed.
     """
     about = {k: results.settings.get(k) for k in ("model", "prompts", "seeds", "schedule", "mu", "flow", "versions")}
     plots = results.plot
@@ -329,7 +331,7 @@ def write(results: Results, folder: Path) -> None:
 
 
 def pictures_of_runs(results: Results, folder: Path, about: Mapping[str, Any]) -> bytes | None:
-    """The pictures from the first noise side by side, as PNG; None if there are none."""
+    """Put the images from the first noise side by side, as PNG; None if there are no images."""
     from PIL import Image  # noqa: PLC0415  (an extra)
 
     truth = folder / IMAGES / "reference.png"
@@ -352,23 +354,23 @@ def pictures_of_runs(results: Results, folder: Path, about: Mapping[str, Any]) -
 
 
 def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> str:
-    """The report.
+    """Build the HTML of the report.
 
     Args:
         results: the rows.
-        figures: SVG by name, those of `FIGURES`.
-        grid: the pictures, as PNG.
+        figures: SVG texts by the names of `FIGURES`.
+        grid: the images, as PNG.
     """
     cases = len({(r.prompt, r.seed) for r in results.rows})
     model = escape(str(results.settings["model"]))
     parts = [
-        f"<h1>How far from the truth? {model}</h1>",
+        f"<h1>Integration error of {model}</h1>",
         *(f'<p class="main">{escape(" ".join(first.split()))}</p>' for first in [caution(results)] if first),
         f'<p class="main">{escape(" ".join(takeaway(results).split()))}</p>',
         (
-            f"<p>{len(results.labels)} samplers drew the same {cases} {one(results, cases)} with few and with many calls of the model. "
-            "This report says how far each came from what the model really asked for. "
-            '<a href="#words">What the words mean</a>.</p>'
+            f"<p>{len(results.labels)} samplers computed the same {cases} {one(results, cases)} with few and with many model calls. "
+            "This report shows how far each result is from the exact solution of the model's equation. "
+            '<a href="#words">Explanation of the terms</a>.</p>'
         ),
     ]
     if results.settings.get("flow", {}).get("is_distilled"):
@@ -382,8 +384,8 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
             if grid is not None:
                 parts.append(
                     _figure(
-                        "What that looks like",
-                        "The same image by every sampler (rows) with more and more model calls (columns); last, the exact solution.",
+                        "The images",
+                        "The same image by each sampler (rows) with increasing model calls (columns); last, the exact solution.",
                         f"data:image/png;base64,{_base64(grid)}",
                     )
                 )
@@ -392,7 +394,7 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
     shown = [(w, text) for w, text in GLOSSARY if w != PICTURED or alike(results, TRAJECTORY_NFE)]
     words = "".join(f"<dt>{escape(w)}</dt><dd>{escape(text)}</dd>" for w, text in shown)
     parts += [
-        f'<h2 id="words">What the words mean</h2><dl>{words}</dl>',
+        f'<h2 id="words">Explanation of the terms</h2><dl>{words}</dl>',
         "<h2>How it was measured</h2>" + "".join(f"<p>{escape(line)}</p>" for line in cost(results)),
         _failures(results),
         f"<details><summary>Settings and versions</summary><pre>{escape(json.dumps(results.settings, indent=1))}</pre></details>",
@@ -419,9 +421,9 @@ def _error_table(results: Results) -> str:
         floored = {r.nfe for r in results.rows if r.label == name and r.floored}
         marks = {n: "best" if (results.best(n) or ("",))[0] == name else "floored" if n in floored else "" for n in nfes}
         rows.append([(name, ""), *((within_percent(results, name, n), marks[n]) for n in nfes)])
-    note = f"Relative error, geometric mean over the {one(results, 2)}. Shaded: the smallest."
+    note = f"Relative error, geometric mean over the {one(results, 2)}. Shaded: the smallest error of a column."
     if any(text.startswith("(") for row in rows for text, _ in row):
-        note += " In brackets: with fewer model calls than the column has."
+        note += " In brackets: the sampler used fewer model calls than the column's number."
     return _table(["model calls", *map(str, nfes)], rows) + f'<p class="note">{note}</p>'
 
 
@@ -431,7 +433,7 @@ def _picture_table(results: Results) -> str:
     if not found:
         return ""
     rows = [[(name, ""), (f"{p:.1f}", ""), (f"{s:.3f}", "")] for name, (p, s) in found.items()]
-    note = f"Decoded images with at most {TRAJECTORY_NFE} model calls against the reference's, mean."
+    note = f"Mean over the images, decoded from runs with at most {TRAJECTORY_NFE} model calls and compared with the reference."
     return _table(["sampler", "PSNR in dB", "SSIM"], rows) + f'<p class="note">{note}</p>'
 
 

@@ -1,4 +1,4 @@
-"""What a study found: its rows, views of them, and how two studies differ."""
+"""The results of a study: its rows, views of them, and comparisons of two studies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flowsamplers.study.rows import Row, label_of, to_dict
 from flowsamplers.study.store import read_rows, read_sessions, read_settings
 
 RESAMPLES, SHARE = 2000, 0.95
-"""Of the bootstrap: how often, and what share of the outcomes its interval holds."""
+"""Bootstrap: number of resamples, and the share of them inside the interval."""
 
 
 class Interval(NamedTuple):
@@ -42,13 +42,13 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of a study, and views of them.
+    """The results of a study: its rows, with curves, orders and figures.
 
     Attributes:
-        settings: what defined the study, with versions, device and dtype.
-        rows: one for each run and noise.
-        sessions: what each sitting cost: rows, evaluations performed, model calls, seconds. A killed one left no record.
-        folder: where they came from.
+        settings: the settings of the study, with versions, device and dtype.
+        rows: one row for each run and noise.
+        sessions: cost of each call of `run`: rows, evaluations, model calls, seconds. A call that was killed left no record.
+        folder: the folder of the study.
     """
 
     settings: Mapping[str, Any]
@@ -63,12 +63,14 @@ class Results:
 
     @property
     def labels(self) -> list[str]:
-        """The samplers, in the order of the study."""
+        """Labels of the samplers, in the order of the study."""
         place = {label_of(get_sampler(s)): i for i, s in enumerate(self.settings.get("samplers", []))}
         return sorted({row.label for row in self.rows}, key=lambda name: (place.get(name, len(place)), name))
 
     def curve(self, name: str, axis: str = "nfe") -> tuple[list[int], list[float]]:
-        """An axis and the geometric mean of the error over prompts and seeds of one sampler; failed runs are left out.
+        """Return the error curve of one sampler: an axis and the geometric mean of the error over prompts and seeds.
+
+        Failed runs are omitted.
 
         Args:
             name: label of the sampler.
@@ -78,11 +80,11 @@ class Results:
         return list(found), [geometric_mean(list(found[n].values())) for n in found]
 
     def intervals(self, name: str, axis: str = "nfe") -> list[Interval]:
-        """The points of `curve` with 95 % bootstrap intervals over prompts and seeds."""
+        """Return the error curve of one sampler with 95 % confidence intervals, from a bootstrap over prompts and seeds."""
         return [bootstrap(list(cases.values())) for cases in self._by(name, axis).values()]
 
     def single_curves(self, name: str, axis: str = "nfe") -> list[tuple[list[int], list[float]]]:
-        """An axis and error of one sampler for each prompt and seed."""
+        """Return the error curve of one sampler for each prompt and seed."""
         curves: dict[tuple[str, int], tuple[list[int], list[float]]] = {}
         for n, cases in self._by(name, axis).items():
             for case, error in cases.items():
@@ -100,35 +102,35 @@ class Results:
 
     @property
     def reference_error(self) -> float:
-        """The largest of the references' own relative errors."""
+        """Largest relative error of the references."""
         return max(row.reference_error for row in self.rows)
 
     @property
     def noise_floor(self) -> float:
-        """The largest distance of two runs whose evaluations differ by a rounding."""
+        """Largest relative distance of two runs whose evaluations differ by rounding."""
         return max(row.noise_floor for row in self.rows)
 
     def error(self, name: str, nfe: int) -> float | None:
-        """The error of a sampler with at most ``nfe`` evaluations; None if it has no such run."""
+        """Return the error of a sampler with at most ``nfe`` evaluations; None if there is no such run."""
         nfes, errors = self.curve(name)
         fits = [e for n, e in zip(nfes, errors, strict=True) if n <= nfe]
         return fits[-1] if fits else None
 
     def best(self, nfe: int) -> tuple[str, float] | None:
-        """The sampler with the smallest error at this budget, and the error."""
+        """Return the sampler with the smallest error at a number of evaluations, and this error."""
         found = [(e, i, name) for i, name in enumerate(self.labels) if (e := self.error(name, nfe)) is not None]
         return (min(found)[2], min(found)[0]) if found else None
 
     def compare(self, name: str, other: str, nfe: int) -> Interval | None:
-        """How many times larger the error of one sampler is than another's, paired: from the same prompts and noises.
+        """Compute the ratio of two samplers' errors, paired by prompt and noise.
 
         Args:
-            name: label of the one.
-            other: label of the other.
-            nfe: each with the most evaluations that it can make of these.
+            name: label of the sampler in the numerator.
+            other: label of the sampler in the denominator.
+            nfe: number of evaluations; each sampler takes as many steps as fit.
 
         Returns:
-            The geometric mean of the ratios with its interval; None if they have no noise in common.
+            The geometric mean of the ratios with its interval; None if the samplers have no noise in common.
         """
         sides = [self._at(n, nfe) for n in (name, other)]
         common = [case for case in sides[0] if case in sides[1]]
@@ -139,7 +141,7 @@ class Results:
         return fits[-1] if fits else {}
 
     def orders(self) -> dict[str, OrderVerdict]:
-        """The verdict on the order that each sampler declares for runs to data, from the errors against the number of steps."""
+        """Judge the order that each sampler declares for complete runs, from its errors against the number of steps."""
         verdicts: dict[str, OrderVerdict] = {}
         for name in self.labels:
             rows = [r for r in self.rows if r.label == name]
@@ -153,23 +155,23 @@ class Results:
 
     @property
     def plot(self) -> Plots:
-        """The figures, such as ``results.plot.work_precision()``."""
+        """The figures of the study, such as ``results.plot.work_precision()``."""
         check_available()
         return Plots(self)
 
     def to_pandas(self) -> Any:
-        """The rows as a pandas data frame.
+        """Return the rows as a pandas data frame.
 
         Raises:
-            ImportError: no pandas.
+            ImportError: pandas is not installed.
         """
         return _frame("pandas", lambda pandas, rows: pandas.DataFrame(rows), self.rows)
 
     def to_polars(self) -> Any:
-        """The rows as a polars data frame; options as JSON.
+        """Return the rows as a polars data frame, with options as JSON.
 
         Raises:
-            ImportError: no polars.
+            ImportError: polars is not installed.
         """
 
         def build(polars: Any, rows: list[dict[str, Any]]) -> Any:
@@ -188,7 +190,7 @@ def _frame(package: str, build: Callable[[Any, list[dict[str, Any]]], Any], rows
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Of positive numbers; NaN if one is not.
+    """Compute the geometric mean of positive numbers; NaN if one is not positive.
 
     Examples:
         >>> round(geometric_mean([1.0, 100.0]), 9)
@@ -198,7 +200,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def bootstrap(values: Sequence[float]) -> Interval:
-    """The geometric mean of positive numbers, and where it would lie with other draws of such numbers: 95 % of the resamples.
+    """Compute the geometric mean of positive numbers with a 95 % bootstrap interval.
 
     The resampling is the same every time.
 
@@ -216,11 +218,11 @@ def bootstrap(values: Sequence[float]) -> Interval:
 
 
 def load(folder: str | Path) -> Results:
-    """The results of a study from its folder; of one that is not finished, what there is.
+    """Load the results of a study from its folder; an unfinished study gives the rows so far.
 
     Raises:
-        FileNotFoundError: no study there.
-        ValueError: files that are not a study's.
+        FileNotFoundError: there is no study in the folder.
+        ValueError: the files do not belong to a study.
     """
     folder = Path(folder)
     settings = read_settings(folder)
@@ -233,14 +235,14 @@ Case = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Difference:
-    """One sampler at one number of evaluations in two studies.
+    """The comparison of one sampler at one number of evaluations in two studies.
 
     Attributes:
-        label: the sampler.
-        steps: N.
-        nfe: evaluations.
-        ratio: error in the second study over that in the first, from the same prompts and seeds, with its interval.
-        differs: whether the ratio is clear of 1 and the errors differ by more than the references' own errors and the noise floors.
+        label: the sampler with its options.
+        steps: number of steps N.
+        nfe: number of evaluations.
+        ratio: error in the second study divided by that in the first, for equal prompts and seeds, with its interval.
+        differs: whether the interval excludes 1 and the errors differ by more than the references' errors and the noise floors.
     """
 
     label: str
@@ -252,13 +254,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Diff:
-    """What two studies say of the same runs.
+    """The comparison of two studies.
 
     Attributes:
-        common: one entry for each sampler and number of steps that both have.
-        only_first: runs that only the first has.
-        only_second: runs that only the second has.
-        failed: runs that failed in one of them only.
+        common: one entry for each sampler and number of steps in both studies.
+        only_first: runs that only the first study has.
+        only_second: runs that only the second study has.
+        failed: runs that failed in only one of them.
     """
 
     common: list[Difference]
@@ -268,11 +270,11 @@ class Diff:
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs."""
+        """Whether no common run differs."""
         return not (self.failed or any(d.differs for d in self.common))
 
     def lines(self) -> list[str]:
-        """For the terminal, in at most 80 columns."""
+        """Format for the terminal, in at most 80 columns."""
         worse = [d for d in self.common if d.differs]
         lines = [f"{len(self.common)} samplers and step counts in both, {len(worse)} differ by more than the uncertainty"]
         if worse:
@@ -289,11 +291,11 @@ def diff(first: Results, second: Results) -> Diff:
     """Compare two studies run by run.
 
     Args:
-        first: the one, say of before.
-        second: the other, say of after; it may be of another version, device or dtype.
+        first: one study, for example from before a change.
+        second: the other study; it may have another version, device or dtype.
 
     Raises:
-        ValueError: they have no run in common.
+        ValueError: the studies have no run in common.
     """
     sides = [{r.key[1:]: r for r in results.rows} for results in (first, second)]
     both = [k for k in sides[0] if k in sides[1]]

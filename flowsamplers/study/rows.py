@@ -1,4 +1,4 @@
-"""What a study earns: tidy rows, one for each run and noise."""
+"""The rows of a study: one for each run and noise."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Key: TypeAlias = tuple[str, str, int, str, str, str, str, int]
 
 @dataclass(frozen=True)
 class Row:
-    """One run from one noise. Numbers that could not be measured are NaN, in files null.
+    """One run from one noise. Numbers that could not be measured are NaN, and null in files.
 
     Attributes:
         model: name of the model.
-        prompt: condition of the run, empty for none.
-        seed: of the noise.
+        prompt: prompt of the run, empty for none.
+        seed: seed of the noise.
         sampler: registered name.
         options: options of the sampler that are not the default.
         schedule: name of the schedule.
         schedule_options: its options.
-        steps: N.
-        nfe: evaluations of the velocity, as the dry run counts them; shared ones count for each run.
-        forward_passes: passes through the network: two for an evaluation under classifier-free guidance, one for others.
+        steps: number of steps N.
+        nfe: number of function evaluations from the dry run; shared evaluations count for each run.
+        forward_passes: forward passes of the network: two for an evaluation under classifier-free guidance, else one.
         h_max: largest step in sigma.
-        seconds: wall time of the run on its own: ``nfe`` times what one evaluation of one row took in a probe.
+        seconds: wall time of the run on its own: ``nfe`` times the seconds of one evaluation of one row in a probe.
         error: relative L2 distance of the final latents to the reference.
         rmse: root mean square difference.
         max_error: largest absolute difference.
-        cosine: of the angle between latents and reference.
+        cosine: cosine of the angle between latents and reference.
         psnr: peak signal-to-noise ratio of the decoded image against the reference's, in decibels, at most 120.
         ssim: structural similarity of these images.
-        reference_error: the reference's own relative error.
-        noise_floor: relative distance of two runs whose evaluations differ by a rounding.
-        floored: whether the error is below ten times the reference's, and so says nothing.
+        reference_error: relative error of the reference.
+        noise_floor: relative distance of two runs whose evaluations differ by rounding.
+        floored: whether the error is below ten times the reference's error, so that it is not reliable.
         trajectory: relative error after each step, for the first noise of the study; None for the others.
-        local_errors: relative error that each step makes by itself, from the exact state; None where not measured.
+        local_errors: relative error that each step makes by itself, from the exact state; None if not measured.
         status: ``"ok"`` or ``"failed"``.
-        message: why it failed, or what could not be measured.
-        device: where the model ran.
-        dtype: of the network.
-        versions: of this library and of torch.
+        message: why the run failed, or what could not be measured.
+        device: device of the model.
+        dtype: dtype of the network.
+        versions: versions of this library and of torch.
     """
 
     model: str
@@ -82,17 +82,17 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The sampler with its options, as plots and tables name it."""
+        """The sampler with its options, as shown in plots and tables."""
         return label(self.sampler, self.options)
 
     @property
     def key(self) -> Key:
-        """What makes a row that row: no study has two of one key."""
+        """The values that identify a row; no study has two rows with one key."""
         return key(**{name: getattr(self, name) for name in IDENTITY})
 
 
 IDENTITY = ("model", "prompt", "seed", "sampler", "options", "schedule", "schedule_options", "steps")
-"""The columns that name a row."""
+"""The columns that identify a row."""
 
 
 def key(
@@ -106,7 +106,7 @@ def key(
     schedule_options: Mapping[str, Any],
     steps: int,
 ) -> Key:
-    """The key of the row with these values."""
+    """Make the key of the row with these values."""
     texts = [json.dumps(o, sort_keys=True) for o in (options, schedule_options)]
     return model, prompt, seed, sampler, texts[0], schedule, texts[1], steps
 
@@ -117,7 +117,7 @@ _NAMES = frozenset(f.name for f in fields(Row))
 
 
 def label(name: str, options: Mapping[str, Any]) -> str:
-    """A sampler with its options in words.
+    """Format a sampler with its options.
 
     Examples:
         >>> label("ab2", {"last": "midpoint"})
@@ -129,19 +129,19 @@ def label(name: str, options: Mapping[str, Any]) -> str:
 
 
 def label_of(sampler: Sampler) -> str:
-    """The label of a sampler's rows."""
+    """Return the label of a sampler's rows."""
     return label(to_config(sampler)["name"], changed_options(sampler))
 
 
 def changed_options(sampler: Sampler) -> dict[str, Any]:
-    """The options of a sampler that differ from its defaults, as JSON values."""
+    """Return the options of a sampler that differ from its defaults, as JSON values."""
     config = to_config(sampler)
     default = {} if sampler_info(config["name"]).needs else get_sampler(config["name"]).options
     return {k: v for k, v in config["options"].items() if k not in default or v != default[k]}
 
 
 def to_dict(row: Row) -> dict[str, Any]:
-    """A row as JSON values: what is not finite becomes None."""
+    """Convert a row to JSON values; numbers that are not finite become None."""
     values = {k: _finite(v) for k, v in asdict(row).items()}
     for name in _LISTS:
         if values[name] is not None:
@@ -154,10 +154,10 @@ def _finite(value: Any) -> Any:
 
 
 def from_dict(values: Mapping[str, Any]) -> Row:
-    """The row of what `to_dict` made.
+    """Make a row from the result of `to_dict`.
 
     Raises:
-        TypeError: a value is missing, of another kind, or one that no row has.
+        TypeError: a value is missing, has another type, or is unknown.
     """
     row: dict[str, Any] = {k: math.nan if v is None and k in _FLOATS else v for k, v in values.items()}
     for name in _LISTS:
@@ -184,15 +184,15 @@ def _fits(kind: Any, value: Any) -> bool:
 
 
 def to_jsonl(rows: Iterable[Row]) -> str:
-    """One JSON object a line."""
+    """Write rows as text, one JSON object per line."""
     return "".join(json.dumps(to_dict(row), allow_nan=False) + "\n" for row in rows)
 
 
 def from_jsonl(text: str, where: str) -> list[Row]:
-    """The rows of a JSONL text. A run that failed may be there again: the later row takes the place of the failed one.
+    """Read rows from JSONL text. If a failed run was repeated, the later row replaces the failed one.
 
     Raises:
-        ValueError: a line that is no row, or the second of one key whose first did not fail; names ``where`` and the line.
+        ValueError: a line is no row, or has the key of an earlier row that did not fail; the message names ``where`` and the line.
     """
     rows: list[Row] = []
     seen: dict[Key, tuple[int, int]] = {}
@@ -212,7 +212,7 @@ def from_jsonl(text: str, where: str) -> list[Row]:
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """The rows as a table with a header; options and lists as JSON."""
+    """Write rows as a table with a header, with options and lists as JSON."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [f.name for f in fields(Row)], lineterminator="\n")
     writer.writeheader()

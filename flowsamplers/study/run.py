@@ -1,4 +1,4 @@
-"""Run a study, or go on with one: references first, then all runs, here or on Ray, every row on the disk as it is earned."""
+"""Run or continue a study: first the references, then all runs, here or on a Ray cluster; every row is saved when finished."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from flowsamplers.study.plan import Planned, Study
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""``progress(stage, done, total)`` in evaluations; the totals are what it takes at most."""
+"""A callback ``progress(stage, done, total)``, in evaluations; ``total`` is an upper bound."""
 
 Engine: TypeAlias = Literal["local", "ray"]
-"""Where the runs are made: in this process, or spread over a Ray cluster."""
+"""Where the runs are made: ``"local"`` in this process, or ``"ray"`` on a Ray cluster."""
 
 FLUSH = 0.25
-"""Seconds for which earned rows may wait for each other on their way to the disk."""
+"""Longest time in seconds before finished rows are saved."""
 
 
 def run(
@@ -49,25 +49,25 @@ def run(
     references: Path,
     progress: Progress | None = None,
 ) -> Results:
-    """Run what a folder does not hold yet of a study.
+    """Run the missing part of a study, and write rows, figures and the report into a folder.
 
     Args:
-        study: what to run.
-        folder: for ``study.json``, ``rows.jsonl``, ``rows.csv``, figures and ``report.html``; made if missing. A folder with a part of
-            this very study is gone on with, also with more samplers or budgets: only what is missing is run, and what failed for
-            another reason than a result that is not finite.
+        study: the study.
+        folder: folder for ``study.json``, ``rows.jsonl``, ``rows.csv``, figures and ``report.html``; it is created if missing. If it
+            holds a part of this study, only the missing runs are made; samplers and numbers of calls may be added. Failed runs are
+            repeated, unless their result was not finite.
         engine: ``"local"``, or ``"ray"`` for a Ray cluster.
-        budget: where to stop; what is missing then is run by the next call.
+        budget: limit of this call; the next call runs what is then missing.
         references: folder of the references; studies of one model may share it.
         progress: called after every model call.
 
     Returns:
-        The results, of everything that is in the folder then.
+        The results of everything in the folder.
 
     Raises:
-        OSError: the folder or that of the references cannot be written; found out before anything is computed.
-        ValueError: the folder holds something else, another study, or a broken file; the budget ends before the first row.
-        ImportError: an extra that is needed and not there.
+        OSError: one of the folders cannot be written; this is checked before anything is computed.
+        ValueError: the folder holds something else, another study, or a damaged file; or the budget ends before the first row.
+        ImportError: an optional package is missing.
     """
     _check_available(engine)
     store = Store(folder)
@@ -226,7 +226,7 @@ class _Session:
 
 
 def provenance(flow: Any) -> dict[str, Any]:
-    """Model, versions and machine, for the record."""
+    """Describe model, versions and machine."""
     described = flow.describe() if hasattr(flow, "describe") else {}
     weights = weights_digest(flow)
     return {
@@ -236,9 +236,9 @@ def provenance(flow: Any) -> dict[str, Any]:
 
 
 def weights_digest(flow: Any) -> str | None:
-    """A digest of all weights and buffers of a flow's networks; None if it has none that can be found.
+    """Compute a digest of all weights and buffers of a flow's networks; None if no network is found.
 
-    Networks are the flow itself, attributes of it, or components of its ``pipe``.
+    Networks may be the flow itself, its attributes, or components of its ``pipe``.
     """
     flow = getattr(flow, "own", flow)
     parts = {**getattr(getattr(flow, "pipe", None), "components", {}), **getattr(flow, "__dict__", {})}
@@ -255,7 +255,7 @@ def weights_digest(flow: Any) -> str | None:
 
 
 def origin_of_rows(flow: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What every row says of where it comes from."""
+    """Return device, dtype and versions for the rows."""
     x1 = flow.noise([0])
     versions = ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if k != "python")
     return {"device": str(x1.device), "dtype": str(x1.dtype).removeprefix("torch."), "versions": versions}
@@ -272,10 +272,10 @@ def _described(found: Sequence[Truth]) -> dict[str, Any]:
 
 
 SHARD = 16
-"""Runs that a worker is given at once, all from one noise; so many are done again when it dies."""
+"""Number of runs that a worker gets at once, all from one noise; they are repeated if the worker dies."""
 
 ATTEMPTS = 3
-"""How often runs are tried whose worker dies."""
+"""How often runs are tried if their worker dies."""
 
 
 @dataclass
@@ -288,11 +288,11 @@ class _Shard:
 
 
 class Worker:
-    """A process with the model open.
+    """A worker process with an open model.
 
     Args:
-        study: what is measured.
-        seconds: of one evaluation on its own.
+        study: the study.
+        seconds: seconds for one evaluation of one row on its own.
         origin: device, dtype and versions, for the rows.
     """
 
@@ -302,7 +302,7 @@ class Worker:
         self.bench = Bench(study, self.flow, seconds, dict(origin))
 
     def measure(self, truth: Truth, planned: Sequence[Planned]) -> tuple[list[Ended], int, int]:
-        """How the runs ended, evaluations performed, and model calls."""
+        """Run jobs; return how they ended, the number of evaluations, and the number of model calls."""
         before = self.flow.rows, self.flow.calls
         ended: list[Ended] = []
         self.bench.measure([Job(p, truth) for p in planned], ended.append)
@@ -310,18 +310,18 @@ class Worker:
 
 
 def measure_on_ray(bench: Bench, jobs: Sequence[Job], on_end: Callable[[Ended], None]) -> None:
-    """Run jobs on a Ray cluster, the one that ``RAY_ADDRESS`` names or one made of this machine.
+    """Run jobs on a Ray cluster: the one that ``RAY_ADDRESS`` names, or a new one on this machine.
 
-    A worker that dies is replaced, and its runs are done again; runs whose workers die three times fail.
+    A worker that dies is replaced, and its runs are repeated. Runs fail if their workers die three times.
 
     Args:
-        bench: of this process; its meter counts what the workers do.
-        jobs: what to run.
-        on_end: told of each job when it ends.
+        bench: this process's bench; its meter counts the workers' evaluations.
+        jobs: the jobs.
+        on_end: called with each job when it ends.
 
     Raises:
-        BudgetSpent: the time of the budget is over.
-        ImportError: no Ray.
+        BudgetSpent: the budget's time is over.
+        ImportError: Ray is not installed.
     """
     ray = import_module("ray")
     if not ray.is_initialized():

@@ -1,4 +1,4 @@
-"""Where a study's rows live: a folder to which rows are appended as they are earned, and from which it goes on after a kill."""
+"""Store a study's rows in a folder, safely against interruptions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from flowsamplers.study.rows import Key, Row, from_jsonl, to_jsonl
 
 SETTINGS, ROWS, TABLE, PROBE, SESSIONS = "study.json", "rows.jsonl", "rows.csv", "probe.json", "sessions.jsonl"
 GROWING = ("samplers", "nfe")
-"""Settings to which a later call may add: the rows that are there are kept."""
+"""Settings to which a later call may add."""
 BEGIN = b'{"model": '
-"""How every row begins, so that one that was cut short is known from what somebody else wrote."""
+"""The first characters of every row, which identify an incomplete row."""
 IMAGES, REFERENCES, LOCK = "images", "references", ".lock"
 
 
 class Store:
-    """The folder of one study, held by one process.
+    """The folder of one study, locked by one process.
 
-    Rows are appended to ``rows.jsonl`` whole lines at a time and forced to the disk. A process that is killed while it writes
-    leaves at most a last line without its end; that one is cut off, and its run is done again.
+    Rows are appended to ``rows.jsonl`` as whole lines and flushed to the disk. If the process is killed while it writes, the last
+    line may be incomplete. The next call removes it and repeats its run.
 
     Args:
-        folder: made if missing.
+        folder: the folder; it is created if missing.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: the folder cannot be created or written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,13 +43,13 @@ class Store:
         self._whole = 0
 
     def check_free(self, settings: Mapping[str, Any]) -> None:
-        """Make sure that the folder holds nothing but this study, or nothing; changes nothing.
+        """Check that the folder is empty or holds this study; change nothing.
 
         Args:
-            settings: what defines the study, as JSON values.
+            settings: settings of the study, as JSON values.
 
         Raises:
-            ValueError: it holds other files, or a study with other settings than more samplers and budgets.
+            ValueError: the folder holds other files, or a study whose settings differ in more than samplers and numbers of calls.
         """
         if (self.folder / SETTINGS).exists():
             before = read_settings(self.folder)
@@ -64,10 +64,10 @@ class Store:
             raise ValueError(f"{self.folder} holds files that are not a study's ({named}); choose another folder")
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Begin the study here, or go on with it, alone.
+        """Begin or continue the study here, and lock the folder.
 
         Raises:
-            ValueError: see `check_free`; another process is at work.
+            ValueError: see `check_free`; or another process uses the folder.
         """
         self.check_free(settings)
         try:
@@ -80,7 +80,7 @@ class Store:
             write_atomically(self.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
     def describe(self, origin: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add what is known once the model is open: what it says of itself, and versions.
+        """Add the description of the open model, and versions, to the settings.
 
         Raises:
             ValueError: the study was begun with another model, device, dtype or version.
@@ -98,14 +98,14 @@ class Store:
         self.note(wanted)
 
     def note(self, more: Mapping[str, Any]) -> None:
-        """Add to the settings' file."""
+        """Add values to the settings file."""
         write_atomically(self.folder / SETTINGS, json.dumps({**read_settings(self.folder), **more}, indent=2) + "\n")
 
     def rows(self) -> list[Row]:
-        """What is there, without a last line that was cut short; that one is removed from the file.
+        """Read the rows; remove an incomplete last line from the file.
 
         Raises:
-            ValueError: a line that is no row.
+            ValueError: a line is no row.
         """
         rows, whole = read_rows(self.folder)
         if whole < (self.folder / ROWS).stat().st_size:
@@ -114,10 +114,10 @@ class Store:
         return rows
 
     def check(self, rows: Sequence[Row], planned: Iterable[Key]) -> None:
-        """Raise if a row belongs to no planned run.
+        """Check that every row belongs to a planned run.
 
         Raises:
-            ValueError: names the line.
+            ValueError: a row does not; the message names its line.
         """
         known = set(planned)
         for number, row in enumerate(rows, 1):
@@ -127,11 +127,11 @@ class Store:
     def append(self, rows: Sequence[Row]) -> None:
         """Write rows and wait until they are on the disk.
 
-        An append that was interrupted is undone by the next one, so that a row is written once or not at all. The next start of the
-        study cuts off an incomplete last line and runs again what is missing.
+        The next append undoes an interrupted one, so a row is written once or not at all. The next start of the study removes an
+        incomplete last line and repeats the missing runs.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the rows cannot be written.
         """
         assert self._file is not None, "claim the folder first"
         os.ftruncate(self._file, self._whole)
@@ -143,14 +143,14 @@ class Store:
         self._whole += len(content)
 
     def log(self, session: Mapping[str, Any]) -> None:
-        """Write down what a session cost."""
+        """Record the cost of a session."""
         with (self.folder / SESSIONS).open("a") as file:
             file.write(json.dumps(session) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Let others work here."""
+        """Unlock the folder."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -158,11 +158,11 @@ class Store:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the study in a folder.
+    """Read the settings of the study in a folder.
 
     Raises:
-        FileNotFoundError: no study there.
-        ValueError: the file is not a study's.
+        FileNotFoundError: there is no study.
+        ValueError: the file does not belong to a study.
     """
     path = folder / SETTINGS
     if not path.is_file():
@@ -183,11 +183,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_rows(folder: Path) -> tuple[list[Row], int]:
-    """The rows in a folder, and how many bytes of the file are whole lines.
+    """Read the rows in a folder, and count the bytes of complete lines.
 
     Raises:
-        FileNotFoundError: no rows there.
-        ValueError: the file is not a study's.
+        FileNotFoundError: there are no rows.
+        ValueError: the file does not belong to a study.
     """
     path = folder / ROWS
     if not path.is_file():
@@ -204,10 +204,10 @@ def read_rows(folder: Path) -> tuple[list[Row], int]:
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
-    """What each sitting cost, see `Store.log`; nothing if none has ended. A last line that was cut short is left out.
+    """Read the cost of each session, see `Store.log`; an incomplete last line is ignored.
 
     Raises:
-        ValueError: the file is not a study's.
+        ValueError: the file does not belong to a study.
     """
     path = folder / SESSIONS
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
@@ -227,10 +227,10 @@ def _left_by_a_first_claim(path: Path) -> bool:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out before anything is computed whether files can be made in a folder; makes the folder.
+    """Create a folder, and check that files can be written there.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: it cannot be created or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:

@@ -1,4 +1,4 @@
-"""The references of a study, kept by content in safetensors, so that no study solves what another has solved."""
+"""The references of a study, stored by content in safetensors files, so that studies can share them."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from flowsamplers.sampler import get_sampler, steps_of
 from flowsamplers.study.store import write_atomically
 
 DITHER_STEPS = 16
-"""Of the two runs whose distance is the noise floor, with the midpoint rule: 32 evaluations each."""
+"""Steps of the two midpoint-rule runs whose distance is the noise floor: 32 evaluations each."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A case and its solution.
+    """A prompt and noise with their reference solution.
 
     Attributes:
-        prompt: the condition.
-        seed: of the noise.
+        prompt: the prompt.
+        seed: seed of the noise.
         x1: the noise, ``(1, ...)``, in the network's dtype.
         x0: the solution, ``(1, ...)``, in float64.
-        error: the solution's own relative error.
-        noise_floor: relative distance of two runs whose evaluations differ by a rounding.
-        first: the velocity at the noise, by which the model is recognised.
-        evaluations: what it cost.
-        steps: of the finest run.
-        method: in words.
-        path: the way there, if it was followed.
+        error: estimated relative error of the solution.
+        noise_floor: relative distance of two runs whose evaluations differ by rounding.
+        first: the velocity at the noise, which identifies the model.
+        evaluations: number of evaluations that were used.
+        steps: number of steps of the finest run.
+        method: name of the method.
+        path: the trajectory, if it was kept.
     """
 
     prompt: str | None
@@ -57,13 +57,13 @@ class Truth:
 
 
 def key(flow: Mapping[str, Any], prompt: str | None, x1: Tensor, settings: Mapping[str, Any]) -> str:
-    """The name of a reference: a digest of the model's description, the prompt, the noise itself, and how it is solved.
+    """Compute the file name of a reference: a digest of the model, the prompt, the noise, and the solver's settings.
 
     Args:
         flow: the model's description: name, revision, size, guidance, dtype, versions.
-        prompt: the condition.
+        prompt: the prompt.
         x1: the noise.
-        settings: of the solver.
+        settings: settings of the solver.
     """
     digest = hashlib.sha256(json.dumps([flow, prompt, settings, str(x1.dtype), list(x1.shape)], sort_keys=True).encode())
     digest.update(x1.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -81,21 +81,21 @@ def truths(
     chunk: int,
     on_call: Callable[[int], None] | None = None,
 ) -> list[Truth]:
-    """The truth of every case: from the folder, or solved and put there, a few at a time; the first case is followed.
+    """Load the reference of every case from a folder, or solve it and store it there; keep the trajectory of the first.
 
     Args:
         flow: the model.
-        described: what it says of itself.
+        described: the model's description.
         cases: prompts and seeds.
-        folder: for the files.
+        folder: folder of the files.
         evaluations: budget of each reference.
-        max_batch: rows in one model call.
-        chunk: cases that are solved, and kept, at once.
-        on_call: told the rows of every model call.
+        max_batch: largest number of rows in one model call.
+        chunk: number of cases that are solved and stored at once.
+        on_call: called with the number of rows after every model call.
 
     Raises:
-        ImportError: no safetensors.
-        ValueError: a file that is no reference, or one of another model.
+        ImportError: safetensors is not installed.
+        ValueError: a file is no reference, or belongs to another model.
     """
     settings = {"evaluations": evaluations, "format": 1}
     starts = [flow.noise([seed]) for _, seed in cases]
@@ -153,18 +153,18 @@ def _solved(
 def noise_floors(
     flow: Any, x1: Tensor, conditions: Sequence[Any], max_batch: int, on_call: Callable[[int], None] | None = None
 ) -> list[float]:
-    r"""How far rounding inside the model can move a result: the distance of two equal runs, one of them dithered.
+    r"""Measure how far rounding inside the model moves a result: the distance of two runs with differently rounded points.
 
-    One run asks at its points $x$, the other at $x (1 + \epsilon u)$ with the eps of the network's dtype and u uniform in
-    $\pm\tfrac12$: another rounding of the same points. Where the model is told the time in its own dtype, sigma is dithered too. Kernels
-    that do not repeat themselves add what they add. No error smaller than this distance can be told from another.
+    One run evaluates at its points $x$, the other at $x (1 + \epsilon u)$, with the eps of the network's dtype and u uniform in
+    $\pm\tfrac12$. If the model gets the time in its own dtype, sigma is changed in the same way. Kernels that are not deterministic add
+    to the distance. Errors below this distance cannot be distinguished.
 
     Args:
         flow: the model.
         x1: the noises, ``(rows, ...)``, in the network's dtype.
-        conditions: one for each.
-        max_batch: rows in one model call.
-        on_call: told the rows of every model call.
+        conditions: one condition for each row.
+        max_batch: largest number of rows in one model call.
+        on_call: called with the number of rows after every model call.
 
     Returns:
         One relative distance for each row.
@@ -185,7 +185,7 @@ def noise_floors(
 
 
 def evaluations_at_most(evaluations: int) -> int:
-    """What one truth may cost: the reference, the noise floor, the first velocity."""
+    """Bound the evaluations for one case: the reference, the noise floor, the first velocity."""
     return evaluations + 4 * DITHER_STEPS + 1
 
 
@@ -208,7 +208,7 @@ def _recognise(flow: Any, found: Sequence[Truth], max_batch: int, on_call: Calla
 
 
 def write(file: Path, truth: Truth, about: Mapping[str, Any]) -> None:
-    """Put a truth into a file."""
+    """Write a reference into a file."""
     from safetensors.torch import save  # noqa: PLC0415  (an extra)
 
     tensors = {"x1": truth.x1, "x0": truth.x0, "first": truth.first}
@@ -230,10 +230,10 @@ def _digest(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def read(file: Path, prompt: str | None, seed: int, x1: Tensor) -> Truth:
-    """The truth in a file, on the device of ``x1``.
+    """Read a reference from a file, to the device of ``x1``.
 
     Raises:
-        ValueError: the file is no reference of this noise.
+        ValueError: the file is no reference for this noise.
     """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415  (an extra)
 
