@@ -295,7 +295,10 @@ GLOSSARY = (
         PICTURED,
         "The similarity of two decoded images: in decibels (a difference at 40 is hard to see), and from 0 to 1 (equal).",
     ),
-    ("a small error", "does not mean a good result to look at. It means that the sampler solved the model's equation accurately."),
+    (
+        "a small error",
+        "does not mean a good result to look at. It means that the sampler solved the model's equation accurately.",
+    ),
 )
 
 

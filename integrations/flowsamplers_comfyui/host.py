@@ -1,8 +1,8 @@
-r"""ComfyUI as a host: its sampler function, driven by the samplers of this library.
+r"""A sampler function for ComfyUI that runs the samplers of this library.
 
-ComfyUI calls ``f(model, x, sigmas, extra_args, callback, disable, **options)``. Its ``model(x, sigma)`` returns the denoised picture
-$x - \sigma v$. This file makes a velocity of that, a `SigmaGrid` of the sigmas and a noise of the seed, and calls `flowsamplers.sample`.
-Nothing here imports ComfyUI, and no sampler is written here.
+ComfyUI calls ``f(model, x, sigmas, extra_args, callback, disable, **options)``. Its ``model(x, sigma)`` returns the denoised image
+$x - \sigma v$. This file converts the model to a velocity, the sigmas to a `SigmaGrid` and the seed to noise, and calls
+`flowsamplers.sample`. It does not import ComfyUI, and it contains no sampler.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Model: TypeAlias = Callable[..., Tensor]
 Callback: TypeAlias = Callable[[dict[str, Any]], None]
 
 AUTO = "auto"
-"""The last step is the sampler's own, unless that asks for the velocity at sigma 0."""
+"""The last step is the sampler's own, unless that needs the velocity at sigma 0."""
 OWN = "own"
-"""The last step is the sampler's own, and a run that would ask at sigma 0 is refused."""
+"""The last step is the sampler's own; a run that needs the velocity at sigma 0 raises an error."""
 ENDS = ("euler", "midpoint", "ralston3", "carpenter_kennedy4")
-"""Last steps that never ask at sigma 0, of orders 1 to 4, the cheapest first."""
+"""Last steps that never call the model at sigma 0, of orders 1 to 4, the cheapest first."""
 
 log = logging.getLogger("flowsamplers.comfyui")
 
@@ -58,18 +58,18 @@ def flow_sampler(
         x: the start, ``(images, ...)`` of any number of dimensions.
         sigmas: the schedule with its end, one-dimensional; fewer than two sigmas leave ``x`` as it is.
         extra_args: given to every model call; its ``"seed"`` is the seed of a stochastic sampler.
-        callback: told ``x``, ``i``, ``sigma``, ``sigma_hat`` and ``denoised`` after every model call; ``i`` is the step.
+        callback: called with ``x``, ``i``, ``sigma``, ``sigma_hat`` and ``denoised`` after every model call; ``i`` is the step.
         disable: whether to hide the progress bar on the console.
         sampler: a name, a configuration or a sampler.
         last: ``"auto"``, ``"own"`` or the name of the sampler for the last step, see `with_end`.
-        noise_seed: the seed of a stochastic sampler instead of that in ``extra_args``.
+        noise_seed: seed of a stochastic sampler, in place of the one in ``extra_args``.
 
     Returns:
         The latents at the last sigma, like ``x``.
 
     Raises:
-        ValueError: a model that is no flow, sigmas that are no schedule, a run that would ask for the velocity at sigma 0, a stochastic
-            sampler without a seed or on rising sigmas.
+        ValueError: the model is no flow, the sigmas are no schedule, the run needs the velocity at sigma 0, or a stochastic sampler has
+            no seed or rising sigmas.
 
     Examples:
         >>> def model(x, sigma):  # a flow whose only picture is 0
@@ -100,7 +100,7 @@ class Velocity:
     Attributes:
         model: ComfyUI's wrapped model.
         extra_args: given to every call.
-        told: called with x, sigma and denoised after every call.
+        told: callback with x, sigma and denoised after every call.
     """
 
     model: Model
@@ -108,19 +108,19 @@ class Velocity:
     told: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
-        """The velocity at ``x`` ``(images, ...)`` and ``sigma`` ``(images,)``, which is above 0."""
+        """Return the velocity at ``x``, ``(images, ...)``, and ``sigma``, ``(images,)``, which must be above 0."""
         denoised = self.model(x, sigma, **self.extra_args)
         if self.told is not None:
             self.told(x, sigma, denoised)
         return (x - denoised) / sigma.reshape(-1, *(1 for _ in x.shape[1:]))
 
     velocity = __call__
-    """The same under the name that `flowsamplers.Flow` gives it."""
+    """The same function under the name of `flowsamplers.Flow`."""
 
 
 @dataclass(frozen=True)
 class ImageNoise:
-    """Noise that belongs to an image and not to its place in the batch.
+    """Noise that depends on the image and not on its position in the batch.
 
     Attributes:
         seeds: one for each image.
@@ -137,23 +137,22 @@ class ImageNoise:
 
 
 def noise_of(method: fs.Sampler, model: Any, x: Tensor, seed: int | None) -> ImageNoise | None:
-    """The noise of a run; None for a method that draws none, or without a seed for one that draws."""
+    """Make the noise of a run; None for a sampler without noise, or without a seed."""
     if not method.stochastic or (seed is None and method.noisy):
         return None
     return ImageNoise(seeds_of(model, x, int(seed or 0)), noise_scale(model))
 
 
 def seeds_of(model: Any, x: Tensor, seed: int) -> tuple[int, ...]:
-    """The seed of each image: made from the seed of the run and from the noise the image begins with.
+    """Derive a seed for each image from the seed of the run and the image's starting noise.
 
-    ComfyUI tells a sampler neither the batch index of an image nor how the batch was put together. The starting noise of an image is the
-    same in any batch, so it names the image. Without starting noise (node DisableNoise) the latents name it. Images that are equal are
-    numbered in their order.
+    ComfyUI does not tell a sampler the batch index of an image. The starting noise of an image is the same in any batch, so it
+    identifies the image. Without starting noise (node DisableNoise) the latents identify it. Equal images are numbered in their order.
 
     Args:
-        model: has the starting noise as its attribute ``noise``, if anything.
+        model: ComfyUI's model; its attribute ``noise``, if present, is the starting noise.
         x: the latents at the start.
-        seed: of the run.
+        seed: the seed of the run.
 
     Examples:
         >>> x = torch.tensor([[1.0], [2.0], [2.0]])
@@ -173,10 +172,10 @@ def seeds_of(model: Any, x: Tensor, seed: int) -> tuple[int, ...]:
 
 
 def check_flow(model: Any) -> None:
-    """Refuse a model of ComfyUI whose kind is not a rectified flow: its own methods are asked. A model without them is accepted.
+    """Check with its own methods that a model of ComfyUI is a rectified flow; a model without such methods is accepted.
 
     Raises:
-        ValueError: with the kind of the model.
+        ValueError: the model is of another kind; the message names it.
     """
     sampling = model_sampling(model)
     half, one, three = torch.tensor(0.5), torch.ones(1, 1), 3 * torch.ones(1, 1)
@@ -196,10 +195,10 @@ def check_flow(model: Any) -> None:
 
 
 def check_end(model: Any, end: float) -> None:
-    """Refuse an end at which ComfyUI cannot return the result: it divides by 1 - sigma afterwards.
+    """Check that ComfyUI can return a result at this end: it divides by 1 - sigma afterwards.
 
     Raises:
-        ValueError: an end from which the model's ``inverse_noise_scaling`` makes an infinite number.
+        ValueError: the model's ``inverse_noise_scaling`` gives an infinite number at this end.
     """
     inverse = getattr(model_sampling(model), "inverse_noise_scaling", None)
     if end >= 1 and inverse is not None and not bool(torch.isfinite(inverse(torch.tensor(end), torch.ones(1, 1))).all()):
@@ -210,7 +209,7 @@ def check_end(model: Any, end: float) -> None:
 
 
 def model_sampling(model: Any) -> Any:
-    """The object that knows a model's kind and shift, found below wrappers and guiders; None where there is none."""
+    """Find the object with a model's kind and shift below wrappers and guiders; None if there is none."""
     for _ in range(8):
         found = getattr(model, "model_sampling", None)
         if found is not None:
@@ -220,15 +219,15 @@ def model_sampling(model: Any) -> Any:
 
 
 def noise_scale(model: Any) -> float:
-    """The standard deviation of the noise of the model's flow; 1 for most."""
+    """Return the standard deviation of the noise of the model's flow; 1 for most models."""
     return float(getattr(model_sampling(model), "noise_scale", 1.0) or 1.0)
 
 
 def grid_of(sigmas: Tensor) -> tuple[fs.SigmaGrid, tuple[int, ...]]:
-    """The schedule of ComfyUI's sigmas, and which of its steps each step is: repeated sigmas are no step.
+    """Convert ComfyUI's sigmas to a schedule without repeated sigmas, with the original index of each step.
 
     Raises:
-        ValueError: sigmas outside [0, 1] or neither falling nor rising.
+        ValueError: sigmas are outside [0, 1], or neither fall nor rise.
 
     Examples:
         >>> grid_of(torch.tensor([1.0, 0.5, 0.5, 0.0]))
@@ -243,16 +242,16 @@ def grid_of(sigmas: Tensor) -> tuple[fs.SigmaGrid, tuple[int, ...]]:
 
 
 Part: TypeAlias = tuple[fs.Sampler, fs.SigmaGrid]
-"""A method and the schedule it runs over; a run is one part, or two where the last step is made apart."""
+"""A sampler and its schedule. A run has one part, or two if the last step is separate."""
 
 
 def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list[Part]:
-    """The sampler with a last step that ComfyUI can answer.
+    """Give the sampler a last step that works in ComfyUI.
 
-    ComfyUI's model returns its input at sigma 0, so the velocity there is 0/0. ``"auto"`` keeps the sampler's own last step where it does
-    not ask there. Else it takes the cheapest of `ENDS` that keeps the order of the method. On a schedule that ends above 0, such as the
-    first part of a split one, it leaves out a last step of Euler's, which many samplers have for sigma 0. A method that chooses its own
-    calls runs to the last sigma but one, and the last step is made apart, by the midpoint rule.
+    ComfyUI's model returns its input at sigma 0, so the velocity there is 0/0. ``"auto"`` keeps the sampler's own last step if it does
+    not call the model at sigma 0. Otherwise it takes the cheapest of `ENDS` that keeps the sampler's order. Many samplers end with an
+    Euler step to sigma 0. On a schedule that ends above 0, such as the first part of a split one, they use their own method there. An
+    adaptive sampler runs to the second-to-last sigma, and the midpoint rule takes the last step.
 
     Args:
         sampler: a name, a configuration or a sampler.
@@ -260,7 +259,7 @@ def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list
         last: ``"auto"``, ``"own"``, or the name of the sampler for the last step.
 
     Raises:
-        ValueError: a run that would ask at sigma 0, a last step for a sampler that has no such option.
+        ValueError: the run needs the velocity at sigma 0, or the sampler has no option for the last step.
 
     Examples:
         >>> with_end("heun", fs.SigmaGrid([1.0, 0.5, 0.0]))
@@ -333,7 +332,7 @@ def _asks_at_data(method: fs.Sampler, grid: fs.SigmaGrid) -> bool:
 
 
 def said(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> str:
-    """What a run will do, in one line: calls, and the last step where it was chosen here.
+    """Describe a run in one line: its calls, and its last step if it was chosen here.
 
     Examples:
         >>> said("rk4", torch.tensor([1.0, 0.5, 0.0]))
@@ -360,7 +359,7 @@ def _end_of(method: fs.Sampler) -> str:
 def watched(
     parts: Sequence[Part], indices: Sequence[int], callback: Callback | None, *, disable: bool | None
 ) -> Generator[Callable[[Tensor, Tensor, Tensor], None]]:
-    """A progress bar on the console and ComfyUI's callback, both after every model call."""
+    """Update a progress bar on the console and ComfyUI's callback after every model call."""
     nodes = [-s if not parts[0][1].rising else s for _, g in parts for s in g.sigmas[:-1]]
     fixed = not any(m.adaptive for m, _ in parts)
     steps = _steps_of_calls(parts) if fixed else iter(())

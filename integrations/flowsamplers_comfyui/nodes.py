@@ -27,32 +27,32 @@ NOISY = " (adds noise)"
 
 
 def sampler_menu() -> list[str]:
-    """Every name of every sampler, grouped by family; stochastic ones are marked."""
+    """List every name of every sampler, grouped by family; stochastic ones are marked."""
     infos = sorted(fs.list_samplers(), key=lambda i: i.family)
     return [f"{i.family} / {name}{NOISY if i.stochastic else ''}" for i in infos for name in i.names]
 
 
 def sampler_name(label: str) -> str:
-    """The name in an entry of the menu; a plain name is itself."""
+    """Return the name in an entry of the menu; a plain name is returned unchanged."""
     return label.removesuffix(NOISY).rpartition(" / ")[2]
 
 
 def last_menu() -> list[str]:
-    """What the last step may be."""
+    """List the choices for the last step."""
     return [host.AUTO, host.OWN, *host.ENDS, "ralston", "gauss_legendre2"]
 
 
 def schedule_menu() -> list[str]:
-    """Every schedule and preset, grouped by family."""
+    """List every schedule and preset, grouped by family."""
     infos = sorted(fs.list_schedules(), key=lambda i: i.family)
     return [f"{i.family} / {name}" for i in infos for name in i.names]
 
 
 def read_options(text: str, what: str) -> dict[str, Any]:
-    """A JSON object from a text field; empty text is no option.
+    """Read a JSON object from a text field; empty text means no options.
 
     Raises:
-        ValueError: text that is no JSON object.
+        ValueError: the text is no JSON object.
     """
     try:
         found = json.loads(text) if text.strip() else {}
@@ -64,7 +64,7 @@ def read_options(text: str, what: str) -> dict[str, Any]:
 
 
 def checked(ask: Callable[[], object]) -> bool | str:
-    """ComfyUI's answer to a validation: True, or the sentence of the error."""
+    """Return the result of a validation for ComfyUI: True, or the error message."""
     try:
         ask()
     except (ValueError, TypeError, OSError) as error:
@@ -73,10 +73,10 @@ def checked(ask: Callable[[], object]) -> bool | str:
 
 
 def options_of(sampler: Any) -> dict[str, Any]:
-    """The options of a SAMPLER made by Flow Sampler.
+    """Return the options of a SAMPLER made by the node Flow Sampler.
 
     Raises:
-        ValueError: another program's sampler.
+        ValueError: the sampler belongs to another program.
     """
     if getattr(sampler, "sampler_function", None) is not host.flow_sampler:
         raise ValueError("sampler: only a sampler of the nodes Flow Sampler and Fitted Solver can be counted and traced")
@@ -86,16 +86,16 @@ def options_of(sampler: Any) -> dict[str, Any]:
 def with_velocity(
     model: Any, conditioning: tuple[Any, Any, float], latent: Any, seed: int, sigmas: Tensor, evaluations: int, do: Any
 ) -> Any:
-    """Run ``do(velocity, x)`` where ComfyUI would run a sampler, so that patches, guidance and conditioning are its own.
+    """Run ``do(velocity, x)`` in place of a sampler, with ComfyUI's own patches, guidance and conditioning.
 
     Args:
         model: MODEL.
         conditioning: positive, negative and the guidance scale.
         latent: LATENT.
-        seed: of the noise.
-        sigmas: where the run begins and ends.
-        evaluations: at most, for the progress bar: one for each image of a model call.
-        do: gets the velocity and the start, and returns what is returned here.
+        seed: seed of the noise.
+        sigmas: first and last sigma of the run.
+        evaluations: largest number of evaluations for the progress bar; each image of a model call counts once.
+        do: function of the velocity and the start; its result is returned.
     """
     found: list[Any] = []
     bar = comfy.utils.ProgressBar(evaluations)
@@ -123,7 +123,7 @@ def with_velocity(
 
 
 def model_inputs() -> list[Any]:
-    """What every node takes that calls the model."""
+    """List the inputs of every node that calls the model."""
     return [
         io.Model.Input("model"),
         io.Conditioning.Input("positive"),
@@ -135,7 +135,7 @@ def model_inputs() -> list[Any]:
 
 
 class FlowSampler(io.ComfyNode):
-    """A sampler of this library as SAMPLER."""
+    """Node: a sampler of this library as SAMPLER."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -144,17 +144,17 @@ class FlowSampler(io.ComfyNode):
             node_id="FlowSampler",
             display_name="Flow Sampler",
             category=CATEGORY,
-            description="A sampler for rectified flows. Its noise, if any, belongs to the image and is the same in every batch.",
+            description="A sampler for rectified flows. Its noise, if any, depends on the image and not on the batch.",
             inputs=[
                 io.Combo.Input("sampler", options=sampler_menu(), default="euler / euler", tooltip="Family / name."),
                 io.Combo.Input(
                     "last_step", options=last_menu(), default=host.AUTO,
-                    tooltip="auto: the sampler's own, or the cheapest that keeps its order where its own would ask at sigma 0.",
+                    tooltip="auto: the sampler's own last step. If that needs the model at sigma 0: the cheapest one that keeps the order.",
                 ),
                 io.String.Input("options", default="", multiline=False, tooltip='JSON, such as {"eta": 0.5}.'),
                 io.Int.Input(
                     "noise_seed", default=-1, min=-1, max=0x7FFFFFFFFFFFFFFF,
-                    tooltip="Seed of the noise a stochastic sampler adds; -1 takes the seed of the run.",
+                    tooltip="Seed of a stochastic sampler's noise; -1 uses the seed of the run.",
                 ),
             ],
             outputs=[io.Sampler.Output()],
@@ -176,7 +176,7 @@ class FlowSampler(io.ComfyNode):
 
 
 class FlowSchedule(io.ComfyNode):
-    """A schedule of this library as SIGMAS."""
+    """Node: a schedule of this library as SIGMAS."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -185,16 +185,16 @@ class FlowSchedule(io.ComfyNode):
             node_id="FlowSchedule",
             display_name="Flow Schedule",
             category=CATEGORY,
-            description="Sigmas for a number of steps, or for a number of model calls of the sampler that is connected.",
+            description="Sigmas for a number of steps, or for a number of model calls of the connected sampler.",
             inputs=[
                 io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
                 io.Int.Input("count", default=8, min=1, max=10000),
-                io.Combo.Input("count_is", options=["steps", "model calls"], default="steps", tooltip="Model calls need the sampler."),
+                io.Combo.Input("count_is", options=["steps", "model calls"], default="steps", tooltip="model calls: connect the sampler."),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="The last steps of a finer schedule."),
                 io.Float.Input("start", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Begin at this sigma."),
                 io.Combo.Input(
                     "shift", options=[schedules.SCHEDULE_SHIFT, schedules.MODEL_SHIFT], default=schedules.SCHEDULE_SHIFT,
-                    tooltip="schedule: from the options and the size. model: from the sampling of the model that is connected.",
+                    tooltip="schedule: shift from the options and the size. model: shift of the connected model.",
                 ),
                 io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Pixels; a latent overrides it."),
                 io.Int.Input("height", default=1024, min=16, max=16384, step=8),
@@ -244,7 +244,7 @@ class _Sampling:
 
 
 def numbers(sigmas: Tensor, of: dict[str, Any]) -> str:
-    """The sigmas in words, with what the sampler will do where it is known."""
+    """Describe the sigmas, and the sampler's run if a sampler is connected."""
     if len(sigmas) < 2:
         return "no sigmas: nothing to do"
     listed = ", ".join(f"{s:.5f}" for s in sigmas.tolist())
@@ -253,7 +253,7 @@ def numbers(sigmas: Tensor, of: dict[str, Any]) -> str:
 
 
 class FlowInspect(io.ComfyNode):
-    """A run, recorded at every model call."""
+    """Node: sample, and record every model call."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -262,7 +262,7 @@ class FlowInspect(io.ComfyNode):
             node_id="FlowInspect",
             display_name="Flow Inspect",
             category=CATEGORY,
-            description="Sample, and record sigma, dt and the sizes of x and of the velocity at every model call.",
+            description="Sample, and record sigma, dt and the root mean squares of x and of the velocity at every model call.",
             inputs=[*model_inputs(), io.Sampler.Input("sampler"), io.Sigmas.Input("sigmas")],
             outputs=[io.Latent.Output(), io.String.Output(display_name="table"), io.Image.Output(display_name="plot")],
         )
@@ -284,7 +284,7 @@ class FlowInspect(io.ComfyNode):
 
 
 def finished(model: Any, latent: Any, x: Tensor, end: float = 0.0) -> dict[str, Any]:
-    """A LATENT from a result of the sampler function, as ComfyUI makes it after sampling."""
+    """Convert a result of the sampler function to LATENT, as ComfyUI does after sampling."""
     sampling = model.get_model_object("model_sampling")
     samples = model.model.process_latent_out(sampling.inverse_noise_scaling(torch.tensor(end, device=x.device), x).float())
     kept = {k: v for k, v in latent.items() if k != "noise_mask"}
@@ -292,7 +292,7 @@ def finished(model: Any, latent: Any, x: Tensor, end: float = 0.0) -> dict[str, 
 
 
 class FlowStudy(io.ComfyNode):
-    """Error against model calls, on the model and the conditioning at hand."""
+    """Node: measure error against model calls, for the connected model and conditioning."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -301,14 +301,14 @@ class FlowStudy(io.ComfyNode):
             node_id="FlowStudy",
             display_name="Flow Study",
             category=CATEGORY,
-            description="Compare samplers at equal numbers of model calls with a reference that carries its own error.",
+            description="Compare samplers at equal numbers of model calls with an accurate reference, whose own error is shown.",
             inputs=[
                 *model_inputs(),
                 io.Vae.Input("vae"),
                 io.String.Input("samplers", default="euler, heun, ab2, dpmpp_2m"),
                 io.String.Input("calls", default="4, 8, 16"),
                 io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
-                io.Int.Input("budget", default=400, min=60, max=100000, tooltip="Model calls of everything."),
+                io.Int.Input("budget", default=400, min=60, max=100000, tooltip="Largest number of model calls, including the reference."),
             ],
             outputs=[io.Image.Output(display_name="plot"), io.Image.Output(display_name="grid"), io.String.Output(display_name="result")],
             is_output_node=True,
@@ -344,7 +344,7 @@ class FlowStudy(io.ComfyNode):
 
 
 def planned(samplers: str, calls: str, schedule: str, budget: int, tokens: int) -> work.Plan:
-    """The plan of a study from its text fields."""
+    """Make the plan of a study from its text fields."""
     name = sampler_name(schedule)
     options = schedules.options_for(name, {}, tokens=tokens, shift=None)
     try:
@@ -356,7 +356,7 @@ def planned(samplers: str, calls: str, schedule: str, budget: int, tokens: int) 
 
 
 class FittedSolver(io.ComfyNode):
-    """A solver that was fitted to a flow, from its file, as SAMPLER and SIGMAS."""
+    """Node: a fitted solver from its file, as SAMPLER and SIGMAS."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -365,7 +365,7 @@ class FittedSolver(io.ComfyNode):
             node_id="FlowFittedSolver",
             display_name="Fitted Solver",
             category=CATEGORY,
-            description="A solver from a file of flowsamplers fit, or of the node Fit. Its sampler and its sigmas belong together.",
+            description="A solver from a file of the command flowsamplers fit or the node Fit. Use its sampler and its sigmas together.",
             inputs=[io.String.Input("path", default="", tooltip="The JSON file of the solver.")],
             outputs=[io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
         )
@@ -377,7 +377,7 @@ class FittedSolver(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, path: str) -> str:
-        """The content of the file, so that a new fit is read."""
+        """Return the content of the file, so that a changed file is read again."""
         return Path(path).read_text() if path and Path(path).is_file() else ""
 
     @classmethod
@@ -387,7 +387,7 @@ class FittedSolver(io.ComfyNode):
 
 
 def solver_outputs(solver: fs.Solver) -> tuple[Any, Tensor, str]:
-    """SAMPLER, SIGMAS and a description of a fitted solver."""
+    """Return SAMPLER, SIGMAS and a description of a fitted solver."""
     options = {"sampler": solver.sampler, "last": host.OWN, "noise_seed": None}
     about = f"{solver.nfe} model calls\nfitted to {dict(solver.fitted_to)}"
     if solver.validation is not None:
@@ -397,7 +397,7 @@ def solver_outputs(solver: fs.Solver) -> tuple[Any, Tensor, str]:
 
 
 class FlowFit(io.ComfyNode):
-    """A solver fitted to the model and the conditioning at hand."""
+    """Node: fit a solver to the connected model and conditioning."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -406,13 +406,13 @@ class FlowFit(io.ComfyNode):
             node_id="FlowFit",
             display_name="Fit",
             category=CATEGORY,
-            description="Fit nodes and weights of a solver to this model. The latent's batch gives the starts: some dozens of images.",
+            description="Fit the sigmas and weights of a solver to this model. The latent's batch gives the starts; use some dozens.",
             inputs=[
                 *model_inputs(),
                 io.Int.Input("calls", default=8, min=1, max=100, tooltip="Model calls of the solver."),
-                io.Int.Input("rounds", default=0, min=0, max=10, tooltip="Gauss-Newton rounds; 0 uses the profile alone."),
+                io.Int.Input("rounds", default=0, min=0, max=10, tooltip="Gauss-Newton rounds; 0 uses only the profile."),
                 io.Int.Input("max_batch", default=8, min=1, max=4096, tooltip="Images in one model call."),
-                io.String.Input("path", default="solver.json", tooltip="Where the solver is written."),
+                io.String.Input("path", default="solver.json", tooltip="JSON file for the solver."),
             ],
             outputs=[io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
         )
@@ -434,9 +434,9 @@ class FlowFit(io.ComfyNode):
 
 
 class FlowExtension(ComfyExtension):
-    """The pack: what ComfyUI asks for after `comfy_entrypoint`."""
+    """The extension that `comfy_entrypoint` returns."""
 
     async def get_node_list(self) -> list[Any]:
-        """The nodes; the schedules go into the menu of the stock KSampler. ComfyUI 0.3.64 does not call ``on_load``."""
+        """List the nodes, and add the schedules to the menu of the stock KSampler. ComfyUI 0.3.64 does not call ``on_load``."""
         schedules.register_stock(comfy.samplers)
         return [FlowSampler, FlowSchedule, FittedSolver, FlowFit, FlowInspect, FlowStudy]

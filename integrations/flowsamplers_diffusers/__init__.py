@@ -1,4 +1,4 @@
-"""flowsamplers inside diffusers: the drop-in scheduler, and the velocity field of a FLUX.2 Klein pipeline."""
+"""flowsamplers in diffusers: a drop-in scheduler, and the velocity field of a FLUX.2 Klein pipeline."""
 
 from flowsamplers_diffusers.klein import KleinFlow
 from flowsamplers_diffusers.loading import load_klein

@@ -1,4 +1,4 @@
-"""The state of a run inside a host: a master copy in the carry dtype, and the host's own sample in its dtype and graph."""
+"""The state of a run inside a pipeline: a master copy in the carry dtype, beside the pipeline's own sample."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from flowsamplers.stepper import Stepper
 
 
 class CallNoise:
-    """The noise of a run whose host may pass another generator with every call.
+    """The noise of a run in a pipeline, which may pass another generator with every call.
 
-    What was drawn in the current step is recorded, so that a replay of the step reuses it.
+    The draws of the current step are stored, so a replay of the step reuses them.
 
     Args:
-        seed: used while no generator is passed; with None the global stream is.
+        seed: seed to use if no generator is passed; None uses torch's global stream.
     """
 
     def __init__(self, seed: Seeds | None) -> None:
@@ -32,14 +32,14 @@ class CallNoise:
         self._drawn: dict[int, Tensor] = {}
 
     def use(self, generator: Any) -> None:
-        """Draw from this generator, from a list with one for each row, or from the seed if it is None."""
+        """Draw from this generator, or a list with one for each row; None draws from the seed."""
         self._source = self._of(generator)
 
     def _of(self, generator: Any) -> Noise:
         return KeyedNoise(self.seed) if generator is None and self.seed is not None else GeneratorNoise(generator)
 
     def forget(self, step: int) -> None:
-        """Let go of what was drawn before this step: no replay asks for it again."""
+        """Delete the stored draws of earlier steps."""
         if self._step < step:
             self._drawn = {}
 
@@ -53,24 +53,24 @@ class CallNoise:
 
 
 class CarriedRun:
-    r"""One run of a sampler in a loop that somebody else owns.
+    r"""One run of a sampler in a pipeline's loop.
 
-    The master is kept in ``dtype``; the host is given copies in the dtype of its model. Where the host returns the values that it was
-    given, the run goes on from the master; where it changed them, from what it made of them. The graph of autograd is the host's:
+    The master copy has the dtype ``dtype``; the pipeline gets copies in its model's dtype. Elements that the pipeline returns
+    unchanged continue from the master copy. Elements that it edited continue from its values. Autograd follows the pipeline's graph:
 
     $$ x = s + (m - h), \qquad m - h \text{ a constant} $$
 
-    with the sample s, the master m and what was handed out, h. The sum is exact, because h is m rounded. If s does not descend from h
-    in the graph, the host has cut it, and so is everything that the sampler remembers.
+    with the pipeline's sample s, the master copy m, and the value h that the pipeline was given. The sum is exact, because h is m
+    rounded. If s does not depend on h in the graph, the pipeline has detached it. All stored velocities are then detached too.
 
     Args:
         method: the sampler.
         grid: the schedule.
-        sample: the host's sample.
-        begin: index of the model call to begin with.
-        dtype: of the master.
-        rounds: round the state to the host's dtype after every step.
-        noise: source of noise of a stochastic sampler.
+        sample: the pipeline's sample.
+        begin: index of the first model call.
+        dtype: dtype of the master copy.
+        rounds: round the state to the pipeline's dtype after every step.
+        noise: source of noise for a stochastic sampler.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class CarriedRun:
         self._origin: Any = None
 
     def take(self, v: Tensor, sample: Tensor, *, sign: int = 1) -> Tensor:
-        """The velocity at ``sample``, times ``sign``; returns where the next call is to be made, in the dtype of ``v``."""
+        """Take the velocity at ``sample``, times ``sign``; return the latents for the next call, in the dtype of ``v``."""
         stepper = self.stepper
         self._accept(sample)
         stepper.tell(v if sign > 0 else -v)
@@ -137,7 +137,7 @@ class CarriedRun:
 
 
 def version(x: Tensor) -> float:
-    """Counts in-place edits; a tensor made in inference mode has no counter, and NaN differs from itself."""
+    """Return the tensor's count of in-place edits; NaN for a tensor made in inference mode, which has none."""
     return math.nan if x.is_inference() else x._version
 
 

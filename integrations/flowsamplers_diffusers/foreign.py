@@ -1,4 +1,4 @@
-"""Configurations of diffusers' other flow schedulers (UniPC, DPM-Solver, DEIS, SA-Solver), and the sigmas that they make."""
+"""Read configurations of diffusers' other flow schedulers (UniPC, DPM-Solver, DEIS, SA-Solver), and compute their sigmas."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def translated(config: Any, accepted: Collection[str]) -> Any:
-    """A configuration of any scheduler in the words of FlowMatchEuler, with a warning where something is lost.
+    """Translate a configuration of any scheduler to FlowMatchEuler's options; warn if something is lost.
 
     Raises:
-        ValueError: a key that is nobody's, and nearly one of ours.
+        ValueError: a key is unknown and similar to one of ours.
     """
     if not isinstance(config, dict):
         return config
@@ -45,18 +45,18 @@ def translated(config: Any, accepted: Collection[str]) -> Any:
 
 
 def sigmas_of(description: Mapping[str, Any], steps: int, *, shift: float, mu: float | None) -> SigmaGrid:
-    """The sigmas that a scheduler with this configuration makes for a number of steps.
+    """Compute the sigmas of a scheduler with this configuration.
 
-    A last sigma that is there twice (DEIS, or ``final_sigmas_type="sigma_min"``) would leave noise in the picture: the run goes to 0.
+    If the last sigma is repeated (DEIS, or ``final_sigmas_type="sigma_min"``), the image would keep noise. The run then ends at 0.
 
     Args:
         description: the configuration, with ``_class_name``.
-        steps: N.
+        steps: number of steps N.
         shift: its ``flow_shift``.
-        mu: strength of the dynamic shift, used if the configuration says ``use_dynamic_shifting``.
+        mu: strength of the dynamic shift, used if the configuration has ``use_dynamic_shifting``.
 
     Raises:
-        ValueError: a class that diffusers does not have; sigmas outside [0, 1], as of Karras' re-spacing in DPM-Solver.
+        ValueError: diffusers has no such class; or sigmas are outside [0, 1], as with Karras re-spacing in DPM-Solver.
     """
     name = description.get("_class_name")
     cls = getattr(diffusers, name, None) if isinstance(name, str) else None

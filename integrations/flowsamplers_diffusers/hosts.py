@@ -1,4 +1,4 @@
-"""What pipelines do to a scheduler that no argument of a scheduler tells."""
+"""Read from the calling diffusers pipeline what it does not pass to its scheduler."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from flowsamplers.engine import Evaluation
 
 
 class Order(int):
-    """``scheduler.order``: the model calls of a step, or 1. Pipelines multiply by it to begin inside the schedule, and count steps with it.
+    """The value of ``scheduler.order``: an integer that also finds the first model call for image-to-image.
 
-    Image-to-image pipelines slice ``timesteps[t_start * scheduler.order:]``. What ``t_start`` counts depends on what they passed
-    to ``set_timesteps``: after a number, steps; after sigmas, entries of ``timesteps``. Either way the product is the first call of
-    the step at which stock would begin. Where all steps take equally many calls, ``t_start`` tells which step that is; where they do not,
-    the strength does, which is read from the pipeline's own function.
+    Image-to-image pipelines slice ``timesteps[t_start * scheduler.order:]``. ``t_start`` counts steps if the pipeline passed a number
+    to ``set_timesteps``, and entries of ``timesteps`` if it passed sigmas. In both cases the product here is the first call of the step
+    at which stock would begin. If all steps have equally many calls, ``t_start`` determines that step. Otherwise it is computed from the
+    strength, which is read from the pipeline's own function.
 
-    Their progress bars have one tick for everything that they count. They compute which calls get one from
-    ``len(timesteps) - num_inference_steps * order`` and ``(i + 1) % order``.
+    A progress bar advances once for each step or entry that the pipeline counts. The pipeline computes the calls at which it advances
+    from ``len(timesteps) - num_inference_steps * order`` and ``(i + 1) % order``.
 
     Examples:
         >>> calls = [Evaluation(i // 2, i % 2, 1.0) for i in range(6)]  # 3 steps of 2 calls
@@ -33,10 +33,10 @@ class Order(int):
     _calls: Sequence[Evaluation] = ()
     _entries = False
     begin = 0
-    """Index of the model call with which the run begins."""
+    """Index of the first model call of the run."""
 
     def of(self, calls: Sequence[Evaluation], *, entries: bool) -> Order:
-        """The same number for these model calls; whether pipelines count entries or steps."""
+        """Return the order for these model calls; ``entries`` says whether the pipeline counts entries or steps."""
         self._calls, self._entries = tuple(calls), entries
         return self
 
@@ -83,7 +83,7 @@ class _Index(int):
 
 
 def t_start(count: int, strength: float) -> int:
-    """Where a pipeline begins in so many steps, in diffusers' arithmetic.
+    """Compute ``t_start`` of a pipeline from its number of steps and strength, in diffusers' arithmetic.
 
     Examples:
         >>> t_start(3, 0.5), t_start(4, 0.5)
@@ -101,7 +101,7 @@ def _strength() -> float | None:
 
 
 def skips_layers() -> tuple[float, float] | None:
-    """The window of SD3's skip-layer guidance, if the calling pipeline uses it: shares of its number of steps.
+    """Find the window of SD3's skip-layer guidance, if the calling pipeline uses it, as shares of the number of steps.
 
     The pipeline compares the window with the index of the model call.
     """
@@ -113,10 +113,10 @@ def skips_layers() -> tuple[float, float] | None:
 
 
 def told_the_target(scheduler: Any) -> str | None:
-    """The class of the model, if the calling pipeline tells it where a step ends: the next entry of ``timesteps``.
+    """Return the model's class if the calling pipeline passes it the end of the step, the next entry of ``timesteps``; else None.
 
-    Such models (MeanFlow, flow maps) return the mean velocity up to that time. A scheduler is told nothing of the model, so the pipeline
-    is looked for among the callers.
+    Such models (MeanFlow, flow maps) return the mean velocity up to that time. A scheduler has no access to the model, so the
+    pipeline is searched among the callers.
     """
     for host in _callers():
         model = getattr(host, "transformer", None)

@@ -1,4 +1,4 @@
-"""FLUX.2 [klein] as a velocity field: load a pipeline, then integrate it with anything."""
+"""FLUX.2 [klein] as a velocity field, for any sampler or study."""
 
 from __future__ import annotations
 
@@ -21,33 +21,30 @@ from flowsamplers_diffusers.time_conditioning import full_precision_time
 logger = logging.getLogger(__name__)
 
 GUIDANCE = {"klein-emoji": 2.5}
-"""The scale that a bundled model was made for, where it is not the pipelines' 4."""
+"""Default guidance scale of a bundled model, if it is not the pipelines' 4."""
 
 
 class KleinFlow:
     r"""The velocity field of a Klein pipeline for one prompt, size and guidance.
 
-    It calls the pipeline's own parts the way the pipeline does, so that Euler's method over this field gives the pipeline's own
+    It calls the pipeline's parts in the same way as the pipeline. So Euler's method on this velocity field gives the pipeline's
     latents bit for bit (in float32; in bfloat16 with stock's rounding of the state).
 
     Args:
         pipe: a ``Flux2KleinPipeline``, distilled or base.
-        prompt: what to draw.
-        height: in pixels, a multiple of 16 for the real models; by default the autoencoder's sample size.
-        width: likewise.
+        prompt: the prompt.
+        height: height in pixels, a multiple of 16 for the real models; by default the autoencoder's sample size.
+        width: width in pixels, like ``height``.
         guidance_scale: classifier-free guidance; above 1 each evaluation takes two forward passes. By default 4 for a base model
             and 1 for a distilled one, which ignores it.
         max_sequence_length: tokens of a prompt, padding included; by default the tokenizer's, at most 512.
-        text_encoder_out_layers: which hidden states of the text encoder are read.
-        full_time: time conditioning in full precision, see `full_precision_time`.
-        batched_guidance: both passes of the guidance in one batch of twice the size; the results are the same but for rounding.
-        guidance_interval: guide only where sigma is in this closed interval, such as ``(0.2, 0.8)``; elsewhere the prompt alone
-            is followed and an evaluation takes one forward pass. By default everywhere, as the pipeline does, and then no evaluation
-            waits for the device; to find the rows inside an interval it does.
-        name: how studies call the model.
-
-    Raises:
-        ValueError: a size that does not fit the model, a negative guidance, or an interval that is none.
+        text_encoder_out_layers: indices of the text encoder's hidden states to use.
+        full_time: use time conditioning in full precision, see `full_precision_time`.
+        batched_guidance: compute both passes of the guidance in one batch of twice the size; results are equal up to rounding.
+        guidance_interval: apply guidance only if sigma is in this closed interval, such as ``(0.2, 0.8)``. Outside, an evaluation
+            takes one forward pass with the prompt. By default guidance is applied at all sigmas, as in the pipeline. With an
+            interval, evaluations wait for the device.
+        name: the model's name in studies.
 
     Examples:
         >>> import flowsamplers as fs
@@ -96,11 +93,11 @@ class KleinFlow:
 
     @classmethod
     def load(cls, name: str = "klein-digits", **options: Any) -> KleinFlow:
-        """`load_klein` and this class in one call; what opens ``--model NAME`` on the command line.
+        """Load a Klein model by name, as ``--model NAME`` on the command line does: `load_klein` and this class in one call.
 
         Args:
             name: see `load_klein`.
-            **options: of both; ``guidance_scale`` is 2.5 by default for ``"klein-emoji"``.
+            **options: options of `load_klein` and of this class; ``guidance_scale`` is 2.5 by default for ``"klein-emoji"``.
         """
         given = {k: v for k, v in options.items() if v is not None}
         if name in GUIDANCE:
@@ -122,37 +119,37 @@ class KleinFlow:
 
     @property
     def tokens(self) -> int:
-        """Latent tokens of an image."""
+        """Number of latent tokens of an image."""
         multiple = self.pipe.vae_scale_factor * 2
         return (self.height // multiple) * (self.width // multiple)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of one row of latents: (tokens, channels)."""
+        """Shape of one row of latents, (tokens, channels)."""
         return self.tokens, self.pipe.transformer.config.in_channels
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network."""
+        """Dtype of the network."""
         return self.pipe.transformer.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device of the network."""
         return self.pipe._execution_device
 
     @property
     def guided(self) -> bool:
-        """Whether classifier-free guidance is on."""
+        """Whether classifier-free guidance is used."""
         return self.guidance_scale > 1
 
     @property
     def passes_per_evaluation(self) -> int:
-        """Forward passes of the network that one evaluation of one row takes, at most."""
+        """Largest number of forward passes in one evaluation of one row."""
         return 2 if self.guided else 1
 
     def passes(self, sigma: float) -> int:
-        """Forward passes of the network that the evaluation of one row takes at this sigma.
+        """Return the number of forward passes in one evaluation of one row at this sigma.
 
         Examples:
             >>> flow = KleinFlow.load("klein-digits", guidance_interval=(0.2, 0.8))
@@ -170,7 +167,7 @@ class KleinFlow:
         return (told >= low) & (told <= high)
 
     def describe(self) -> dict[str, Any]:
-        """What a study writes down of its model."""
+        """Describe the model for a study."""
         return {
             "model": self.name,
             "is_distilled": self.is_distilled,
@@ -188,7 +185,7 @@ class KleinFlow:
         }
 
     def parts(self) -> list[tuple[str, str, int]]:
-        """The parts of the pipeline: (name, class, number of parameters)."""
+        """List the parts of the pipeline: (name, class, number of parameters)."""
         modules = self.pipe.components.items()
         return [(k, type(m).__name__, sum(p.numel() for p in getattr(m, "parameters", list)())) for k, m in modules]
 
@@ -196,18 +193,18 @@ class KleinFlow:
 
     @torch.no_grad()
     def velocity(self, x: Tensor, sigma: Tensor | float, condition: Sequence[str | None] | None = None) -> Tensor:
-        """The velocity of the network.
+        """Compute the velocity with the network.
 
         Args:
-            x: packed latents, ``(rows, tokens, channels)``; the network is given a cast to its own dtype.
+            x: packed latents, ``(rows, tokens, channels)``; they are cast to the network's dtype.
             sigma: noise levels ``(rows,)``, or one for all rows.
-            condition: the prompt of each row; None for the flow's own.
+            condition: the prompt of each row; None for the flow's own prompt.
 
         Returns:
-            ``(rows, tokens, channels)`` in the network's dtype.
+            The velocity, ``(rows, tokens, channels)``, in the network's dtype.
 
         Raises:
-            ValueError: latents of another shape, or not one sigma or not one prompt a row.
+            ValueError: latents have another shape, or there is not one sigma or prompt for each row.
         """
         rows = x.shape[0]
         if tuple(x.shape[1:]) != self.shape:
@@ -276,12 +273,12 @@ class KleinFlow:
         return self._ids[key]
 
     def noise(self, seeds: Seeds, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Starts of runs: row i is what the stock pipeline draws with ``torch.Generator("cpu").manual_seed(seeds[i])``.
+        """Draw starts of runs: row i is the pipeline's noise for ``torch.Generator("cpu").manual_seed(seeds[i])``.
 
         Args:
             seeds: a list with one seed for each row, or one int for ``rows`` rows.
-            rows: how many, if ``seeds`` is an int; 1 by default.
-            dtype: in which the noise is drawn; by default the network's, as the pipeline does. The draws of different dtypes
+            rows: number of rows if ``seeds`` is an int; 1 by default.
+            dtype: dtype in which the noise is drawn; by default the network's, as in the pipeline. Draws in different dtypes
                 differ.
 
         Returns:
@@ -297,7 +294,7 @@ class KleinFlow:
 
     @torch.no_grad()
     def decode(self, x0: Tensor, output_type: str = "pil") -> Any:
-        """Images of latents, as the pipeline makes them.
+        """Decode latents to images, as the pipeline does.
 
         Args:
             x0: packed latents, ``(rows, tokens, channels)``.

@@ -1,4 +1,4 @@
-"""Pipelines by name: a bundled model, a folder, or the hub."""
+"""Load Klein pipelines by name: a bundled model, a folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dty
 BUNDLED = {
     f"klein-{what}": f"klein_{what.replace('-', '_')}" for what in ("digits", "digits-distilled", "emoji", "emoji-distilled")
 }
-"""Models that ship with this package, by name."""
+"""The models in this package, by name."""
 
 
 def load_klein(
@@ -39,22 +39,22 @@ def load_klein(
     Args:
         name_or_path: a bundled model, a folder with a ``model_index.json``, or a hub id such as
             ``"black-forest-labs/FLUX.2-klein-base-4B"``. Bundled are ``"klein-digits"`` (16x16 pixels, 2.4 MB), ``"klein-emoji"``
-            (64x64 pixels in color, 8.0 MB), and of the same sizes their distilled twins ``"klein-digits-distilled"`` and
+            (64x64 pixels in color, 8.0 MB), and their distilled versions of the same sizes, ``"klein-digits-distilled"`` and
             ``"klein-emoji-distilled"``.
-        dtype: of the weights, a torch dtype or its name; by default float32 for the bundled models and bfloat16 for others.
-        device: by default CUDA where there is one, else the CPU.
+        dtype: dtype of the weights, a torch dtype or its name; by default float32 for the bundled models and bfloat16 for others.
+        device: device of the weights; by default CUDA if available, else the CPU.
         offload: keep the weights on the CPU and move them to the device when needed, ``"model"`` by model or ``"sequential"``
             by layer.
-        **kwargs: given to ``from_pretrained``, such as ``revision``. Weights are read from safetensors only; ``use_safetensors=False``
-            also reads pickled ``.bin`` files.
+        **kwargs: options of ``from_pretrained``, such as ``revision``. Weights are read only from safetensors files;
+            ``use_safetensors=False`` also reads pickled ``.bin`` files.
 
     Returns:
         The stock diffusers pipeline.
 
     Raises:
-        FileNotFoundError: a folder that is not there or holds no pipeline.
-        ValueError: a name that is neither bundled, nor a folder, nor a hub id; an unknown dtype or offload; a device that this
-            machine does not have; sequential offloading to a CPU; files that are damaged.
+        FileNotFoundError: the folder does not exist or holds no pipeline.
+        ValueError: the name is no bundled model, folder or hub id; dtype or offload is unknown; this machine has no such device;
+            sequential offloading goes to a CPU; or files are damaged.
 
     Examples:
         >>> pipe = load_klein("klein-digits")

@@ -50,32 +50,32 @@ _CARRIES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.f
 
 @dataclass
 class FlowSamplerSchedulerOutput(FlowMatchEulerDiscreteSchedulerOutput):
-    """What ``step`` returns unless ``return_dict=False``.
+    """The result of ``step`` unless ``return_dict=False``.
 
     Attributes:
-        prev_sample: where the model is to be called next, ``(batch, ...)``, in the model output's dtype.
+        prev_sample: the latents for the next model call, ``(batch, ...)``, in the model output's dtype.
     """
 
     prev_sample: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
-    r"""Runs a flowsamplers sampler in the place of ``FlowMatchEulerDiscreteScheduler``.
+    r"""Run any flowsamplers sampler in a diffusers pipeline, in place of ``FlowMatchEulerDiscreteScheduler``.
 
-    It is one, for pipelines and trainers that ask. The schedule is FlowMatchEuler's, bit for bit, with all of its options; the
-    state is kept in float32 inside the scheduler while the pipeline sees its own dtype.
+    The class is a subclass of it, because some pipelines and trainers check that. The schedule is FlowMatchEuler's, bit for bit, with
+    all of its options. The scheduler keeps the state in float32, and the pipeline gets its own dtype.
 
     Args:
-        num_train_timesteps: the model is told ``num_train_timesteps * sigma``.
-        shift: static shift, where ``use_dynamic_shifting`` is off.
+        num_train_timesteps: the model gets the time ``num_train_timesteps * sigma``.
+        shift: static shift, if ``use_dynamic_shifting`` is off.
         use_dynamic_shifting: shift by the ``mu`` that the pipeline passes.
         base_shift: read by FLUX.1 pipelines.
         max_shift: read by FLUX.1 pipelines.
         base_image_seq_len: read by FLUX.1 pipelines.
         max_image_seq_len: read by FLUX.1 pipelines.
-        invert_sigmas: the pipeline counts sigma from 0 at the noise to 1 at the data (Mochi). The sampler is given what it was
-            made for: the falling schedule of ``grid``, 1 - sigma, and the velocity with its sign turned.
-        shift_terminal: stretch the shifted schedule so that its last node before the end lies here.
+        invert_sigmas: the pipeline counts sigma from 0 at the noise to 1 at the data (Mochi). The sampler still gets a falling
+            schedule, 1 - sigma, in ``grid``, and the velocity with the opposite sign.
+        shift_terminal: stretch the shifted schedule so that its last node before the end lies at this sigma.
         use_karras_sigmas: re-space by Karras' rule.
         use_exponential_sigmas: re-space evenly in log sigma.
         use_beta_sigmas: re-space by beta quantiles.
@@ -90,16 +90,16 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         seed: seed of a stochastic sampler: an int (image i of the batch has a stream of its own), or one int per image. With
             None it draws from the generator passed to ``step``, or from torch's global one.
         mu: hold the dynamic shift here, whatever the pipeline passes.
-        budget: what ``num_inference_steps`` counts. ``"steps"``; or ``"nfe"``, model calls: the run has the largest number of steps
-            whose dry run needs at most so many. The dynamic shift stays the one that the pipeline passes for the argument.
+        budget: the meaning of ``num_inference_steps``: ``"steps"``, or ``"nfe"`` for model calls. The run then has the largest number of
+            steps that needs at most this many calls. The dynamic shift is still the one that the pipeline passes.
         final_sigmas: explicit sigmas passed to ``set_timesteps`` are final and not shifted again. A pipeline's own default,
-            1, 1 - 1/N, ..., 1/N, is not meant: it is shifted as ever.
-        check: ``"finite"`` raises at the first model output that is not finite; this waits for the device.
-        schedule_of: configuration of a UniPC, DPM-Solver, DEIS or SA-Solver for flows, with its ``_class_name``: where no sigmas are
-            passed, the run has the sigmas of that scheduler. `from_config` sets it.
+            1, 1 - 1/N, ..., 1/N, is still shifted.
+        check: ``"finite"`` raises an error at the first model output that is not finite; each check waits for the device.
+        schedule_of: configuration of a UniPC, DPM-Solver, DEIS or SA-Solver scheduler for flows, with its ``_class_name``. If no sigmas
+            are passed, the run has the sigmas of that scheduler. `from_config` sets it.
 
     Raises:
-        ValueError: unknown sampler, option or choice, with the nearest name; an adaptive sampler.
+        ValueError: a sampler, option or choice is unknown (the message has the nearest name), or the sampler is adaptive.
 
     Examples:
         >>> from diffusers import FlowMatchEulerDiscreteScheduler
@@ -182,15 +182,15 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
 
     @property
     def config(self) -> Any:
-        """The options, as diffusers keeps them."""
+        """The options, as a diffusers configuration."""
         return super().config
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """A scheduler from another one's configuration, with changes.
+        """Make a scheduler from another scheduler's configuration, with changes.
 
-        Of another flow scheduler (UniPC, DPM-Solver, DEIS) the schedule is taken over, its method is not: that is what ``sampler``
-        names. A warning says so.
+        From another flow scheduler (UniPC, DPM-Solver, DEIS) it takes the schedule but not the method, which ``sampler`` names. A warning
+        says this.
 
         Args:
             config: the configuration, such as ``pipe.scheduler.config``.
@@ -198,8 +198,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             **kwargs: options of this class that override the configuration's.
 
         Raises:
-            ValueError: a keyword that is no option of this class. diffusers drops such keywords in silence, and with them
-                an option of the sampler that was meant for ``sampler_options``.
+            ValueError: a keyword is no option of this class. diffusers would ignore it silently, for example a sampler option that
+                belongs into ``sampler_options``.
         """
         accepted = sorted(cls._get_init_keys(cls) - {"self"})
         for name in kwargs:
@@ -236,14 +236,14 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         Args:
             num_inference_steps: number of steps N; a step may take more than one model call. With ``budget="nfe"`` the number
                 of model calls.
-            device: where ``sigmas`` and ``timesteps`` live.
-            sigmas: N noise levels before the shift, falling; a terminal 0 is appended unless it is there.
+            device: device of ``sigmas`` and ``timesteps``.
+            sigmas: N noise levels before the shift, falling; a final 0 is appended if it is missing.
             mu: the dynamic shift.
-            timesteps: the times that the model is told at the N nodes; between nodes they are interpolated in sigma.
+            timesteps: the model's times at the N nodes; between nodes they are interpolated in sigma.
 
         Raises:
-            ValueError: see `schedules.flow_match_euler`; with ``budget="nfe"`` a budget below one step, or sigmas or timesteps
-                other than a pipeline's default, which fix the number of steps themselves.
+            ValueError: see `schedules.flow_match_euler`. With ``budget="nfe"``: the calls are too few for one step, or sigmas or timesteps
+                other than a pipeline's default are passed, which fix the number of steps.
         """
         if sigmas is not None:
             _check_given(sigmas)
@@ -379,10 +379,10 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     # Where a run stands
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin with this model call: an index into ``timesteps``.
+        """Set the first model call, as an index into ``timesteps``.
 
         Raises:
-            ValueError: a negative index.
+            ValueError: the index is negative.
         """
         if begin_index < 0:
             raise ValueError(f"begin_index={begin_index}: an index into timesteps, from 0")
@@ -400,12 +400,12 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         )
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
-        """The index of an entry of ``timesteps``, known by its place in memory and not by its value, or else of the nearest.
+        """Find the index of an entry of ``timesteps``: by its place in memory, else by the nearest value.
 
-        Of equal ones it is the first that begins a step.
+        Among equal entries it is the first that begins a step.
 
         Raises:
-            ValueError: nothing near enough, or two entries that the rounding of the time does not tell apart; the message names them.
+            ValueError: no entry is close enough, or two entries are equal up to the rounding of the time; the message names them.
         """
         entries = self.timesteps if schedule_timesteps is None else schedule_timesteps
         place = _place(timestep, entries)
@@ -485,7 +485,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     # The run
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """The sample itself: flow models take it as it is."""
+        """Return the sample unchanged, because flow models need no scaling."""
         return sample
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -501,27 +501,27 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         per_token_timesteps: Tensor | None = None,
         return_dict: bool = True,
     ) -> FlowSamplerSchedulerOutput | tuple[Tensor]:
-        """Take the velocity of one model call; say where the next call is to be made.
+        """Take the velocity of one model call, and return the latents for the next call.
 
         Args:
             model_output: velocity at ``sample``, ``(batch, ...)``.
             timestep: read only if no begin index was set.
-            sample: what the model was given; it may have been edited since it was handed out.
-            s_churn: only 0 is accepted: stock accepts and ignores it, and its noise is not right for a flow.
+            sample: the model's input; it may have been edited since this scheduler returned it.
+            s_churn: only 0 is accepted. Stock accepts and ignores it, and its noise would be wrong for a flow.
             s_tmin: only 0 is accepted.
             s_tmax: only infinity is accepted.
             s_noise: only 1 is accepted.
-            generator: source of noise for a stochastic sampler, in the place of the configuration's seed.
-            per_token_timesteps: ``(batch, tokens)`` times of their own, for ``sampler="euler"`` as in stock.
-            return_dict: return a `FlowSamplerSchedulerOutput` rather than a tuple.
+            generator: source of noise for a stochastic sampler, in place of the configuration's seed.
+            per_token_timesteps: ``(batch, tokens)`` one time for each token, for ``sampler="euler"`` as in stock.
+            return_dict: return a `FlowSamplerSchedulerOutput` instead of a tuple.
 
         Returns:
             The next sample, in the dtype of ``model_output``.
 
         Raises:
-            ValueError: an integer timestep, an argument that cannot be honoured, or ``set_timesteps`` was not called.
-            IndexError: more calls than the schedule has.
-            FloatingPointError: with ``check="finite"``.
+            ValueError: ``timestep`` is an integer, an argument is not supported, or ``set_timesteps`` was not called.
+            IndexError: there are more calls than the schedule has.
+            FloatingPointError: with ``check="finite"``, the model output is not finite.
         """
         self._check_arguments(timestep, s_churn, s_tmin, s_tmax, s_noise, per_token_timesteps)
         _check_tensors(model_output, sample)
@@ -616,15 +616,15 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     def scale_noise(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, sample: Tensor, timestep: Tensor, noise: Tensor | None = None
     ) -> Tensor:
-        r"""Put data at a noise level: $x_\sigma = (1 - \sigma) x_0 + \sigma n$.
+        r"""Add noise to data: $x_\sigma = (1 - \sigma) x_0 + \sigma n$.
 
         Args:
             sample: data, ``(batch, ...)``.
             timestep: ``(batch,)`` entries of ``timesteps``, read only if no begin index was set.
-            noise: unit normal, like ``sample``.
+            noise: standard normal noise, like ``sample``.
 
         Raises:
-            ValueError: no noise.
+            ValueError: ``noise`` is missing.
         """
         if noise is None:
             raise ValueError("noise=None: pass unit normal noise shaped like the sample")

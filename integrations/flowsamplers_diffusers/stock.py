@@ -1,8 +1,9 @@
-"""Run the schedulers that diffusers ships on any flow and any grid: what a sampler of this library has to beat.
+"""Run the schedulers of diffusers on any flow and any grid, for comparison.
 
-Each run uses diffusers' own class, in float32, with its own first node, start-up and last steps. Two things of a pipeline are left out,
-both in stock's favor: the times that UniPC and DPM-Solver++ round to integers, and their own schedules. A scheduler gets the grid's nodes
-and asks the flow at exactly those. Where the log-SNR of sigma = 1 is infinite it begins at `START`, as UniPC does in diffusers.
+Each run uses diffusers' own class, in float32, with its own first node, start-up and last steps. Two properties of pipelines are
+omitted, both in diffusers' favor: UniPC and DPM-Solver++ round times to integers, and they have their own schedules. Here a scheduler
+gets the grid's nodes and calls the flow at exactly these. Schedulers that use the log-SNR, which is infinite at sigma = 1, begin at
+`START`, as UniPC does in diffusers.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from torch import Tensor
 from flowsamplers import SigmaGrid
 
 START = 1 - 1e-6
-"""Where a scheduler begins that works in the log-SNR, in place of sigma = 1."""
+"""First sigma, in place of 1, of a scheduler that uses the log-SNR."""
 
 
 @dataclass(frozen=True)
 class Stock:
-    """A scheduler of diffusers with the options that users give it.
+    """A scheduler of diffusers with its usual options.
 
     Attributes:
         scheduler: the name of the class in diffusers.
-        options: what its constructor is given.
+        options: arguments of its constructor.
         doubled: whether every inner node stands twice in its list, one for each stage (FlowMatchHeun).
         in_log_snr: whether sigma = 1 is replaced by `START`.
-        reaches_zero: whether its last sigma is 0; DEIS repeats its last node instead, and 0 makes it NaN.
+        reaches_zero: whether its last sigma is 0. DEIS repeats its last node, because 0 would give NaN.
         stochastic: whether it draws noise.
     """
 
@@ -42,7 +43,7 @@ class Stock:
     stochastic: bool = False
 
     def calls(self, steps: int) -> int:
-        """Model calls on a grid of so many steps."""
+        """Count the model calls on a grid with this many steps."""
         return 2 * steps - 1 if self.doubled else steps
 
 
@@ -69,7 +70,7 @@ STOCK: dict[str, Stock] = {
     "DPM++ 3M SDE": _log_snr(_MULTISTEP, solver_order=3, algorithm_type="sde-dpmsolver++", stochastic=True),
     "FlowMatchLCM": Stock("FlowMatchLCMScheduler", stochastic=True),
 }
-"""The schedulers of diffusers that can run a flow on a given grid, by the name under which people know them."""
+"""The schedulers of diffusers that can run a flow on a given grid, by their usual names."""
 
 SAME_NAME: dict[str, dict[str, Any]] = {
     "FlowMatchEuler": {"name": "euler"},
@@ -102,13 +103,13 @@ def run(
         velocity: ``velocity(x, sigma)`` with ``x`` of shape ``(rows, ...)`` and ``sigma`` of shape ``(rows,)``, both float32.
         x1: the start, ``(rows, ...)``; it is cast to float32.
         grid: a `SigmaGrid`, or falling sigmas that end at 0.
-        seed: of the noise, for a stochastic scheduler.
+        seed: seed of the noise, for a stochastic scheduler.
 
     Returns:
         The final state in float32.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: the name is unknown.
 
     Examples:
         >>> import flowsamplers as fs
@@ -130,10 +131,10 @@ def run(
 
 
 def scheduler_on(stock: Stock, grid: SigmaGrid | Sequence[float]) -> Any:
-    """A scheduler of diffusers, ready for a run on exactly this grid.
+    """Make a scheduler of diffusers for a run on exactly this grid.
 
     Args:
-        stock: which one.
+        stock: the scheduler.
         grid: a `SigmaGrid`, or falling sigmas that end at 0.
     """
     scheduler = getattr(diffusers, stock.scheduler)(**stock.options)

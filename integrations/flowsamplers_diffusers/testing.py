@@ -1,7 +1,7 @@
-"""The property kit for diffusers schedulers: what a pipeline of a flow model needs of one, as laws and as a class to inherit.
+"""Test kit for diffusers schedulers: the needs of flow pipelines as laws, and a test class to inherit.
 
-A law takes a *factory*: called with configuration keywords it makes a scheduler. It returns when the law holds, raises
-AssertionError when not, and `flowsamplers.testing.laws.NotApplicable` where it has nothing to say.
+A law takes a *factory*, which makes a scheduler from configuration keywords. A law raises AssertionError if it is broken, and
+`flowsamplers.testing.laws.NotApplicable` if it does not apply.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from flowsamplers.testing.laws import NotApplicable
 from flowsamplers.testing.subject import Subject
 
 Factory: TypeAlias = Callable[..., Any]
-"""Makes a scheduler from configuration keywords."""
+"""A function that makes a scheduler from configuration keywords."""
 
 FOUR = tuple(flux2(4, tokens=4096).sigmas[:-1])
 """FLUX.2's nodes for four steps at 1024 x 1024."""
 
 
 def begin(make: Factory, sigmas: Sequence[float] = FOUR, **config: Any) -> Any:
-    """A scheduler, set up as pipelines do it, then ``set_begin_index(0)``.
+    """Set up a scheduler as pipelines do, with ``set_begin_index(0)``.
 
-    That is ``set_timesteps(sigmas=..., mu=...)``; where the configuration says ``use_flow_sigmas`` the number of steps alone. A
-    scheduler that takes neither ``sigmas`` nor ``mu``, and would be refused, is given what it takes.
+    Pipelines call ``set_timesteps(sigmas=..., mu=...)``. If the configuration has ``use_flow_sigmas``, only the number of steps is
+    passed. A scheduler that accepts neither ``sigmas`` nor ``mu`` gets the arguments that it accepts.
     """
     scheduler = make(**config)
     takes = inspect.signature(scheduler.set_timesteps).parameters
@@ -52,16 +52,16 @@ def begin(make: Factory, sigmas: Sequence[float] = FOUR, **config: Any) -> Any:
 
 
 def run(scheduler: Any, velocity: Velocity, x: Tensor, **step: Any) -> Tensor:
-    """A pipeline's loop: call the model at every entry of ``timesteps``, in the latents' dtype."""
+    """Run a pipeline's loop: call the model at every entry of ``timesteps``, in the latents' dtype."""
     return _part(scheduler, velocity, x, 0, None, **step)
 
 
 def subject_of_scheduler(make: Factory, *, order: int = 1, stochastic: bool = False) -> Subject:
-    """A diffusers scheduler as a subject of the sampler laws, on complete schedules.
+    """Make a subject of the sampler laws from a diffusers scheduler, on complete schedules.
 
     Args:
-        make: the factory; the schedule must not be shifted by its configuration.
-        order: the order it claims.
+        make: the factory; its configuration must not shift the schedule.
+        order: the declared order.
         stochastic: whether it draws noise.
 
     Examples:
@@ -94,7 +94,7 @@ def takes_the_pipelines_call(make: Factory) -> None:
 def the_sigmas_given_are_used(make: Factory) -> None:
     """Without a configured shift, the nodes of the run are the sigmas that were passed.
 
-    A scheduler that asks elsewhere than at its nodes shows them as ``grid``, a `flowsamplers.SigmaGrid`.
+    A scheduler that also calls the model between its nodes shows them as ``grid``, a `flowsamplers.SigmaGrid`.
     """
     scheduler = begin(make)
     asked = [float(t) / scheduler.config.num_train_timesteps for t in scheduler.timesteps]
@@ -127,7 +127,7 @@ def times_are_not_rounded(make: Factory) -> None:
 def the_dt_applied_sum_to_minus_1(make: Factory, dtype: torch.dtype = torch.bfloat16) -> None:
     """A constant velocity of 1 moves a sample from 1 to 0 in a pipeline's loop, in every dtype.
 
-    The end is near 0, where every dtype is fine: what is seen is the state's rounding, not the result's.
+    The end is near 0, where every dtype is accurate, so the law measures the rounding of the state and not of the result.
     """
     scheduler = begin(make)
     out = run(scheduler, lambda x, sigma: torch.ones_like(x), torch.ones(1, 4, 8, dtype=dtype))
@@ -242,7 +242,7 @@ def another_number_of_rows_is_another_run(make: Factory) -> None:
 def rows_that_change_places_keep_their_velocities(make: Factory) -> None:
     """If a callback reorders the images, no image is extrapolated with the velocities of another.
 
-    Every row moves by its first column, which stays: Euler's method is exact on such paths, whatever happens to the rows.
+    Every row moves by its first column, which is constant. Euler's method is exact on such paths, in any order of the rows.
     """
     x1, order = torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(0)), [2, 0, 3, 1]
 
@@ -358,11 +358,11 @@ SCHEDULER_LAWS: tuple[Callable[[Factory], None], ...] = (
 
 
 EXACT = (the_dt_applied_sum_to_minus_1, order_is_at_least_1_and_errors_fall, rows_that_change_places_keep_their_velocities)
-"""Laws that compare with an exact end: noise has none."""
+"""Laws that compare with an exact end; stochastic schedulers have none."""
 
 
 class DiffusersSchedulerConformance:
-    """Inherit this in a test class named ``Test...`` and give the fixture ``factory``.
+    """Run every law of a diffusers scheduler: inherit this in a test class named ``Test...`` and define the fixture ``factory``.
 
     Examples:
         >>> class TestMine(DiffusersSchedulerConformance):
@@ -372,16 +372,16 @@ class DiffusersSchedulerConformance:
     """
 
     stochastic = False
-    """Whether it draws noise: the laws on errors and on the applied dt then do not apply."""
+    """Whether the scheduler draws noise; the laws on errors and on the applied dt then do not apply."""
 
     @pytest.fixture
     def factory(self) -> Factory:
-        """The scheduler under test."""
+        """Return the factory of the scheduler under test; override this fixture."""
         raise NotImplementedError("give a fixture named 'factory' that returns a scheduler class or a function that makes one")
 
     @pytest.mark.parametrize("law", SCHEDULER_LAWS, ids=lambda law: law.__name__)
     def test_law(self, factory: Factory, law: Callable[[Factory], None]) -> None:
-        """Each law."""
+        """Test each law."""
         if self.stochastic and law in EXACT:
             pytest.skip("it draws noise")
         try:
@@ -391,14 +391,14 @@ class DiffusersSchedulerConformance:
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
     def test_the_dt_applied_sum_to_minus_1(self, factory: Factory, dtype: torch.dtype) -> None:
-        """The headline law in every dtype of a model."""
+        """Test that the applied dt sum to -1, in every dtype of a model."""
         if self.stochastic:
             pytest.skip("it draws noise")
         the_dt_applied_sum_to_minus_1(factory, dtype)
 
 
 def smooth_like(x: Tensor, sigma: Tensor) -> Tensor:
-    """The nonlinear field of the laws, in the dtype of x."""
+    """Compute the nonlinear velocity field of the laws, in the dtype of x."""
     return smooth(x, sigma.to(x))
 
 

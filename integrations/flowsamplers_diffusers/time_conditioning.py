@@ -12,25 +12,25 @@ from torch import Tensor, nn
 
 @contextmanager
 def full_precision_time(transformer: nn.Module, scheduler: Any = None) -> Generator[None]:
-    r"""Within this context a FLUX.2 transformer is conditioned on the exact time, not on one rounded to its own dtype.
+    r"""Give a FLUX.2 transformer the exact time, without rounding to its own dtype, inside this context.
 
-    In bfloat16 the numbers between 512 and 1024 are 4 apart, so the network cannot tell sigma = 0.767 from 0.764, and its
-    velocity is a staircase in sigma. Here the sinusoids of the time are computed from the float32 value; only they are rounded,
-    which is smooth.
+    In bfloat16 the numbers between 512 and 1024 are 4 apart. The network cannot distinguish sigma = 0.767 from 0.764, and its velocity
+    is a staircase in sigma. Here the sinusoids of the time are computed from the float32 value. Only the sinusoids are rounded, and
+    this is smooth.
 
-    A pipeline rounds the time before the transformer sees it. Its scheduler knows better: given one, the time is
-    ``scheduler.timesteps[scheduler.step_index]``, which no device is waited for, wherever this is what the transformer was told but
-    for rounding. Any scheduler that keeps such an index will do, stock's FlowMatchEuler too. Without one, pass ``timestep`` in float32
-    to the transformer, as `KleinFlow` does with ``full_time=True``.
+    A pipeline rounds the time before it calls the transformer. If you pass the pipeline's scheduler, the exact time is
+    ``scheduler.timesteps[scheduler.step_index]`` whenever it equals the rounded time up to rounding. No device is waited for. Any
+    scheduler with such an index works, including stock's FlowMatchEuler. Without a scheduler, pass ``timestep`` in float32 to the
+    transformer, as `KleinFlow` does with ``full_time=True``.
 
     Args:
-        transformer: a ``Flux2Transformer2DModel`` in any dtype; in float32 nothing is lost, and nothing changes but by roundings. One
-            that is compiled must be called for the first time within the context.
-        scheduler: that of the pipeline which makes the calls.
+        transformer: a ``Flux2Transformer2DModel`` in any dtype; in float32 results change only by rounding. A compiled transformer
+            must be called for the first time within the context.
+        scheduler: the scheduler of the pipeline that calls the transformer.
 
     Raises:
-        ValueError: a module without ``time_guidance_embed.time_proj``.
-        RuntimeError: the transformer was compiled before, and its compiled form does not look at the exact time.
+        ValueError: the module has no ``time_guidance_embed.time_proj``.
+        RuntimeError: the transformer was compiled before, so its compiled form ignores the exact time.
 
     Examples:
         >>> from flowsamplers_diffusers import load_klein

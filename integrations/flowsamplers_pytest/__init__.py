@@ -1,6 +1,6 @@
-"""The pytest plugin: the option that names a foreign sampler, and Hypothesis profiles.
+"""The pytest plugin: the option ``--flowsamplers-sampler``, and Hypothesis profiles.
 
-pytest loads this in every run of an environment where flowsamplers is installed, so it imports neither torch nor flowsamplers.
+pytest loads it in every environment with flowsamplers, so it imports neither torch nor flowsamplers.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def named_object(name: str) -> Any:
-    """The object behind ``package:Object``; a class is called without arguments.
+    """Import the object ``package:Object``; a class is called without arguments.
 
     Raises:
-        pytest.UsageError: no such module or object.
+        pytest.UsageError: there is no such module or object.
     """
     module, colon, attribute = name.partition(":")
     if not colon:
