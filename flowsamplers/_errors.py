@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 def unknown(what: str, value: object, accepted: Iterable[str], hint: str = "") -> ValueError:
@@ -21,6 +24,17 @@ def unknown(what: str, value: object, accepted: Iterable[str], hint: str = "") -
     near = difflib.get_close_matches(spelled, names, n=1) or difflib.get_close_matches(str(value), names, n=1)
     hint = hint or (f"did you mean {near[0]!r}? " if near else "")
     return ValueError(f"unknown {what} {value!r}: {hint}Accepted: {', '.join(names) or '(none)'}")
+
+
+def one_of(option: str, value: _T, accepted: Collection[_T]) -> _T:
+    """The value of an option, if it is among those accepted.
+
+    Raises:
+        ValueError: it is not; the message names option, value and what is accepted.
+    """
+    if value not in accepted:
+        raise ValueError(f"{option}={value}: one of {accepted}")
+    return value
 
 
 def missing(what: str, package: str, extra: str) -> ImportError:

@@ -28,7 +28,8 @@ from flowsamplers._errors import unknown
 from flowsamplers.edits import Edits, remembered
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Clock, Noise, Seeds, as_noise
-from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, get_sampler, steps_of
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, steps_of
 
 Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``velocity(x, sigma)``: x is ``(rows, ...)``, sigma ``(rows,)``; returns ``v`` shaped like x."""

@@ -33,7 +33,8 @@ from flowsamplers.profiling import (
     path_nodes,
     row_weights,
 )
-from flowsamplers.sampler import SamplerLike, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import SamplerLike
 from flowsamplers.samplers.learned import NSSolver
 from flowsamplers.schedules import flux2, linear, shift
 from flowsamplers.scheme import (

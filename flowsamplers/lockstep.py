@@ -18,7 +18,8 @@ from torch import Tensor
 from flowsamplers.engine import Asked, Work, as_start, carry_dtype, check_velocity, noise_for, whole
 from flowsamplers.grid import SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds
-from flowsamplers.sampler import Evaluate, Running, SamplerLike, get_sampler, steps_of
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Evaluate, Running, SamplerLike, steps_of
 
 
 class Flow(Protocol):

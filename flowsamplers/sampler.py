@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from flowsamplers.grid import SigmaGrid
@@ -43,6 +42,7 @@ StepGenerator: TypeAlias = Generator[Evaluate, "Tensor", "tuple[Tensor, State]"]
 
 _R = TypeVar("_R", bound=tuple[Any, ...])
 _T = TypeVar("_T")
+_S = TypeVar("_S", bound="Sampler")
 
 
 class Running(Generic[_R, _T]):
@@ -280,6 +280,11 @@ class Sampler:
         """
         return Claims.of(self)
 
+    def _set(self, **values: Any) -> None:
+        """Set values on the frozen object, in ``__post_init__``: claims that the options change, and options in their final form."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     @property
     def noisy(self) -> bool:
         """Whether the sampler adds noise: it is stochastic, and its `noise_option` is not 0."""
@@ -307,6 +312,18 @@ SamplerLike: TypeAlias = Sampler | str | Mapping[str, Any]
 """A sampler, its name or specification ``"name:option=value"``, or ``{"name": ..., "options": {...}}``."""
 
 
+def converted(sampler: Sampler, kind: type[_S], **options: Any) -> _S:
+    """A sampler of another kind, with the options that both have.
+
+    Args:
+        sampler: a frozen dataclass, as ``kind`` is.
+        kind: the class of the new one.
+        **options: of the new one, instead of those of the old one.
+    """
+    own, theirs = ({f.name for f in dataclasses.fields(k)} for k in (type(sampler), kind))  # pyright: ignore[reportArgumentType]
+    return kind(**{**{name: getattr(sampler, name) for name in own & theirs}, **options})
+
+
 def configuration(sampler: Sampler) -> dict[str, Any]:
     """Convert a sampler to JSON values, see `flowsamplers.registry.to_config`.
 
@@ -317,14 +334,3 @@ def configuration(sampler: Sampler) -> dict[str, Any]:
     if name is None:
         raise ValueError(f"{type(sampler).__qualname__} is not registered; decorate it with @flowsamplers.register(name)")
     return {"name": name, "options": sampler.options}
-
-
-if TYPE_CHECKING:
-    pass
-
-
-def __getattr__(name: str) -> Any:
-    """The registry's names, where they used to be."""
-    if name in {"SamplerInfo", "get_sampler", "list_samplers", "name_of", "register", "sampler_info", "to_config"}:
-        return getattr(import_module("flowsamplers.registry"), name)
-    raise AttributeError(name)

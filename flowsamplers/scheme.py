@@ -18,7 +18,8 @@ from torch import Tensor
 from flowsamplers.engine import whole
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.profiling import Array, Asked, Moments, gaussian_paths
-from flowsamplers.sampler import SamplerLike, get_sampler, steps_of
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import SamplerLike, steps_of
 from flowsamplers.schedules import flux2, linear, shift
 
 RIDGE = 1e-10

@@ -12,7 +12,8 @@ from typing import Any
 from flowsamplers._files import write_atomically
 from flowsamplers.engine import nfe
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.sampler import Sampler, get_sampler, to_config
+from flowsamplers.registry import get_sampler, to_config
+from flowsamplers.sampler import Sampler
 from flowsamplers.samplers.learned import NSSolver, OnItsGrid
 from flowsamplers.scheme import MOST, Scheme, amplification, from_start
 

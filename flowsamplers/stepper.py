@@ -14,7 +14,8 @@ from flowsamplers.edits import Edits, remembered, tensors
 from flowsamplers.engine import NOTHING, as_start, asked_for, dry_run, silence
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise
-from flowsamplers.sampler import Evaluate, SamplerLike, State, StepGenerator, get_sampler, steps_of
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Evaluate, SamplerLike, State, StepGenerator, steps_of
 
 
 class Stepper:

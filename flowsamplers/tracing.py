@@ -15,7 +15,8 @@ from flowsamplers._html import table
 from flowsamplers.engine import Asked, OnStep, StepEnd, Velocity, as_start, carry_dtype, run_directly
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds
-from flowsamplers.sampler import Sampler, SamplerLike, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Sampler, SamplerLike
 
 
 @dataclass(frozen=True)

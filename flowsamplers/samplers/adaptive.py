@@ -76,7 +76,7 @@ class Adaptive(Sampler):
         stages = PAIRS[self.pair].stages
         if self.budget is not None and self.budget < stages:
             raise ValueError(f"budget={self.budget}: one step of {self.pair} takes {stages} evaluations")
-        object.__setattr__(self, "order", PAIRS[self.pair].order)
+        self._set(order=PAIRS[self.pair].order)
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
@@ -234,7 +234,7 @@ class DPMAdaptive(Sampler):
             raise ValueError(f"pair={self.pair}: 2 for DPM-Solver-12, 3 for DPM-Solver-23")
         if not (self.rtol >= 0 and self.atol > 0):
             raise ValueError(f"rtol={self.rtol}, atol={self.atol}: rtol is not negative, atol positive")
-        object.__setattr__(self, "order", self.pair)
+        self._set(order=self.pair)
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from flowsamplers._errors import unknown
-from flowsamplers.sampler import SamplerLike, register
+from flowsamplers._errors import one_of, unknown
+from flowsamplers.registry import register
+from flowsamplers.sampler import SamplerLike, converted
 from flowsamplers.samplers.interpolation import Variable, regular
 from flowsamplers.samplers.multistep import Adams
 
@@ -184,7 +185,7 @@ class DPMSolverPP3M(ExponentialAdams):
     def __post_init__(self) -> None:
         """Resolve the policies; state the order of this kappa."""
         if self.kappa == 2:
-            object.__setattr__(self, "order", 3)
+            self._set(order=3)
         super().__post_init__()
 
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
@@ -227,10 +228,8 @@ class DEISLogRho(Adams):
 
     def __post_init__(self) -> None:
         """Check the options; state the order of as many predictions."""
-        if self.max_order not in (2, 3):
-            raise ValueError(f"max_order={self.max_order}: one of (2, 3)")
-        object.__setattr__(self, "memory", self.max_order)
-        object.__setattr__(self, "order", self.max_order)
+        predictions = one_of("max_order", self.max_order, (2, 3))
+        self._set(memory=predictions, order=predictions)
         super().__post_init__()
 
     @property
@@ -241,7 +240,7 @@ class DEISLogRho(Adams):
     def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
         """See `Adams` and `regular`."""
         regularly = regular("lambda", s0, s1, past) == "lambda"
-        return self if regularly else _DEISFromNoise(self.last, self.startup, self.max_order)
+        return self if regularly else converted(self, _DEISFromNoise)
 
 
 class _DEISFromNoise(DEISLogRho):

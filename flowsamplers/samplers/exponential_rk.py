@@ -10,7 +10,8 @@ from typing import ClassVar, TypeAlias
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, get_sampler, register
+from flowsamplers.registry import get_sampler, register
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import VARIABLES, Variable, phi
 from flowsamplers.samplers.policies import LastStep, answered
 

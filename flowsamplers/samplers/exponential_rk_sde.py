@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.registry import get_sampler, register
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, converted
 from flowsamplers.samplers.damping import Damping, drawn, renewed
 from flowsamplers.samplers.exponential_rk import RES2S, DPMSolverPP2S, DPMSolverPP3S, ExponentialRungeKutta
 from flowsamplers.samplers.interpolation import half_log_snr
-from flowsamplers.samplers.policies import LastStep, memoryless
+from flowsamplers.samplers.policies import LastStep
+from flowsamplers.samplers.wrappers import WithNoise
 
 Correction: TypeAlias = Literal["phi_1", "phi_2"]
 
@@ -134,7 +135,7 @@ class SEEDS2(SEEDS):
         """See `SEEDS`."""
         if self.correction not in ("phi_1", "phi_2"):
             raise unknown("correction", self.correction, ("phi_1", "phi_2"))
-        return (DPMSolverPP2S if self.correction == "phi_1" else RES2S)(self.last, "lambda", self.r)
+        return converted(self, DPMSolverPP2S if self.correction == "phi_1" else RES2S, variable="lambda", c2=self.r)
 
 
 @register(
@@ -174,7 +175,7 @@ class SEEDS3(SEEDS):
     @property
     def without_noise(self) -> ExponentialRungeKutta:
         """See `SEEDS`."""
-        return DPMSolverPP3S(self.last, "lambda", self.r_1, self.r_2)
+        return converted(self, DPMSolverPP3S, c2=self.r_1, c3=self.r_2)
 
 
 @register(
@@ -188,7 +189,7 @@ class SEEDS3(SEEDS):
     advice="Two calls a step, one noise; midpoint as base= has a last step of order 2.",
 )
 @dataclass(frozen=True)
-class AncestralStep(Sampler):
+class AncestralStep(WithNoise):
     r"""Ancestral sampling with any ODE method: a step to below the next sigma, then noise up to it, as in ComfyUI on rectified flows.
 
     $$
@@ -214,26 +215,14 @@ class AncestralStep(Sampler):
     base: SamplerLike = DPMSolverPP2S("euler")  # noqa: RUF009  (a frozen value)
     eta: float = 1.0
 
-    order: ClassVar[int] = 2
     order_to_data: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = True
-    weak_order: ClassVar[int] = 2
-    affine: ClassVar[bool] = False
     look_ahead: ClassVar[int] = 1  # a base that asks at the end of its step asks below the next sigma
 
     def __post_init__(self) -> None:
         """Resolve the method at once."""
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
-        object.__setattr__(self, "base", memoryless("base", self.base))
-        for claim in ("order", "order_to_data"):
-            object.__setattr__(self, claim, getattr(self.without_noise, claim))
-        object.__setattr__(self, "weak_order", self.order)
-
-    @property
-    def without_noise(self) -> Sampler:
-        """See `Sampler.without_noise`."""
-        return get_sampler(self.base)
+        super().__post_init__()
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
-from flowsamplers.sampler import Sampler, SamplerLike, Step
+from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
 from flowsamplers.samplers.damping import Damping, Rule, drawn, renewed
 from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
 from flowsamplers.samplers.interpolation import Variable, moments
@@ -58,7 +58,7 @@ class StochasticAdams(ExponentialAdams):
         """Check the options."""
         super().__post_init__()
         _ = self.damping
-        object.__setattr__(self, "strong_order", 1 if self.startup == RAMP else 0.5)
+        self._set(strong_order=1 if self.startup == RAMP else 0.5)
 
     @property
     def damping(self) -> Damping:
@@ -121,8 +121,7 @@ class DPMSolverPP2MSDE(StochasticAdams, DPMSolverPP2M):
     @property
     def without_noise(self) -> Sampler:
         """See `Sampler.without_noise`."""
-        twin = DPMSolverPP2M if self.correction == "midpoint" else RES2M
-        return twin(self.last, self.startup, self.variable)
+        return converted(self, DPMSolverPP2M if self.correction == "midpoint" else RES2M)
 
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """See `Adams`."""
@@ -165,7 +164,7 @@ class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
     @property
     def without_noise(self) -> Sampler | None:
         """See `Sampler.without_noise`."""
-        return DPMSolverPP3M(self.last, self.startup, self.variable, self.kappa) if self.correction == "midpoint" else None
+        return converted(self, DPMSolverPP3M) if self.correction == "midpoint" else None
 
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """See `Adams`."""
@@ -225,9 +224,11 @@ class ERSDE(StochasticAdams):
         if self.stages not in (1, 2, 3):
             raise ValueError(f"stages={self.stages}: ER-SDE-Solver has 1, 2 or 3")
         _check("form", self.form, FORMS)
-        object.__setattr__(self, "memory", self.stages)
-        object.__setattr__(self, "weak_order", min(self.stages, 2))
-        object.__setattr__(self, "order", self.stages if self.form == "polynomial" else min(self.stages, 2))
+        self._set(
+            memory=self.stages,
+            weak_order=min(self.stages, 2),
+            order=self.stages if self.form == "polynomial" else min(self.stages, 2),
+        )
         super().__post_init__()
 
     @property
@@ -240,7 +241,7 @@ class ERSDE(StochasticAdams):
         """See `Sampler.without_noise`."""
         if self.stages == 3 and self.form == "shipped":
             return None
-        return (RES2M if self.stages == 2 else RES3M)(self.last, self.startup, self.variable) if self.stages > 1 else None
+        return converted(self, RES2M if self.stages == 2 else RES3M) if self.stages > 1 else None
 
     def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         r"""Shipped, the first derivative is the last difference, $d_1 + \theta_1 d_2$, not $d_1$."""

@@ -66,10 +66,10 @@ class NSSolver(LastStep):
     def __post_init__(self) -> None:
         """Check the table; lists, as JSON has them, become tuples."""
         super().__post_init__()
-        object.__setattr__(self, "table", _rows("ns_solver", self.table))
+        self._set(table=_rows("ns_solver", self.table))
         if not 0 <= self.std < math.inf:
             raise ValueError(f"std={self.std}: a standard deviation is finite and not negative")
-        object.__setattr__(self, "affine", not self.std)
+        self._set(affine=not self.std)
         for i, row in enumerate(self.table):
             if not 1 <= len(row) <= i + 1:
                 raise ValueError(f"table[{i}]: {len(row)} weights; in step {i} there are 1 to {i + 1} velocities")
@@ -141,14 +141,14 @@ class ParallelMidpoints(LastStep):
 
     def __post_init__(self) -> None:
         """Check the table; state its order."""
-        object.__setattr__(self, "table", _rows("epd", self.table))
+        self._set(table=_rows("epd", self.table))
         for i, row in enumerate(self.table):
             if not all(0 <= c <= 1 for c, _ in row):
                 raise ValueError(f"table[{i}]: the nodes of midpoints lie between 0 and 1, got {[c for c, _ in row]}")
             if not abs(math.fsum(w for _, w in row) - 1) <= 1e-9:
                 raise ValueError(f"table[{i}]: the weights add to {math.fsum(w for _, w in row)}, not to 1")
         second = all(abs(math.fsum(c * w for c, w in row) - 0.5) <= 1e-12 for row in self.table)
-        object.__setattr__(self, "order", 2 if second else 1)
+        self._set(order=2 if second else 1)
         super().__post_init__()
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
@@ -218,9 +218,7 @@ class OnItsGrid(Sampler):
         """Check the schedule; lists, as JSON has them, become tuples."""
         if len(self.sigmas) == 0:
             raise ValueError("sigmas=(): fitted is made by its schedule; see `fit` and `load_solver` for one")
-        object.__setattr__(self, "method", get_sampler(self.method))
-        object.__setattr__(self, "sigmas", SigmaGrid(self.sigmas).sigmas)
-        object.__setattr__(self, "shape", tuple(self.shape))
+        self._set(method=get_sampler(self.method), sigmas=SigmaGrid(self.sigmas).sigmas, shape=tuple(self.shape))
 
     @property
     def own_grid(self) -> SigmaGrid:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from flowsamplers._errors import one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import PREDICTIONS, moments, positions, through
@@ -16,16 +17,56 @@ from flowsamplers.samplers.policies import LastStep, Multistep
 
 
 @dataclass(frozen=True)
-class Adams(Multistep):
-    r"""Base of the Adams methods: integrate the polynomial through the last predictions.
+class LinearMultistep(Multistep):
+    r"""Base: the step for a constant prediction, and weighted differences of earlier predictions from the present one.
 
     $$ x' = x + h\,v + \sum_j w_j\,(P_j - P) $$
 
-    with weights from the integrals of `interpolation`. A subclass chooses the prediction, the variable and the number of predictions.
+    A subclass gives the prediction and the weights.
+    """
+
+    prediction: ClassVar[str] = "velocity"
+
+    def weights(self, s0: float, s1: float, past: tuple[float, ...]) -> Sequence[float]:
+        """Compute the weights of (P_j - P) for a step from s0 to s1, given the sigmas of the earlier predictions."""
+        raise NotImplementedError
+
+    def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
+        """Take the step for a constant prediction: Euler's."""
+        return x + at.h * v
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        v = yield Evaluate(x, at.s0)
+        p = PREDICTIONS[self.prediction](x, v, at.s0)
+        weights = self.weights(at.s0, at.s1, tuple(s for s, _ in state or ()))
+        return combined(self.constant(x, v, at), weights, state or (), p), self.remember(state, x, v, at)
+
+    def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
+        """Add the newest prediction, with its sigma, in front."""
+        p = PREDICTIONS[self.prediction](x, v, at.s0)
+        return ((at.s0, p), *(state or ()))[: self.memory - 1]
+
+    def moved(self, state: State, by: Tensor) -> State:
+        """See `Sampler.moved`: predictions of data and of noise are places."""
+        return state if self.prediction == "velocity" else tuple((s, p + by) for s, p in state or ())
+
+
+def combined(x: Tensor, weights: Sequence[float], past: Sequence[tuple[float, Tensor]], p: Tensor) -> Tensor:
+    r"""Compute $x + \sum_j w_j (P_j - P)$; earlier predictions without a weight are not used."""
+    for w, (_, earlier) in zip(weights, past, strict=False):
+        x = x + w * (earlier - p)
+    return x
+
+
+@dataclass(frozen=True)
+class Adams(LinearMultistep):
+    r"""Base: integrate the polynomial through the last predictions.
+
+    The weights come from the integrals of `interpolation`. A subclass says of which prediction, in which variable, through how many.
     """
 
     memory: ClassVar[int] = 2
-    prediction: ClassVar[str] = "velocity"
 
     @property
     def interpolates_in(self) -> str:
@@ -44,27 +85,9 @@ class Adams(Multistep):
         """Return the method's values for $M_k$, k from 1 to the number of earlier predictions, which lie at ``thetas``."""
         return self.moments(s0, s1, len(thetas) + 1)[1:]
 
-    def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
-        """The step for a constant prediction: Euler's."""
-        return x + at.h * v
-
-    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        v = yield Evaluate(x, at.s0)
-        p = PREDICTIONS[self.prediction](x, v, at.s0)
-        end, past = self.constant(x, v, at), [] if state is None else list(state)
-        for w, (_, earlier) in zip(_weights(self, at.s0, at.s1, tuple(s for s, _ in past)), past, strict=False):
-            end = end + w * (earlier - p)
-        return end, self.remember(state, x, v, at)
-
-    def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
-        """Return the predictions, the newest first, each with its sigma."""
-        p = PREDICTIONS[self.prediction](x, v, at.s0)
-        return ((at.s0, p), *(state or ()))[: self.memory - 1]
-
-    def moved(self, state: State, by: Tensor) -> State:
-        """See `Sampler.moved`: predictions of data and of noise are places."""
-        return state if self.prediction == "velocity" else tuple((s, p + by) for s, p in state or ())
+    def weights(self, s0: float, s1: float, past: tuple[float, ...]) -> Sequence[float]:
+        """See `LinearMultistep`."""
+        return _weights(self, s0, s1, past)
 
 
 @lru_cache(maxsize=8192)
@@ -203,7 +226,7 @@ class DEIS(Adams):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        _remember(self, self.max_order, (2, 3))
+        self._set(memory=one_of("max_order", self.max_order, (2, 3)))
         super().__post_init__()
 
     @property
@@ -212,34 +235,19 @@ class DEIS(Adams):
         return "vp_time"
 
 
-def _remember(method: Multistep, max_order: int, known: tuple[int, ...]) -> None:
-    if max_order not in known:
-        raise ValueError(f"max_order={max_order}: one of {known}")
-    object.__setattr__(method, "memory", max_order)
-
-
 @dataclass(frozen=True)
-class UniformWeights(Multistep):
+class UniformWeights(LinearMultistep):
     """Base of the methods that assume earlier steps to be as long as the current one."""
 
     any_steps: ClassVar[bool] = False
 
-    def weights(self, count: int) -> tuple[float, ...]:
-        """List the weights of the last ``count`` velocities, the newest first."""
+    def classical(self, count: int) -> tuple[float, ...]:
+        """Give the weights of the last ``count`` velocities on a uniform grid of step 1, the newest first."""
         raise NotImplementedError
 
-    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        v = yield Evaluate(x, at.s0)
-        known = (v, *(state or ()))
-        end = x + at.h * v
-        for w, earlier in zip(self.weights(len(known))[1:], known[1:], strict=True):
-            end = end + (at.h * w) * (earlier - v)
-        return end, self.remember(state, x, v, at)
-
-    def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
-        """Return the velocities, the newest first."""
-        return (v, *(state or ()))[: self.memory - 1]
+    def weights(self, s0: float, s1: float, past: tuple[float, ...]) -> Sequence[float]:
+        """See `LinearMultistep`."""
+        return [(s1 - s0) * w for w in self.classical(len(past) + 1)[1:]]
 
 
 @register(
@@ -278,10 +286,10 @@ class IPNDM(UniformWeights):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        _remember(self, self.max_order, (2, 3, 4))
+        self._set(memory=one_of("max_order", self.max_order, (2, 3, 4)))
         super().__post_init__()
 
-    def weights(self, count: int) -> tuple[float, ...]:
+    def classical(self, count: int) -> tuple[float, ...]:
         """See `UniformWeights`."""
         return CLASSICAL[count - 1]
 
@@ -330,10 +338,10 @@ class GradientEstimation(UniformWeights):
     def __post_init__(self) -> None:
         """Resolve the policies; state the order of this gamma."""
         if self.gamma == 1.5:
-            object.__setattr__(self, "order", 2)
+            self._set(order=2)
         super().__post_init__()
 
-    def weights(self, count: int) -> tuple[float, ...]:
+    def classical(self, count: int) -> tuple[float, ...]:
         """See `UniformWeights`."""
         return (self.gamma, 1 - self.gamma) if count > 1 else (1.0,)
 

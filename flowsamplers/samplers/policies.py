@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, StepGenerator, get_sampler
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, StepGenerator
 
 METHOD = "method"
 """Value of ``last``: the method itself takes the last step."""
@@ -33,12 +34,12 @@ class LastStep(Sampler):
     def __post_init__(self) -> None:
         """Resolve ``last`` at once, so that a wrong name fails where it was written; state the order that is left."""
         if self.last != METHOD:
-            object.__setattr__(self, "last", memoryless("last", self.last))
+            self._set(last=memoryless("last", self.last))
             self._limit_order(get_sampler(self.last).order + 1)
 
     def _limit_order(self, most: int) -> None:
         """One step of a method of order q leaves an error of $O(h^{q+1})$, once."""
-        object.__setattr__(self, "order", min(self.order, most))
+        self._set(order=min(self.order, most))
 
     def other(self, at: Step) -> Sampler | None:
         """Return the sampler that takes this step by a policy; None if the method itself does."""
@@ -84,7 +85,7 @@ class Multistep(LastStep):
         """Resolve the policies at once."""
         super().__post_init__()
         if self.startup != RAMP:
-            object.__setattr__(self, "startup", memoryless("startup", self.startup))
+            self._set(startup=memoryless("startup", self.startup))
         self._limit_order(1 + (self.ramp_order if self.startup == RAMP else get_sampler(self.startup).order))
 
     def other(self, at: Step) -> Sampler | None:

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from flowsamplers._errors import one_of
 from flowsamplers.registry import register
-from flowsamplers.sampler import Sampler, SamplerLike, Step
+from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
 from flowsamplers.samplers.damping import Damping, drawn, renewed
 from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unipc_weights
@@ -77,22 +78,20 @@ class SASolver(PredictorCorrector):
 
     def __post_init__(self) -> None:
         """Check the options; state the order of these."""
-        for option, value, known in (
-            ("predictor_order", self.predictor_order, (1, 2, 3, 4)),
-            ("corrector_order", self.corrector_order, (0, 2, 3, 4)),
-        ):
-            if value not in known:
-                raise ValueError(f"{option}={value}: one of {known}")
+        one_of("predictor_order", self.predictor_order, (1, 2, 3, 4))
+        one_of("corrector_order", self.corrector_order, (0, 2, 3, 4))
         if not (math.isfinite(self.tau) and self.tau >= 0):
             raise ValueError(f"tau={self.tau}: the strength of the noise is a finite number from 0 up")
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"low={self.low}, high={self.high}: sigmas from 0 to 1 between which there is noise, low <= high")
         corrected = min(self.corrector_order, self.predictor_order + 1)
-        object.__setattr__(self, "memory", max(self.predictor_order, self.corrector_order - 1))
-        object.__setattr__(self, "order", corrected if self.corrects else self.predictor_order)
-        object.__setattr__(self, "ramp_order", 2 if self.corrects else 1)
+        self._set(
+            memory=max(self.predictor_order, self.corrector_order - 1),
+            order=corrected if self.corrects else self.predictor_order,
+            ramp_order=2 if self.corrects else 1,
+        )
         everywhere = self.low == 0 and self.high == 1 and self.startup == RAMP
-        object.__setattr__(self, "strong_order", 1 if everywhere else 0.5)
+        self._set(strong_order=1 if everywhere else 0.5)
         super().__post_init__()
 
     def damping(self, s0: float) -> Damping:
@@ -105,7 +104,7 @@ class SASolver(PredictorCorrector):
         twin = {(2, 3): UniPC2, (3, 4): UniPC3}.get((self.predictor_order, self.corrector_order))
         if twin is None or self.pece or self.simple_order_2:
             return None
-        return twin(last=self.last, startup=self.startup, solve="full")
+        return converted(self, twin, solve="full")
 
     @property
     def corrects(self) -> bool:
@@ -122,7 +121,7 @@ class SASolver(PredictorCorrector):
         damping = self.damping(at.s0)
         return renewed(x, v, at.s0, at.s1, damping, drawn(x, at, at.s0, at.s1, damping))
 
-    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
+    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool = False) -> list[float]:
         """See `PredictorCorrector`."""
         used = past[: self.corrector_order - 2 if new else self.predictor_order - 1]
         solve = "shortcut" if self.simple_order_2 else "full"

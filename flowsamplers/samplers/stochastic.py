@@ -28,7 +28,8 @@ from torch import Tensor
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, register, steps_of
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, steps_of
 from flowsamplers.samplers.damping import AnyRule, Damping
 
 
@@ -283,8 +284,7 @@ class EulerAncestral(FirstOrder):
         if not (math.isfinite(self.s_noise) and self.s_noise >= 0):
             raise ValueError(f"s_noise={self.s_noise}: a factor of the noise, from 0 up")
         if self.s_noise != 1:
-            object.__setattr__(self, "keeps_marginals", False)
-            object.__setattr__(self, "keeps_noise_level", False)
+            self._set(keeps_marginals=False, keeps_noise_level=False)
 
     def shares(self, s0: float, s1: float) -> tuple[float, float]:
         """See `FirstOrder`."""

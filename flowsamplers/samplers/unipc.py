@@ -10,10 +10,12 @@ from typing import ClassVar, Literal, TypeAlias
 from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, register
+from flowsamplers.registry import register
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.damping import Damping
 from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, Variable, moments, positions, regular, through
-from flowsamplers.samplers.policies import RAMP, Multistep, answered
+from flowsamplers.samplers.multistep import LinearMultistep, combined
+from flowsamplers.samplers.policies import RAMP, answered
 
 Base: TypeAlias = Literal["bh1", "bh2"]
 Solve: TypeAlias = Literal["shortcut", "full"]
@@ -29,7 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class PredictorCorrector(Multistep):
+class PredictorCorrector(LinearMultistep):
     r"""Base of the predictor-corrector methods: predict, evaluate once, and correct with the evaluation that the next step needs anyway.
 
     Args:
@@ -37,6 +39,7 @@ class PredictorCorrector(Multistep):
         startup: policy of the first steps, see `Multistep`.
     """
 
+    prediction: ClassVar[str] = "data"
     affine: ClassVar[bool] = False
     order_to_data: ClassVar[int] = 2
     ramp_order: ClassVar[int] = 2  # Euler's step, corrected to the trapezoidal rule
@@ -51,17 +54,13 @@ class PredictorCorrector(Multistep):
         """Whether the corrected point is evaluated too (PECE)."""
         return False
 
-    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
+    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool = False) -> list[float]:
         """Compute weights of (D_j - D): for the prediction at s1, if ``new``, and for the earlier ones."""
         raise NotImplementedError
 
     def reach(self, at: Step, index: int) -> int:
         """Return how many earlier predictions the step with this index may use; on a run to data, the last two steps use one."""
         return max(1, at.count - index - 1) if at.grid.end == 0 else self.memory
-
-    def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
-        """The step for a constant prediction: Euler's."""
-        return x + at.h * v
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
@@ -81,10 +80,8 @@ class PredictorCorrector(Multistep):
         if other is not None:
             end, _ = yield from answered(other.step(x, at, other.init(x)), v)
         else:
-            end = self.constant(x, v, at)
             past = _sigmas(memory)[: self.reach(at, at.index)]
-            for w, (_, earlier) in zip(self.weights(at.s0, at.s1, past, new=False), memory, strict=False):
-                end = end + w * (earlier - d)
+            end = combined(self.constant(x, v, at), self.weights(at.s0, at.s1, past), memory, d)
         return end, (((at.s0, d), *memory)[: self.memory], other is None)
 
     def moved(self, state: State, by: Tensor) -> State:
@@ -98,13 +95,10 @@ class PredictorCorrector(Multistep):
         """Corrected minus predicted end of the step that ended at s0: an offset, so that an edit made from outside survives."""
         (s0, d), *older = memory
         s1, past = at.s0, tuple(s for s, _ in older)[: self.reach(at, at.index - 1)]
-        before = self.weights(s0, s1, past, new=False)
+        before = self.weights(s0, s1, past)
         w_new, *after = self.weights(s0, s1, past, new=True) or (0.0,)
-        offset = w_new * (new - d)
         changes = [wc - wp for wc, wp in zip_longest(after, before, fillvalue=0.0)]
-        for w, (_, earlier) in zip(changes, older, strict=False):
-            offset = offset + w * (earlier - d)
-        return offset
+        return combined(w_new * (new - d), changes, older, d)
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,7 @@ class UniPC(PredictorCorrector):
         """See `PredictorCorrector`."""
         return self.corrector
 
-    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool) -> list[float]:
+    def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool = False) -> list[float]:
         """See `PredictorCorrector`."""
         return unipc_weights(self.variable, self.base, self.solve, s0, s1, past[: self.memory - 1], new=new)
 
@@ -237,5 +231,5 @@ class UniPC3(UniPC):
     def __post_init__(self) -> None:
         """Check the options; state the order that this start-up allows."""
         if self.startup != RAMP:
-            object.__setattr__(self, "order", 4)
+            self._set(order=4)
         super().__post_init__()

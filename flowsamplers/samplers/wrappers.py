@@ -47,8 +47,7 @@ class Richardson(Sampler):
 
     def __post_init__(self) -> None:
         """Resolve the method at once."""
-        object.__setattr__(self, "base", memoryless("base", self.base))
-        object.__setattr__(self, "order", get_sampler(self.base).order + 1)
+        self._set(base=memoryless("base", self.base), order=get_sampler(self.base).order + 1)
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
@@ -59,6 +58,33 @@ class Richardson(Sampler):
         middle, _ = yield from answered(base.step(x, replace(at, s1=half), None), v)
         fine, _ = yield from base.step(middle, replace(at, s0=half), None)
         return fine + (fine - coarse) / (2**base.order - 1), state
+
+
+@dataclass(frozen=True)
+class WithNoise(Sampler):
+    """Base: noise around the steps of an ODE method, whose order becomes the weak order.
+
+    Args:
+        base: the ODE method, without memory.
+    """
+
+    base: SamplerLike = "heun"
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = True
+    weak_order: ClassVar[int] = 2
+    affine: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Resolve the method at once; its orders are this one's."""
+        self._set(base=memoryless("base", self.base))
+        ode = self.without_noise
+        self._set(order=ode.order, order_to_data=ode.order_to_data, weak_order=ode.order)
+
+    @property
+    def without_noise(self) -> Sampler:
+        """See `Sampler.without_noise`."""
+        return get_sampler(self.base)
 
 
 def noised(x: Tensor, s0: float, s1: float, xi: Tensor) -> Tensor:
@@ -73,7 +99,7 @@ def noised(x: Tensor, s0: float, s1: float, xi: Tensor) -> Tensor:
     advice="Some noise for any one-step ODE method; by itself it mends errors, and makes more of its own as steps are few.",
 )
 @dataclass(frozen=True)
-class Churn(Sampler):
+class Churn(WithNoise):
     r"""Add a little noise before every step of an ODE method, as in EDM, in the form for rectified flows.
 
     $$
@@ -97,31 +123,18 @@ class Churn(Sampler):
         [1.0, 0.789, 0.556, 0.294]
     """
 
-    base: SamplerLike = "heun"
     churn: float = 1.0
     low: float = 0.0
     high: float = 1.0
 
-    order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = True
-    weak_order: ClassVar[int] = 2
     noise_option: ClassVar[str] = "churn"
-    affine: ClassVar[bool] = False
     look_back: ClassVar[int] = 99
 
     def __post_init__(self) -> None:
         """Resolve the method at once."""
         if not (math.isfinite(self.churn) and self.churn >= 0):
             raise ValueError(f"churn={self.churn}: the churn of a run is a finite number from 0 up")
-        object.__setattr__(self, "base", memoryless("base", self.base))
-        for claim in ("order", "order_to_data"):
-            object.__setattr__(self, claim, getattr(self.without_noise, claim))
-        object.__setattr__(self, "weak_order", self.order)
-
-    @property
-    def without_noise(self) -> Sampler:
-        """See `Sampler.without_noise`."""
-        return get_sampler(self.base)
+        super().__post_init__()
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
@@ -140,7 +153,7 @@ class Churn(Sampler):
     advice="Where errors pile up and calls are many: noise once, and much of it, instead of a little in every step.",
 )
 @dataclass(frozen=True)
-class Restart(Sampler):
+class Restart(WithNoise):
     r"""Restart sampling: at a low sigma, add noise up to a higher sigma and integrate down again over the same nodes, several times.
 
     The noise is added as in `Churn`. The model calls of the restarts belong to the step that reaches ``low``. The strong order is 1,
@@ -158,16 +171,11 @@ class Restart(Sampler):
         [1.0, 0.75, 0.5, 0.6, 0.5, 0.25]
     """
 
-    base: SamplerLike = "heun"
     low: float = 0.2
     high: float = 0.5
     repeats: int = 2
 
-    order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = True
-    weak_order: ClassVar[int] = 2
     noise_option: ClassVar[str] = "repeats"
-    affine: ClassVar[bool] = False
     look_back: ClassVar[int] = 99
 
     def __post_init__(self) -> None:
@@ -176,15 +184,7 @@ class Restart(Sampler):
             raise ValueError(f"low={self.low}, high={self.high}: a restart goes up from low to high, with 0 <= low < high < 1")
         if self.repeats < 0:
             raise ValueError(f"repeats={self.repeats}: a number of restarts from 0 up")
-        object.__setattr__(self, "base", memoryless("base", self.base))
-        for claim in ("order", "order_to_data"):
-            object.__setattr__(self, claim, getattr(self.without_noise, claim))
-        object.__setattr__(self, "weak_order", self.order)
-
-    @property
-    def without_noise(self) -> Sampler:
-        """See `Sampler.without_noise`."""
-        return get_sampler(self.base)
+        super().__post_init__()
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from flowsamplers.engine import Work, carry_dtype, dry_run, whole
 from flowsamplers.lockstep import Task, advance
-from flowsamplers.sampler import steps_of, to_config
+from flowsamplers.registry import to_config
+from flowsamplers.sampler import steps_of
 from flowsamplers.study.distances import NOTHING, Errors, psnr, ssim
 from flowsamplers.study.rows import Key, Row, changed_options, key
 from flowsamplers.study.truth import Truth

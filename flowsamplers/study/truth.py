@@ -18,7 +18,8 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Task, advance
 from flowsamplers.reference import Path as Trajectory
 from flowsamplers.reference import dithered, relative_error, solve
-from flowsamplers.sampler import get_sampler, steps_of
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import steps_of
 from flowsamplers.study.store import write_atomically
 
 DITHER_STEPS = 16

@@ -13,7 +13,7 @@ from flowsamplers.engine import Velocity, nfe, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import KeyedNoise, Seeds
 from flowsamplers.registry import get_sampler
-from flowsamplers.sampler import Sampler, SamplerLike
+from flowsamplers.sampler import Sampler, SamplerLike, State, Step, StepGenerator, converted
 
 
 class Runs(Protocol):
@@ -91,7 +91,7 @@ def subject_of(sampler: SamplerLike | Subject) -> Subject:
 
     twin = None
     if method.stochastic and method.noise_option in method.options:
-        twin = subject_of(_Quiet(get_sampler(method, **{method.noise_option: 0})))
+        twin = subject_of(_at_zero(method))
     return Subject(
         name=type(method).__name__,
         run=run,
@@ -107,27 +107,17 @@ def subject_of(sampler: SamplerLike | Subject) -> Subject:
     )
 
 
-@dataclass(frozen=True)
-class _Quiet(Sampler):
-    """A stochastic sampler at eta 0, with its claims: it may ask for noise, which must not matter."""
+def _at_zero(method: Sampler) -> Sampler:
+    """A stochastic sampler with its noise option at 0, as an ODE sampler: it may ask for noise, which must not matter."""
+    kind: type[Sampler] = type(method)
 
-    inner: Sampler
+    class AtZero(kind):
+        stochastic = False
 
-    def __post_init__(self) -> None:
-        for claim in ("order", "multistep", "affine", "any_steps", "look_ahead", "look_back"):
-            object.__setattr__(self, claim, getattr(self.inner, claim))
+        def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+            return super().step(x, replace(at, source=KeyedNoise(0)), state)
 
-    def init(self, x: Tensor) -> Any:
-        return self.inner.init(x)
-
-    def resume(self, velocity: Tensor) -> Any:
-        return self.inner.resume(velocity)
-
-    def moved(self, state: Any, by: Tensor) -> Any:
-        return self.inner.moved(state, by)
-
-    def step(self, x: Tensor, at: Any, state: Any) -> Any:
-        return self.inner.step(x, replace(at, source=KeyedNoise(0)), state)
+    return converted(method, AtZero, **{method.noise_option: 0})
 
 
 def from_k_diffusion(

@@ -29,7 +29,8 @@ from torch import Tensor
 from flowsamplers._errors import unknown
 from flowsamplers.engine import Evaluation, dry_run, largest_steps, nfe
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.sampler import Sampler, get_sampler, to_config
+from flowsamplers.registry import get_sampler, to_config
+from flowsamplers.sampler import Sampler
 from flowsamplers.samplers import Euler, Renoise
 from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
 from flowsamplers.solver import load_solver

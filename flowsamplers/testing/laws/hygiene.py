@@ -15,7 +15,8 @@ from torch import Tensor
 from flowsamplers.engine import Velocity, dry_run, sample, whole
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import KeyedNoise
-from flowsamplers.sampler import Running, Sampler, get_sampler, steps_of
+from flowsamplers.registry import get_sampler
+from flowsamplers.sampler import Running, Sampler, steps_of
 from flowsamplers.schedules import linear
 from flowsamplers.stepper import Stepper
 from flowsamplers.testing.fields import smooth, start_at
