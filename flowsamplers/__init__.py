@@ -23,17 +23,8 @@ if TYPE_CHECKING:
     from flowsamplers.lockstep import Flow, Run, sample_many
     from flowsamplers.noise import GeneratorNoise, KeyedNoise, Noise
     from flowsamplers.profiling import Profile, profile
-    from flowsamplers.sampler import (
-        Evaluate,
-        Sampler,
-        SamplerInfo,
-        Step,
-        get_sampler,
-        list_samplers,
-        register,
-        sampler_info,
-        to_config,
-    )
+    from flowsamplers.registry import SamplerInfo, get_sampler, list_samplers, register, sampler_info, to_config
+    from flowsamplers.sampler import Evaluate, Sampler, Step
     from flowsamplers.samplers.stochastic import convert_eta, log_prob
     from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
     from flowsamplers.solver import Solver, Validation, load_solver
@@ -103,7 +94,8 @@ _HOMES = {
     "lockstep": "Flow Run sample_many",
     "noise": "GeneratorNoise KeyedNoise Noise",
     "profiling": "Profile profile",
-    "sampler": "Evaluate Sampler SamplerInfo Step get_sampler list_samplers register sampler_info to_config",
+    "registry": "SamplerInfo get_sampler list_samplers register sampler_info to_config",
+    "sampler": "Evaluate Sampler Step",
     "samplers.stochastic": "convert_eta log_prob",
     "schedules": "ScheduleInfo get_schedule list_schedules schedule_info",
     "solver": "Solver Validation load_solver",
