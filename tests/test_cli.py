@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from PIL import Image
 
 import flowsamplers as fs
 from flowsamplers.cli import main
-from flowsamplers.reference import solve
 from flowsamplers.study import Study
 from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
 
@@ -171,7 +169,7 @@ def test_a_report_is_made_anew_from_the_rows(tmp_path, studied) -> None:
 
 
 def test_the_preset_of_the_experiment(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("flowsamplers.cli.steps.solve", partial(solve, max_evaluations=250))
+    monkeypatch.setattr("flowsamplers.cli.steps.REFERENCE", 250)
     text = run("study", "--preset", "klein-steps", "--model", "klein-digits", "--quiet", "--out", str(tmp_path))
     for steps in (1, 2, 3, 4, 6, 10):
         assert f"steps {steps}   tokens 16" in text

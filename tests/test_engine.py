@@ -147,7 +147,7 @@ def test_dry_runs_keep_little_memory() -> None:
     """Those of short runs are kept, 128 of them; of long ones the last two."""
     tracemalloc.start()
     try:
-        for i in range(40):
+        for i in range(12):
             fs.dry_run("rk4", fs.SigmaGrid([1.0, *(s * (1 - i / 1e4) for s in fs.schedules.linear(1000).sigmas[1:-1]), 0.0]))
         kept, _ = tracemalloc.get_traced_memory()
     finally:
