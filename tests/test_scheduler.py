@@ -335,9 +335,9 @@ def test_stock_does_not_apply_minus_one_in_bfloat16_and_we_do() -> None:
 def test_the_error_keeps_falling_where_stocks_rises() -> None:
     """Euler in a bfloat16 pipeline, against a fine float32 solution of the same bfloat16 network."""
     flow = KleinFlow(pipeline(torch.bfloat16), PROMPT, height=16, width=16, guidance_scale=1.0)
-    truth = fs.sample(flow.velocity, flow.noise([0]).float(), fs.schedules.shift(64, shift=3.0), "rk4").double()
+    truth = fs.sample(flow.velocity, flow.noise([0]).float(), fs.schedules.shift(24, shift=3.0), "rk4").double()
     curves = {"stock": [], "ours": []}
-    for steps in (8, 64, 512):
+    for steps in (8, 64, 256):
         sigmas = fs.schedules.pipeline_sigmas(steps)
         for kind, cls in (("stock", FlowMatchEulerDiscreteScheduler), ("ours", FlowSamplerScheduler)):
             scheduler = cls(shift=3.0)
@@ -347,7 +347,6 @@ def test_the_error_keeps_falling_where_stocks_rises() -> None:
             for t in scheduler.timesteps:
                 x = scheduler.step(flow.velocity(x, t.expand(1) / 1000), t, x, return_dict=False)[0]
             curves[kind].append(((x.double() - truth).norm() / truth.norm()).item())
-    print(curves)
     assert curves["ours"][0] > curves["ours"][1] > curves["ours"][2]
     assert curves["stock"][2] > curves["stock"][1]
     assert curves["ours"][2] < curves["stock"][2] / 3
