@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import flowsamplers as fs
 from flowsamplers.flows import GaussianFlow, MixtureFlow
+from flowsamplers.noise import normal
 from flowsamplers.study import Budget, Row, Study, diff, load
 from flowsamplers.study.bench import Bench, Job
 from flowsamplers.study.cost import Meter
@@ -199,7 +201,14 @@ def test_the_report_fits_the_terminal_and_its_sentence_follows_from_the_rows(res
     text = terminal(results)
     assert max(map(len, text.splitlines())) <= WIDTH
     name, error = results.best(8) or ("", 0.0)
-    assert f"With 8 model calls, {name} has the smallest error, {percent(error)}" in " ".join(takeaway(results).split())
+    said = " ".join(takeaway(results).split())
+    leaders = results.leaders(8)
+    assert leaders[0] == name
+    if len(leaders) == 1:
+        assert f"With 8 model calls, {name} has the smallest error, {percent(error)}" in said
+    else:
+        assert "this study cannot tell apart" in said
+        assert all(f"{leader} (" in said for leader in leaders)
     assert all(results.error(other, 8) is None or results.error(other, 8) >= error for other in results.labels)
     alone = Results(results.settings, [r for r in results.rows if r.seed == results.rows[0].seed])
     assert "This is the result of one sample; others may differ." in " ".join(takeaway(alone).split())
@@ -282,6 +291,83 @@ def test_paired_comparisons_take_the_noise_out(results: Results) -> None:
     ratio = Results(results.settings, rows).compare("heun", "euler", 8)
     assert ratio is not None
     assert 1.25 < ratio.low < ratio.value < ratio.high < 1.35
+
+
+def with_errors(results: Results, errors: dict[str, tuple[float, float]], reference: float, floor: float = 0.0) -> Results:
+    """Two samplers at 8 model calls from two noises."""
+    rows = [
+        Row(**{**vars(r), "error": errors[r.label][r.seed], "reference_error": reference, "noise_floor": floor})
+        for r in results.rows
+        if r.nfe == 8 and r.label in errors
+    ]
+    return Results(results.settings, rows)
+
+
+@pytest.mark.parametrize(
+    ("errors", "reference", "floor", "leaders"),
+    [
+        ({"euler": (0.2, 0.2), "heun": (0.1, 0.1)}, 1e-4, 1e-6, ["heun"]),
+        ({"euler": (0.2, 0.2), "heun": (0.1, 0.1)}, 0.049, 0.0, ["heun"]),
+        ({"euler": (0.2, 0.2), "heun": (0.1, 0.1)}, 0.051, 0.0, ["heun", "euler"]),
+        ({"euler": (0.2, 0.2), "heun": (0.1, 0.1)}, 1e-4, 0.06, ["heun", "euler"]),
+        ({"euler": (0.2, 0.2), "heun": (0.1, 0.201)}, 1e-4, 1e-6, ["heun", "euler"]),
+        ({"euler": (0.2, 2.0), "heun": (0.1, 1.0)}, 1e-4, 1e-6, ["heun"]),
+        ({"euler": (0.01, 0.01), "heun": (0.0, 0.0)}, 0.0, 0.0, ["heun"]),
+    ],
+)
+def test_a_winner_is_named_only_if_noises_reference_and_rounding_cannot_undo_it(
+    results: Results, errors: dict[str, tuple[float, float]], reference: float, floor: float, leaders: list[str]
+) -> None:
+    made = with_errors(results, errors, reference, floor)
+    assert made.leaders(8) == leaders
+    said = " ".join(takeaway(made).split())
+    assert ("has the smallest error" in said) == (len(leaders) == 1)
+    assert ("cannot tell apart heun (" in said) == (len(leaders) == 2)
+    shaded = html(made, dict.fromkeys(FIGURES, b""), None).count('class="best"')
+    assert shaded == len(leaders)
+    assert ("not told apart: euler" in terminal(made)) == (len(leaders) == 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_study_in_16_bits_names_no_winner_that_float64_does_not_have(dtype: torch.dtype, tmp_path, monkeypatch) -> None:
+    """A network, studied as rounded; the order of the samplers is that of the same network's exact paths."""
+    torch.manual_seed(0)
+    exact = torch.nn.Sequential(torch.nn.Linear(9, 64), torch.nn.Tanh(), torch.nn.Linear(64, 8)).double()
+    rounded = deepcopy(exact).to(dtype)
+    exact.load_state_dict(rounded.state_dict())
+
+    class Field:
+        shape = (8,)
+
+        def __init__(self, net: torch.nn.Module, own: torch.dtype) -> None:
+            self.net, self.dtype = net, own
+
+        @torch.no_grad()
+        def velocity(self, x, sigma, condition=None):
+            return 3 * self.net(torch.cat([x.to(self.dtype), sigma.to(self.dtype)[:, None]], 1))
+
+        def noise(self, seeds):
+            return torch.stack([normal(s, (8,), dtype) for s in seeds]).to(self.dtype)
+
+    told = {
+        "samplers": ("euler", "midpoint"),
+        "nfe": (4, 8, 32, 128),
+        "seeds": (0, 1),
+        "schedule": "linear",
+        "reference_evaluations": 700,
+    }
+    monkeypatch.setattr("flowsamplers.study.report.write", lambda *_: None)
+    small = Study(flow=Field(rounded, dtype), **told).run(tmp_path / "small")
+    true = Study(flow=Field(exact, torch.float64), **told).run(tmp_path / "exact")
+    for budget in told["nfe"]:
+        assert true.best(budget)[0] in small.leaders(budget)
+    assert small.leaders(4) == true.leaders(4) == ["midpoint"]
+    assert len(small.leaders(128)) == (2 if dtype is torch.bfloat16 else 1)
+    first = terminal(small)
+    assert first.startswith("Read this first: the reference is known to")
+    assert small.plot.work_precision().axes[0].get_title(loc="left").startswith("The reference is known to")
+    assert "~" in first
+    assert all(r.floored for r in small.rows if r.nfe == 128)
 
 
 def test_two_studies_are_compared_within_their_uncertainty(results: Results) -> None:

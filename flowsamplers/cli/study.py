@@ -90,7 +90,7 @@ def study(
     from flowsamplers.cli.steps import klein_steps
     from flowsamplers.study.bench import keys
     from flowsamplers.study.plan import DEFAULT_SAMPLERS, OWN_PROMPTS, Study
-    from flowsamplers.study.report import terminal
+    from flowsamplers.study.report import caution, terminal
     from flowsamplers.study.rows import to_jsonl
 
     settle_threads(model)
@@ -121,6 +121,8 @@ def study(
         results = wanted.run(folder, engine=engine, budget=budget, references=references, progress=advanced)
     if as_rows:
         click.echo(to_jsonl(results.rows), nl=False)
+        if first := caution(results):
+            click.echo(first, err=True)
         return
     click.echo(terminal(results))
     there = {row.key for row in results.rows}

@@ -85,6 +85,7 @@ class Plots:
         _ticks(axes, numbers)
         _grid(axes)
         _labels_at_ends(axes, ends)
+        _caution(axes, results)
         return figure
 
     def best(self) -> Any:
@@ -102,13 +103,16 @@ class Plots:
         named: set[str] = set()
         for n, name, error in winners:
             colour, marker = self.style(name)
-            axes.plot(n, error, marker, color=colour, markersize=8, label=None if name in named else name)
+            alone = len(results.leaders(n)) == 1
+            face = colour if alone else "white"
+            axes.plot(n, error, marker, color=colour, markersize=8, markerfacecolor=face, label=None if name in named else name)
             named.add(name)
         axes.set(xscale="log", yscale="log", xlabel="model calls for one image (NFE)", ylabel="smallest relative error")
         if winners:
             axes.legend(loc="lower left", frameon=False, title="best sampler", alignment="left")
         _ticks(axes, nfes)
         _grid(axes)
+        _caution(axes, results)
         return figure
 
     def schedule(self) -> Any:
@@ -261,6 +265,14 @@ def _grid(axes: Any) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _caution(axes: Any, results: Results) -> None:
+    """Say above the figure that the reference is hardly better than what is measured, where it is so."""
+    if results.reference_is_coarse:
+        known, apart = (f"{100 * e:.2g} %" for e in (results.reference_error, 2 * results.uncertainty))
+        told = f"The reference is known to {known} only: differences below {apart} mean nothing."
+        axes.set_title(textwrap.fill(told, 60), fontsize=9.5, color="#B00000", loc="left")
 
 
 def _floor(axes: Any, results: Results) -> None:

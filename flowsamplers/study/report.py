@@ -37,12 +37,12 @@ def caution(results: Results) -> str:
     """Return a warning if the reference is hardly more accurate than the runs; else an empty text."""
     budget = max(row.nfe for row in results.rows)
     best = results.best(budget)
-    if best is None or 3 * results.reference_error <= best[1]:
+    if best is None or not results.reference_is_coarse:
         return ""
     return _wrapped(
         f"Read this first: the reference is known to {percent(results.reference_error)} only. At {budget} model calls, the best "
-        f"sampler, {best[0]}, differs from it by {percent(best[1])}. This study cannot rank samplers whose errors are below "
-        f"{percent(10 * results.reference_error)}. A dtype with less rounding, such as float32, gives a better reference."
+        f"sampler, {best[0]}, differs from it by {percent(best[1])}. This study cannot rank samplers whose errors differ by less than "
+        f"{percent(2 * results.uncertainty)}. A dtype with less rounding, such as float32, gives a better reference."
     )
 
 
@@ -55,9 +55,12 @@ def table(results: Results) -> str:
     head = f"{'model calls':<{name_width}}" + "".join(f"{n:>9}" for n in columns)
     lines = ["Relative error of the final latents (geometric mean over prompts and seeds)", head]
     for name in results.labels:
-        cells = "".join(f"{within(results, name, n):>9}" for n in columns)
-        lines.append(f"{name:<{name_width}}{cells}")
+        near = {r.nfe for r in results.rows if r.label == name and r.floored}
+        cells = [f"{'~' * (n in near)}{within(results, name, n)}" for n in columns]
+        lines.append(f"{name:<{name_width}}" + "".join(f"{cell:>9}" for cell in cells))
     lines.append(f"{'reference':<{name_width}}  its own relative error is at most {results.reference_error:.1e}")
+    if any(row.floored for row in results.rows):
+        lines.append("~ below ten times the reference's own error, so inexact")
     failed = sum(row.status != "ok" for row in results.rows)
     if failed:
         lines.append(f"{failed} of {len(results.rows)} runs failed; rows.jsonl has the reasons")
@@ -116,12 +119,15 @@ def _spent(results: Results, name: str, budget: int) -> tuple[float | None, floa
 
 
 def best_lines(results: Results) -> str:
-    """Make one line for the best sampler at each number of calls."""
+    """Make one line for the best sampler at each number of calls, with those that the study cannot tell from it."""
     lines = ["Smallest error at each number of model calls"]
+    width = max(map(len, results.labels))
     for n in _SHOWN:
-        best = results.best(n)
-        if best and n in {row.nfe for row in results.rows}:
-            lines.append(f"{n:>5}  {best[0]:<24}{best[1]:.1e}")
+        leaders = results.leaders(n) if n in {row.nfe for row in results.rows} else []
+        if leaders:
+            start = f"{n:>5}  {leaders[0]:<{width}}  {results.error(leaders[0], n):.1e}"
+            more = f"  not told apart: {', '.join(leaders[1:])}" if leaders[1:] else ""
+            lines += textwrap.wrap(start + more, WIDTH, subsequent_indent=" " * (len(start) + 2), drop_whitespace=True)
     return "\n".join(lines)
 
 
@@ -136,34 +142,31 @@ def order_lines(results: Results) -> str:
 
 
 def takeaway(results: Results, budget: int = 8) -> str:
-    """Write the conclusion in one sentence: the best sampler at a number of calls, compared with Euler's method."""
+    """Write the conclusion: the best sampler at a number of calls, compared with Euler's method, or that the study has no single best."""
     nfes = sorted({row.nfe for row in results.rows})
     budget = budget if budget in nfes else nfes[len(nfes) // 2]
-    best = results.best(budget)
-    euler = results.error("euler", budget)
+    best, leaders = results.best(budget), results.leaders(budget)
     if best is None:
         return ""
+    start = f"With {budget} model call{'s' * (budget > 1)}, "
+    cases = len({(r.prompt, r.seed) for r in results.rows})
+    end = f" This is the result of one {one(results)}; others may differ." if cases == 1 else ""
     name, error = best
-    start = f"With {budget} model call{'s' * (budget > 1)}, {name} has the smallest error, {percent(error)}"
-    if euler is None or name == "euler":
-        return start + "."
+    euler = results.error("euler", budget)
+    if len(leaders) > 1:
+        *others, last = [f"{n} ({percent(e)})" for n in leaders if (e := results.error(n, budget)) is not None]
+        known = f": differences below {percent(2 * results.uncertainty)} mean nothing" if results.reference_is_coarse else ""
+        ratio = None if "euler" in leaders else results.compare("euler", name, budget)
+        worse = (
+            "" if ratio is None or euler is None else f" The error of euler ({percent(euler)}) is {ratio} times that of {name}."
+        )
+        return _wrapped(f"{start}this study cannot tell apart {', '.join(others)} and {last}{known}.{worse}{end}")
+    start += f"{name} has the smallest error, {percent(error)}"
+    if euler is None or name == "euler" or not error:
+        return _wrapped(f"{start}.{end}")
     needed = _calls_for("euler", error, results, nfes)
     more = f"euler needs {needed} calls for that" if needed else f"euler does not reach it with {nfes[-1]} calls"
-    return _wrapped(
-        f"{start}: {euler / error:.1f} times less than euler ({percent(euler)}); {more}.{_doubt(results, name, budget)}"
-    )
-
-
-def _doubt(results: Results, name: str, budget: int) -> str:
-    """What the interval of the paired comparison with the runner-up says, if it says that there is no winner."""
-    others = [(e, n) for n in results.labels if n != name and (e := results.error(n, budget)) is not None]
-    second = min(others)[1] if others else name
-    ratio = results.compare(second, name, budget)
-    if len({(r.prompt, r.seed) for r in results.rows}) == 1:
-        return f" This is the result of one {one(results)}; others may differ."
-    if ratio is None or ratio.low > 1 or second == name:
-        return ""
-    return f" On these {one(results, 2)}, {second} may be equally good: its error is {ratio} times that."
+    return _wrapped(f"{start}: {euler / error:.1f} times less than euler ({percent(euler)}); {more}.{end}")
 
 
 def percent(error: float) -> str:
@@ -226,7 +229,7 @@ FIGURES = {
     ),
     "best-at-nfe": (
         "The best sampler at each number of model calls",
-        "Dashed: Euler's method, the default of most pipelines.",
+        "Dashed: Euler's method, the default of most pipelines. Hollow: this study cannot tell others from the best sampler.",
     ),
     "error-vs-steps": (
         "Error against steps",
@@ -419,12 +422,17 @@ def _figure(title: str, caption: str, source: str) -> str:
 def _error_table(results: Results) -> str:
     nfes = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n in {r.nfe for r in results.rows}]
     nfes = nfes or sorted({r.nfe for r in results.rows})[:8]
+    leaders = {n: results.leaders(n) for n in nfes}
     rows: list[list[tuple[str, str]]] = []
     for name in results.labels:
         floored = {r.nfe for r in results.rows if r.label == name and r.floored}
-        marks = {n: "best" if (results.best(n) or ("",))[0] == name else "floored" if n in floored else "" for n in nfes}
+        marks = {n: "best" if name in leaders[n] else "floored" if n in floored else "" for n in nfes}
         rows.append([(name, ""), *((within_percent(results, name, n), marks[n]) for n in nfes)])
     note = f"Relative error, geometric mean over the {one(results, 2)}. Shaded: the smallest error of a column."
+    if any(len(names) > 1 for names in leaders.values()):
+        note += " Where several are shaded, this study cannot tell them apart."
+    if any(r.floored for r in results.rows):
+        note += " In italics: below ten times the reference's own error, so inexact."
     if any(text.startswith("(") for row in rows for text, _ in row):
         note += " In brackets: the sampler used fewer model calls than the column's number."
     return _table(["model calls", *map(str, nfes)], rows) + f'<p class="note">{note}</p>'

@@ -136,6 +136,34 @@ class Results:
         common = [case for case in sides[0] if case in sides[1]]
         return bootstrap([sides[0][c] / sides[1][c] for c in common]) if common else None
 
+    def leaders(self, nfe: int) -> list[str]:
+        """The sampler with the smallest error at this budget, and those that the study cannot tell from it, by their errors.
+
+        A sampler is told from the best if its error is larger with 95 % confidence over the prompts and seeds, although the references'
+        own errors and the rounding of the model are counted against the best and for the other.
+        """
+        found = sorted((e, i, name) for i, name in enumerate(self.labels) if (e := self.error(name, nfe)) is not None)
+        return [name for _, _, name in found if name == found[0][2] or not self._told_apart(found[0][2], name, nfe)]
+
+    def _told_apart(self, best: str, other: str, nfe: int) -> bool:
+        sides = [self._at(n, nfe) for n in (best, other)]
+        off = {(r.prompt, r.seed): uncertainty(r) for r in self.rows}
+        pairs = [(sides[0][c] + off[c], sides[1][c] - off[c]) for c in sides[0] if c in sides[1]]
+        if not pairs or any(high <= 0 for _, high in pairs):
+            return False
+        return bootstrap([high / low if low else float("inf") for low, high in pairs]).low > 1
+
+    @property
+    def reference_is_coarse(self) -> bool:
+        """Whether the reference is less than 3 times as exact as the best sampler at the largest number of calls."""
+        best = self.best(max(row.nfe for row in self.rows))
+        return best is not None and 3 * self.reference_error > best[1]
+
+    @property
+    def uncertainty(self) -> float:
+        """The largest amount by which an error may be off, see `uncertainty`."""
+        return max(map(uncertainty, self.rows))
+
     def _at(self, name: str, nfe: int) -> dict[tuple[str, int], float]:
         fits = [cases for n, cases in self._by(name, "nfe").items() if n <= nfe]
         return fits[-1] if fits else {}
@@ -181,6 +209,11 @@ class Results:
         return _frame("polars", build, self.rows)
 
 
+def uncertainty(row: Row) -> float:
+    """How far the error of a row may be off: the reference's own error, and what rounding inside the model moves a result by."""
+    return row.reference_error + row.noise_floor
+
+
 def _frame(package: str, build: Callable[[Any, list[dict[str, Any]]], Any], rows: Sequence[Row]) -> Any:
     try:
         module = import_module(package)
@@ -196,7 +229,9 @@ def geometric_mean(values: Sequence[float]) -> float:
         >>> round(geometric_mean([1.0, 100.0]), 9)
         10.0
     """
-    return float(np.exp(np.mean(np.log(values)))) if all(v > 0 for v in values) else float("nan")
+    if all(v > 0 for v in values):
+        return float(np.exp(np.mean(np.log(values))))
+    return 0.0 if all(v >= 0 for v in values) else float("nan")
 
 
 def bootstrap(values: Sequence[float]) -> Interval:
@@ -209,7 +244,7 @@ def bootstrap(values: Sequence[float]) -> Interval:
         Interval(value=2.0, low=2.0, high=2.0)
     """
     value = geometric_mean(values)
-    if len(values) < 2 or not np.isfinite(value):
+    if len(values) < 2 or not np.isfinite(value) or not value:
         return Interval(value, value, value)
     logs = np.log(values)
     picks = np.random.default_rng(0).integers(len(logs), size=(RESAMPLES, len(logs)))
@@ -314,10 +349,5 @@ def diff(first: Results, second: Results) -> Diff:
 
 def _difference(label: str, steps: int, pairs: list[tuple[Row, Row]]) -> Difference:
     ratio = bootstrap([b.error / a.error if a.error else float("inf") for a, b in pairs])
-    clear = any(abs(a.error - b.error) > _uncertainty(a) + _uncertainty(b) for a, b in pairs)
+    clear = any(abs(a.error - b.error) > uncertainty(a) + uncertainty(b) for a, b in pairs)
     return Difference(label, steps, pairs[0][0].nfe, ratio, clear and not ratio.low <= 1 <= ratio.high)
-
-
-def _uncertainty(row: Row) -> float:
-    """How far a row's error may be off."""
-    return row.reference_error + row.noise_floor

@@ -151,9 +151,11 @@ class Store:
 
     def close(self) -> None:
         """Unlock the folder."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        try:
+            if file is not None:
+                os.close(file)
+        finally:
             self._lock.release()
 
 
