@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Here(NamedTuple):
-    """What has a name of another program in this library.
+    """Names of other programs, and the samplers and schedules here that correspond to them.
 
     Attributes:
         spec: ``name`` or ``name:option=value,...``, as the command line takes it; empty for what is not here.
@@ -196,7 +196,7 @@ OTHERS: Mapping[str, Here] = {
     "unipc_bh2": Here("unipc:base=bh2"),
     "dpm_solver": Here("dpmpp_2m", "DPM-Solver++; of DPM-Solver in the noise prediction dpm_2 and dpm_adaptive are here"),
 }
-"""Of papers and other programs."""
+"""Names in papers and other programs."""
 
 SCHEDULES: Mapping[str, Here] = {
     **_same("simple", "sgm_uniform", "ddim_uniform", "normal", "linear_quadratic", "kl_optimal", "bong_tangent", "beta57"),
@@ -230,7 +230,7 @@ SCHEDULES: Mapping[str, Here] = {
 
 
 def sampler_elsewhere(name: str) -> str:
-    """What to say of a sampler's name that is not one here; empty if it is nowhere known.
+    """Return a hint for a sampler's name of another program; empty if the name is unknown.
 
     Examples:
         >>> sampler_elsewhere("ralston_2s")
@@ -243,12 +243,12 @@ def sampler_elsewhere(name: str) -> str:
 
 
 def schedule_elsewhere(name: str) -> str:
-    """What to say of a schedule's name that is not one here; empty if it is nowhere known."""
+    """Return a hint for a schedule's name of another program; empty if the name is unknown."""
     return _said("ComfyUI", SCHEDULES[name]) if name in SCHEDULES else ""
 
 
 def elsewhere(name: str) -> str:
-    """The same of a name that may be a sampler's or a schedule's."""
+    """Return a hint for a name that may be a sampler's or a schedule's."""
     return sampler_elsewhere(name) or schedule_elsewhere(name)
 
 

@@ -1,4 +1,4 @@
-"""What a notebook shows of a value."""
+"""Build the HTML that a notebook shows for a value."""
 
 from __future__ import annotations
 

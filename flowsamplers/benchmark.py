@@ -112,21 +112,22 @@ class Recommendation:
 def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
     """The measured best sampler for a schedule and a number of model calls.
 
-    From a benchmark on velocity fields whose solutions are known (mixtures of Gaussians) and on the bundled klein-digits and klein-emoji:
-    see the site for what that is worth on another model, and ``flowsamplers study`` for measuring yours.
+    The benchmark uses mixtures of Gaussians, whose solutions are known, and the bundled klein-digits and klein-emoji. The site explains
+    how far its results carry to another model. ``flowsamplers study`` measures yours.
 
-    The rule: of all samplers whose error is at most Euler's on every flow of the benchmark, the one with the smallest geometric mean, in
-    which the networks together weigh as much as all mixtures together. The best of diffusers is chosen by the same rule.
+    A sampler qualifies if its error is at most Euler's on every flow of the benchmark. Of these, the answer has the smallest geometric
+    mean of the errors, in which the networks together have the same weight as all mixtures together. The best scheduler of diffusers is
+    chosen by the same rule.
 
     Args:
-        grid: name or alias of a schedule of the benchmark, or a grid from 1 to 0, which is matched to the nearest of them; the
-            answer then says how far away that is.
-        nfe: model calls to spend. A number between the measured ones takes the answer of the next lower, one above them that of the
-            highest, with as many steps as fit. By default one for each step of the grid.
+        grid: name or alias of a schedule of the benchmark, or a grid from 1 to 0. For a grid, the nearest schedule is used, and the
+            answer has the distance to it.
+        nfe: number of model calls. If it was not measured, the answer is that of the next lower number, with as many steps as fit.
+            By default one call for each step of the grid.
 
     Raises:
-        ValueError: a number of calls that is no positive integer; a name that is not in the benchmark; a grid that
-            does not run from 1 to 0; a name without a number.
+        ValueError: ``nfe`` is no positive integer, or missing for a name; the benchmark has no such schedule; or the grid does not run
+            from 1 to 0.
 
     Examples:
         >>> import flowsamplers as fs
@@ -166,19 +167,19 @@ def _in_the_benchmark(name: str) -> str:
 
 
 def steps_for(sampler: Sampler, schedule: str, nfe: int) -> int:
-    """The most steps of a benchmark's schedule that a sampler can take with at most this many model calls; 0 if none."""
+    """Find the largest number of steps of a benchmark's schedule with at most this many model calls; 0 if none fits."""
     return largest_steps(sampler, nfe, lambda steps: get_schedule(schedule, steps, **SCHEDULES[schedule]))
 
 
 @cache
 def measured() -> Sequence[Measured]:
-    """All cells of the committed benchmark, as ``tools/build_benchmark.py`` measured them."""
+    """Load all measurements of the benchmark, made by ``tools/build_benchmark.py``."""
     return _rows("rows")
 
 
 @cache
 def measured_stock() -> Sequence[Measured]:
-    """The cells of the schedulers that diffusers ships, each named by its key in ``flowsamplers_diffusers.stock.STOCK``."""
+    """Load the measurements of diffusers' schedulers, each named by its key in ``flowsamplers_diffusers.stock.STOCK``."""
     return _rows("stock")
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a sampler's memory when its host moves the state."""
+"""Decide whether earlier velocities are still useful after the caller has edited the latents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Edits:
-    r"""Which elements of the state were moved so far that what a sampler remembers of them is worth nothing.
+    r"""Track the elements that an edit moved so far that their earlier velocities are no longer useful.
 
     A step that remembers velocities ends at Euler's end and a correction c, which is what Euler's error is estimated by. Where the state
     is moved by d, the remembered velocities are those of points d away. They are wrong by at most $L |d|$, and with them the next
@@ -47,7 +47,7 @@ class Edits:
 
     @torch.no_grad()
     def edited(self, by: Tensor, *, inside: bool = False) -> None:
-        """The host has moved the state, of which something is remembered.
+        """Record an edit of the state while the sampler stores earlier velocities.
 
         Args:
             by: the move, ``(rows, ...)``.
@@ -59,7 +59,7 @@ class Edits:
         self._age = torch.where(far, self._youngest, age)
 
     def settled(self, point: Tensor, euler: Tensor, memory: int, *, step_ends: bool) -> Tensor:
-        """What to add to where the sampler goes on, so that elements moved far are where an Euler step leads.
+        """Compute the correction that puts elements that moved far onto an Euler step.
 
         Args:
             point: where it goes on.
@@ -95,5 +95,5 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def remembered(state: Any) -> int:
-    """How many tensors a sampler remembers."""
+    """Count the tensors in a sampler's state."""
     return sum(1 for _ in tensors(state))

@@ -473,7 +473,7 @@ def _with_fixed_calls(sampler: Sampler) -> Sampler:
 
 NOTHING = torch.zeros(1, dtype=torch.float64, device="cpu")
 BEYOND = 8
-"""How many more numbers of steps `largest_steps` tries after bisection."""
+"""Number of further step counts that `largest_steps` tries after bisection."""
 
 
 def silence(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:

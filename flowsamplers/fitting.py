@@ -56,20 +56,20 @@ from flowsamplers.validation import JUDGE, TRIAL, validated
 LARGEST = 160
 """Most parameters that are polished; of solvers with more the older weights stay."""
 DATA = 2
-"""So many numbers of the rows that fit stand behind each parameter that is polished."""
+"""Numbers in the fitting rows per polished parameter, at least."""
 LIGHT = 1e-3
 """The damping of families with few parameters."""
 DAMPINGS = 10.0 ** np.arange(-9, 3)
 SLACK = 1.01
-"""The strongest damping whose error on held-back rows is within a percent of the least is taken."""
+"""The strongest damping is chosen whose error on held-back rows is within one percent of the smallest."""
 STDS = (0.25, 0.75)
 """Standard deviations of Gaussian data for whose flow a solver may be exact, where polishing begins: there are several local minima."""
 WORTH = 0.8
 """Such solvers are taken if the least of their squared errors along the paths is below this part of that for straight paths."""
 TRIED = 2
-"""Of several starts so many are polished."""
+"""Number of starts that are polished."""
 ROUNDS = 6
-"""Gauss-Newton steps."""
+"""Default number of Gauss-Newton steps."""
 
 
 def fit(
@@ -87,33 +87,34 @@ def fit(
     max_batch: int = 64,
     on_call: Callable[[int], None] | None = None,
 ) -> Solver:
-    r"""A schedule and a sampler made for one flow and a number of model calls.
+    r"""Fit a schedule and a sampler to one flow and a number of model calls.
 
-    First the profile alone: the nodes that minimize the squared errors of all steps along the flow's own paths, with the best weights
-    for them. Then the solver's own runs: Gauss-Newton steps on nodes and weights together, on the error of the end. How far they go is
-    decided by cross-validation over the rows. Every fourth row is held back from all of this, and judges.
+    The first stage uses only the profile. It finds the nodes and weights with the smallest squared errors of all steps along the flow's
+    own paths. The second stage runs the solver. Gauss-Newton steps change nodes and weights together to reduce the error of the result,
+    and cross-validation over the rows decides how far. Every fourth row is held back from both stages, for the validation.
 
     Args:
         velocity: ``velocity(x, sigma)``, or a `Flow`.
-        x1: starts, ``(rows, ...)``, drawn as those that you will sample from. Some dozens for images; some hundreds for a few numbers.
-        nfe: model calls.
-        profile: measured before, on these very rows or on others; by default it is measured here.
-        method: fit only the nodes, for this sampler of the catalogue; by default nodes and weights of a solver of its own.
+        x1: starts, ``(rows, ...)``, from the distribution that you will sample from. Use some dozens for images, and some hundreds for
+            rows of a few numbers.
+        nfe: number of model calls.
+        profile: a profile of these or other rows; by default it is measured here.
+        method: fit only the nodes, for this registered sampler; by default nodes and weights are fitted.
         start: sigma of ``x1``, for image-to-image.
-        condition: of each row, such as its prompt; for a `Flow` only.
-        rounds: Gauss-Newton steps; 0 uses the profile alone. Each runs the solver once for each of its parameters, on all rows that fit.
-        validate: measure the solver and what stands beside it on the rows that were held back.
-        tokens: of an image, for FLUX.2's schedule, on which others are measured beside the solver.
-        max_batch: rows in one model call.
-        on_call: told the number of rows after every model call.
+        condition: the condition of each row, such as its prompt; for a `Flow` only.
+        rounds: Gauss-Newton steps; 0 uses only the profile. Each step runs the solver once for each parameter, on all fitting rows.
+        validate: measure the solver and others on the rows that were held back.
+        tokens: number of tokens of an image, for FLUX.2's schedule, on which other samplers are measured.
+        max_batch: largest number of rows in one model call.
+        on_call: called with the number of rows after every model call.
 
     Returns:
         The `Solver`: ``grid``, ``sampler``, ``fitted_to``, ``validation``, ``save(path)``.
 
     Raises:
-        ValueError: fewer than 1 call, more than the profile has nodes, a method with noise, memory of positions or step control, or
-            one that does not fit into the calls.
-        FloatingPointError: a velocity that is not finite.
+        ValueError: ``nfe`` is below 1 or above the profile's number of nodes; ``method`` draws noise, stores latents or is adaptive; or not
+            one of its steps fits.
+        FloatingPointError: a velocity is not finite.
 
     Examples:
         >>> import flowsamplers as fs
@@ -341,7 +342,7 @@ class Learned:
         return Scheme(sigmas, tuple(rows), starts=starts)
 
     def solver(self, theta: Array) -> tuple[SigmaGrid, NSSolver]:
-        """The same as a schedule and a sampler."""
+        """Convert parameters to a schedule and a sampler."""
         scheme = self.scheme(theta)
         grid = SigmaGrid([*scheme.sigmas, scheme.end])
         before, table = np.zeros(0), list[tuple[float, ...]]()
@@ -363,7 +364,7 @@ class OfMethod:
 
     @property
     def steps(self) -> int:
-        """As many as fit into the calls."""
+        """Number of steps that fit into the calls."""
         steps = largest_steps(self.method, self.calls, linear)
         if not steps:
             raise ValueError(f"nfe={self.calls}: not one step of method={self.method!r} fits")

@@ -25,18 +25,18 @@ def fit_ns_solver(
     last: SamplerLike = METHOD,
     parts: int = 32,
 ) -> NSSolver:
-    r"""The weights with which each step comes nearest to the flow's own path.
+    r"""Fit the weights with which each step ends closest to the flow's own path.
 
     $$ \min_{w_i} \sum_n \Bigl\| x_i^n + h_i \sum_j w_{ij} v_{i-j}^n - x^n(\sigma_{i+1}) \Bigr\|^2, \qquad \sum_j w_{ij} = 1 $$
 
-    over the starts n, one step after the other, along the solver's own points $x_i$: so that a step corrects what those before it
-    left. The flow's path is rk4's with ``parts`` steps for each.
+    over the starts n, one step after the other, along the solver's own points $x_i$. So each step corrects the errors of earlier steps.
+    The flow's path is computed by rk4 with ``parts`` steps for each step.
 
     Args:
         velocity: v(x, sigma).
-        x1: the starts to fit to, ``(rows, ...)``; their numbers times the rows should outnumber the weights by far.
+        x1: the starts, ``(rows, ...)``; they should contain many more numbers than there are weights.
         grid: the schedule.
-        memory: most velocities in a step; None for all there are.
+        memory: largest number of velocities in a step; None for all.
         last: policy of the last step, see `LastStep`.
         parts: steps of the reference for each step.
 
@@ -44,7 +44,7 @@ def fit_ns_solver(
         The solver, for this schedule.
 
     Raises:
-        ValueError: a memory below 1.
+        ValueError: ``memory`` is below 1.
 
     Examples:
         >>> import flowsamplers as fs

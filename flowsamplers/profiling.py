@@ -1,7 +1,7 @@
-r"""The profile of a flow: the second moments of its own paths, from which any solver can be designed without a model call.
+r"""The profile of a flow: second moments of its own paths, from which solvers are designed without model calls.
 
-Each row n has an exact path $x^n(s)$ from its start to data, with velocities $v^n(s)$. For the error of a solver whose points are the
-start plus weighted velocities, three matrices over the nodes of the path are all that matters:
+Each row n has an exact path $x^n(s)$ from its start to data, with velocities $v^n(s)$. If a solver's points are the start plus weighted
+velocities, its error depends only on three matrices over the nodes of the path:
 
 $$
 G_{ab} = \langle v(s_a), v(s_b) \rangle, \quad
@@ -9,8 +9,8 @@ P_{ab} = \langle x(s_a) - x(s_0), v(s_b) \rangle, \quad
 Q_{ab} = \langle x(s_a) - x(s_0), x(s_b) - x(s_0) \rangle
 $$
 
-They are sums over rows: they stream, merge and fit into a small file whatever the size of an image is. The start $x(s_0)$ stands behind
-the velocities as one more vector in $G$ and $P$, for solvers that weigh it too.
+They are sums over rows, so they can be computed in batches, merged, and stored in a small file for any image size. In $G$ and $P$ the
+start $x(s_0)$ follows the velocities as one more vector, for solvers that also give it a weight.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Second moments of a flow along its own paths.
+    """The profile: second moments of a flow along its own paths.
 
     Attributes:
         sigmas: M + 1 nodes, falling from the start to 0.
@@ -122,19 +122,19 @@ class Profile:
 
     @property
     def rows(self) -> int:
-        """Rows that it was measured on."""
+        """Number of rows."""
         return sum(self.counts)
 
     @property
     def start(self) -> float:
-        """Sigma where the paths begin."""
+        """Sigma at which the paths begin."""
         return self.sigmas[0]
 
     def merge(self, other: Profile) -> Profile:
-        """The profile of both sets of rows, as another worker or an earlier session measured them.
+        """Merge two profiles, for example from another worker or an earlier session.
 
         Raises:
-            ValueError: other nodes, other sizes of rows, or another model.
+            ValueError: the nodes, the sizes of rows, or the models differ.
         """
         if self.sigmas != other.sigmas or self.numbers != other.numbers:
             raise ValueError("profiles merge if they have the same nodes and the same size of rows")
@@ -170,16 +170,16 @@ class Profile:
 
     @cached_property
     def bend(self) -> Array:
-        """Root mean square of dv/ds relative to the end, on each interval between two velocities: where the paths bend."""
+        """Compute the curvature of the paths: the root mean square of dv/ds relative to the end, on each interval."""
         g = self.without(None).velocities[:-1, :-1]
         change = np.diag(g)[1:] - 2 * np.diag(g, 1) + np.diag(g)[:-1]
         return np.sqrt(np.maximum(change, 0)) / -np.diff(self.sigmas[:-1])
 
     def save(self, path: str | Path) -> None:
-        """Write it as safetensors.
+        """Save the profile as a safetensors file.
 
         Raises:
-            ImportError: no safetensors.
+            ImportError: safetensors is not installed.
             OSError: the file cannot be written.
         """
         from safetensors.numpy import save  # noqa: PLC0415  (an extra)
@@ -192,11 +192,11 @@ class Profile:
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
-        """Read a file that `save` wrote.
+        """Load a profile from a file written by `save`.
 
         Raises:
-            ValueError: damaged, foreign or newer.
-            OSError: it cannot be read.
+            ValueError: the file is damaged, of another kind, or newer than this library.
+            OSError: the file cannot be read.
         """
         from safetensors import SafetensorError, safe_open  # noqa: PLC0415  (an extra)
 
@@ -223,14 +223,14 @@ class Profile:
             raise ValueError(f"{path}: not a profile of a flow ({error})") from error
 
     def plot(self, path: str | Path, grids: Mapping[str, SigmaGrid]) -> None:
-        """Draw where the paths bend, above the nodes of schedules.
+        """Plot the curvature of the paths, above the nodes of schedules.
 
         Args:
-            path: image file; matplotlib knows the format by its name.
-            grids: schedules by the name that they are to have in the figure.
+            path: image file; its extension decides the format.
+            grids: schedules by their labels in the figure.
 
         Raises:
-            ImportError: no matplotlib.
+            ImportError: matplotlib is not installed.
         """
         from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
 
@@ -258,7 +258,7 @@ class Moments:
     numbers: int
 
     def at(self, sigmas: Sequence[float]) -> Moments:
-        """At other nodes, the last of which is the end: splines through the nodes that were measured."""
+        """Interpolate the moments at other nodes, by splines through the measured nodes; the last node is the end."""
         known = {s: i for i, s in enumerate(self.sigmas.tolist())}
         if all(s in known for s in sigmas):
             return self.pick([known[s] for s in sigmas])
@@ -276,13 +276,13 @@ class Moments:
         )
 
     def pick(self, indices: Sequence[int]) -> Moments:
-        """At some of the nodes that were measured."""
+        """Select some of the measured nodes."""
         i, j = np.array(indices), np.array([*indices[:-1], -1])
         g, p, q = self.velocities[np.ix_(j, j)], self.crossed[np.ix_(i, j)], self.moved[np.ix_(i, i)]
         return Moments(self.sigmas[i], g, p, q, self.numbers)
 
     def beyond(self, std: float) -> Moments:
-        r"""What is left when the flow of Gaussian data is taken away: $v - \rho' x_1$ and $x - \rho x_1$ stand for $v$ and $x - x_1$.
+        r"""Subtract the flow of Gaussian data: $v - \rho' x_1$ and $x - \rho x_1$ replace $v$ and $x - x_1$.
 
         Args:
             std: of the data; then $\rho = \sqrt{s^2 + (1 - s)^2 c^2}$ is the path of $x_1 = 1$, which begins at sigma 1.
@@ -318,8 +318,8 @@ def profile(
 ) -> Profile:
     r"""Measure the second moments of a flow along its own paths, see the module.
 
-    Each row costs `calls_of_a_path` evaluations, about six for each node: the classical Runge-Kutta method of order 4 between the
-    nodes, and once more with half as many, which tells the error. Memory does not grow with the number of rows.
+    Each row costs `calls_of_a_path` evaluations, about six for each node. The classical Runge-Kutta method of order 4 runs between the
+    nodes, and again with half as many nodes to estimate the error. Memory does not grow with the number of rows.
 
     Args:
         velocity: ``velocity(x, sigma)``, or a `Flow`.
@@ -436,7 +436,7 @@ def path(asked: Asked, x1: Tensor, rows: slice, sigmas: Sequence[float]) -> Iter
 
 
 def ends(asked: Asked, x1: Tensor, sigmas: Sequence[float], max_batch: int) -> Tensor:
-    """Where the paths end, in float64."""
+    """Return the ends of the paths, in float64."""
     return torch.cat([[x for x, _ in path(asked, x1, rows, sigmas)][-1] for rows in chunks(len(x1), max_batch)])
 
 

@@ -34,7 +34,7 @@ class Evaluate(NamedTuple):
 
 
 State: TypeAlias = Any
-"""What a sampler keeps between steps: nested tuples of tensors."""
+"""The values that a sampler keeps between steps: nested tuples of tensors."""
 
 StepGenerator: TypeAlias = Generator[Evaluate, "Tensor", "tuple[Tensor, State]"]
 """The type of one step: it yields `Evaluate`, receives velocities, and returns ``(x, state)``."""

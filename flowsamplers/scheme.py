@@ -1,8 +1,8 @@
-r"""Schemes: what a solver is to a profile.
+r"""Schemes: samplers as weights, so that a profile gives their errors without model calls.
 
-A *scheme* is the sigmas where the model is asked, and the weights with which each point is made of the start and the velocities before
-it, $x_{k+1} = \alpha_k x(s_0) + \sum_{j \le k} B_{kj} v_j$. Nearly all samplers have $\alpha_k = 1$. Every sampler that is linear in its
-velocities is a scheme, and its errors along the paths of a flow follow from the moments of the `Profile`, without a model call.
+A *scheme* lists the sigmas of the model calls. It also lists the weights that make each point from the start and the earlier
+velocities, $x_{k+1} = \alpha_k x(s_0) + \sum_{j \le k} B_{kj} v_j$. Nearly all samplers have $\alpha_k = 1$. Every sampler that is linear
+in its velocities is a scheme. Its errors along the paths of a flow follow from the moments of the `Profile`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flowsamplers.sampler import SamplerLike, steps_of
 from flowsamplers.schedules import flux2, linear, shift
 
 RIDGE = 1e-10
-"""Of the mean squared velocity, added to the squared size of each: what rounding leaves of differences in float64."""
+"""Share of the mean squared velocity added to each diagonal entry, against rounding in float64."""
 MOST = 32.0
 """The largest `amplification` of a fitted solver: with bfloat16 velocities it leaves an error of an eighth of them at worst."""
 PRIOR_NUMBERS = 16
@@ -33,7 +33,7 @@ PRIOR_STDS = (0.05, 0.2, 0.4, 0.7, 1.0, 1.5)
 
 
 class Scheme(NamedTuple):
-    """Where a solver asks, and how it makes each point: the last row of weights makes the end.
+    """The sigmas of a solver's model calls, and the weights of each point; the last row of weights makes the end.
 
     Without ``starts`` each point has the start once.
     """
@@ -57,10 +57,10 @@ def amplification(scheme: Scheme) -> float:
 
 
 def scheme_of(sampler: SamplerLike, grid: SigmaGrid) -> Scheme:
-    """A sampler on a grid as a scheme: it is driven with unit vectors in the place of its start and velocities.
+    """Convert a sampler on a grid to a scheme: run it with unit vectors in place of its start and velocities.
 
     Raises:
-        ValueError: a sampler that is stochastic, adaptive, or not linear in its velocities.
+        ValueError: the sampler is stochastic, adaptive, or not linear in its velocities.
 
     Examples:
         >>> [w.tolist() for w in scheme_of("ab2", linear(2)).weights]
@@ -108,14 +108,14 @@ def from_start(table: Sequence[Sequence[float]], steps: Sequence[float]) -> Iter
 
 
 def best_weights(moments: Moments, noise: float = 0.0) -> tuple[tuple[Array, ...], float]:
-    r"""The best weights for nodes, and the sum of the squared errors of all steps.
+    r"""Find the best weights for given nodes, and the sum of the squared errors of all steps.
 
-    Each step minimizes $Q - 2 B \cdot P + B \cdot (G + E) B$ with $\sum B$ the step from the start. The solver's own points are off
-    the path by the errors of the steps before, and so are its velocities: $E$ has their squares on its diagonal. This keeps weights
-    from growing where the path alone would allow it. The mean squared error of the velocities themselves stands there too.
+    Each step minimizes $Q - 2 B \cdot P + B \cdot (G + E) B$ with $\sum B$ the step from the start. The errors of earlier steps move the
+    solver's points off the path, and so its velocities. $E$ has their squares on its diagonal, which keeps weights from growing. The mean
+    squared error of the velocities is added there too.
 
     Args:
-        moments: at the nodes of the solver.
+        moments: the moments at the nodes of the solver.
         noise: mean squared error of the velocities, see `rounding_of`.
     """
     s, g = moments.sigmas, moments.velocities[:-1, :-1]
@@ -197,7 +197,7 @@ def _descended(sigmas: Array, cost: Callable[[Sequence[int]], float], grid: Sigm
 def run_scheme(
     asked: Asked, x1: Tensor, rows: slice, scheme: Scheme, known: Sequence[Tensor] = ()
 ) -> tuple[Tensor, list[Tensor]]:
-    """The end of a scheme's run and its velocities, the first of which may be known."""
+    """Run a scheme; return its end and its velocities. The first velocities may be given."""
     start = x1[rows].double()
     x, found = start, list(known)
     for k, (sigma, b) in enumerate(zip(scheme.sigmas, scheme.weights, strict=True)):
@@ -211,7 +211,7 @@ def run_scheme(
 
 
 def first_other(base: Scheme, other: Scheme) -> int:
-    """How many velocities two schemes have in common."""
+    """Count the velocities that two schemes have in common."""
     pairs = zip(_points(base), _points(other), strict=False)
     return next((k for k, (a, b) in enumerate(pairs) if a != b), len(base.sigmas))
 

@@ -1,4 +1,4 @@
-"""A solver made for one flow, as a value and as a file: a schedule, a sampler, what it was fitted to, and how good it is."""
+"""Fitted solvers: a schedule and a sampler for one flow, with their validation, as an object and as a file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Score:
-    """What one schedule with one sampler has on the rows that judge.
+    """The error of one schedule with one sampler on the validation rows.
 
     Attributes:
-        name: in words.
-        nfe: model calls.
-        error: relative Euclidean error of the end over all rows.
-        uncertainty: standard error of it, by leaving out one row after the other; NaN for a single row.
+        name: name of schedule and sampler.
+        nfe: number of model calls.
+        error: relative Euclidean error of the result over all rows.
+        uncertainty: jackknife standard error of ``error``; NaN for a single row.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Validation:
-    """A solver on rows that it was not fitted to, beside what else could be run.
+    """The validation of a solver: its error, and the errors of other samplers, on rows that it was not fitted to.
 
     Attributes:
-        rows: how many rows judged.
-        solver: its score.
-        others: the scores of the others.
+        rows: number of validation rows.
+        solver: the solver's score.
+        others: the scores of other samplers.
     """
 
     rows: int
@@ -54,7 +54,7 @@ class Validation:
 
     @property
     def verdict(self) -> str:
-        """What the scores say, in a sentence."""
+        """Summarize the scores in a sentence."""
         same = [s for s in self.others if s.nfe <= self.solver.nfe]
         found = f"{self.solver.nfe} calls have an error of {self.solver.error:.2g} on {self.rows} rows that were not fitted to"
         if not same:
@@ -82,8 +82,8 @@ class Solver:
     Attributes:
         grid: the schedule.
         sampler: the method for it.
-        fitted_to: model, guidance, shape, dtype, rows: whatever else it is used for, it was not made for.
-        validation: how good it is on rows that were not fitted to; None if there were too few rows.
+        fitted_to: model, guidance, shape, dtype and rows of the fit. The solver may be inaccurate for anything else.
+        validation: its error on rows that it was not fitted to; None if there were too few rows.
 
     Examples:
         >>> import flowsamplers as fs
@@ -100,16 +100,16 @@ class Solver:
 
     @property
     def nfe(self) -> int:
-        """Model calls of a run."""
+        """Number of model calls of a run."""
         return nfe(self.sampler, self.grid)
 
     @property
     def as_sampler(self) -> OnItsGrid:
-        """The sampler that brings its schedule: what the solver is wherever a sampler is named."""
+        """Convert to a sampler that includes its schedule, for every argument that takes a sampler."""
         return OnItsGrid(self.sampler, self.grid.sigmas, tuple(self.fitted_to.get("shape", ())))
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, whole or not at all.
+        """Save the solver as a JSON file; a failed write leaves no partial file.
 
         Raises:
             OSError: the file cannot be written.
@@ -130,15 +130,15 @@ class Solver:
 
 
 def load_solver(path: str | Path) -> Solver:
-    """Read the file of a solver.
+    """Load a solver from its file.
 
     Args:
-        path: written by `Solver.save` or ``flowsamplers fit``.
+        path: a file written by `Solver.save` or ``flowsamplers fit``.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is damaged, of another kind or newer than this library; numbers that are not finite; weights that do
-            not add up to their steps.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, of another kind, or newer than this library; numbers are not finite; or weights do not add up to
+            their steps.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such solver file")

@@ -1,4 +1,4 @@
-"""A fitted solver on rows that it was not fitted to, beside what else could be run; and what a fit costs."""
+"""Validate a fitted solver on rows that it was not fitted to, and predict the cost of a fit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from flowsamplers.schedules import flux2, linear
 from flowsamplers.solver import Score, Solver, Validation
 
 TRIAL = 2
-"""Gauss-Newton steps after which the better of several starts alone goes on."""
+"""Number of Gauss-Newton steps after which only the best of several starts continues."""
 JUDGE = 3
-"""The fold of the rows that judge and do not fit."""
+"""The fold of rows for the validation."""
 FORMULAS = {
     "FlowMatchEuler": "euler",
     "FlowMatchHeun": "heun",
@@ -34,21 +34,21 @@ FORMULAS = {
     "DPM++ 2S": "dpmpp_2s",
     "DPM++ 3S": "dpmpp_3s",
 }
-"""The samplers here that are the methods of diffusers' schedulers."""
+"""The samplers that correspond to diffusers' schedulers."""
 MANY = 50
 """Steps of FLUX.2's pipelines."""
 
 
 def validated(solver: Solver, asked: Asked, x1: Tensor, x0: Tensor, tokens: int, max_batch: int) -> Validation:
-    """Errors of a solver and of others with as many calls, and of Euler's method with 50.
+    """Measure the errors of a solver, of other samplers with as many calls, and of Euler's method with 50 steps.
 
     Args:
-        solver: what is judged.
+        solver: the solver.
         asked: the model.
-        x1: starts that were not fitted to.
+        x1: starts that the solver was not fitted to.
         x0: the ends of their paths.
-        tokens: of an image, for FLUX.2's schedule.
-        max_batch: rows in one model call.
+        tokens: number of tokens of an image, for FLUX.2's schedule.
+        max_batch: largest number of rows in one model call.
     """
     calls = solver.nfe
 
@@ -117,13 +117,13 @@ def _error(gap: Tensor, x0: Tensor) -> tuple[float, float]:
 
 
 def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: int = NODES) -> int:
-    """What fits to one flow cost: the paths, the runs with changed parameters, and what is measured beside the solvers.
+    """Bound the evaluations of fits to one flow: the paths, the runs with changed parameters, and the validation.
 
     Args:
-        rows: starts.
+        rows: number of starts.
         wanted: model calls of each solver.
-        rounds: Gauss-Newton steps of each.
-        nodes: intervals of a path.
+        rounds: Gauss-Newton steps of each solver.
+        nodes: number of intervals of a path.
 
     Examples:
         >>> evaluations_at_most(32, [8], 0)  # 12,224 of them for the paths

@@ -1,15 +1,18 @@
-"""List, for each page, the sentences that a reader may have to read twice: long ones, and banned turns of phrase.
+"""List, for each page and module, the sentences that a reader may have to read twice: long ones, and banned turns of phrase.
 
-    python tools/prose.py                 # one line a page, then the total
-    python tools/prose.py docs/index.md   # every finding of one page
+    python tools/prose.py                            # one line for each page and package, then the total
+    python tools/prose.py docs/index.md              # every finding of one page
+    python tools/prose.py flowsamplers/engine.py     # every finding in the public docstrings of one module
 
 This is information and never fails: a long sentence can be right.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +38,8 @@ BANNED = (
     r"\bneighbour",
 )
 """Turns of phrase that hide the subject, invert the sentence or personify a method; British spellings."""
+FIRST = re.compile(r"(What|Where|Who|Of|How|As|The same|Likewise|Which|So)\b(?! is \w+ing)")
+"""How the first line of a docstring must not begin: a stranger cannot tell what the thing does."""
 
 
 def sentences(text: str) -> list[str]:
@@ -52,26 +57,65 @@ def words(sentence: str) -> int:
     return len(re.sub(r"\$[^$]*\$|`[^`]*`", "X", sentence).split())
 
 
+def docstrings(path: Path) -> Iterator[str]:
+    """Docstrings of a module and of its public classes, functions and constants."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop(0)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            if not getattr(node, "name", "").startswith("_"):
+                yield ast.get_docstring(node) or ""
+                nodes[:0] = node.body if not isinstance(node, ast.FunctionDef) else []
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.col_offset == 0 and node.lineno > 1:
+            yield str(node.value.value)
+
+
+def prose(path: Path) -> list[str]:
+    """The sentences of a page, or of a module's docstrings without examples and sources."""
+    if path.suffix != ".py":
+        return sentences(path.read_text())
+    texts = [re.sub(r"(Examples|Reference):\n( +.*\n?|\n)*", "", text) for text in docstrings(path)]
+    texts = [re.sub(r"^(Args|Attributes|Returns|Raises|Warns):$", "", text, flags=re.MULTILINE) for text in texts]
+    return [s for text in texts for s in sentences(re.sub(r"\n +(?=\*{0,2}\w+: )", "\n\n", text))]
+
+
+def inverted(path: Path) -> list[str]:
+    """First lines of docstrings that do not say what the thing is or does."""
+    return [text.split("\n")[0] for text in docstrings(path) if FIRST.match(text)] if path.suffix == ".py" else []
+
+
 def findings(path: Path) -> list[tuple[str, str]]:
     """What there is to look at on a page, each with the sentence."""
-    found: list[tuple[str, str]] = []
-    for sentence in sentences(path.read_text()):
+    found = [("first line", line) for line in inverted(path)]
+    for sentence in prose(path):
         if words(sentence) > LONGEST:
             found.append((f"{words(sentence)} words", sentence))
         found += [(match[0], sentence) for pattern in BANNED for match in re.finditer(pattern, sentence)]
     return found
 
 
+def modules() -> list[Path]:
+    """The modules whose docstrings are on the site or in an editor."""
+    return [*sorted((ROOT / "flowsamplers").rglob("*.py")), *sorted((ROOT / "integrations").rglob("*.py"))]
+
+
 def main(arguments: list[str]) -> None:
-    """Print findings of the named pages, or one line for each page."""
+    """Print findings of the named pages and modules, or one line for each page and package."""
     for path in map(Path, arguments):
         for what, sentence in findings(path):
             print(f"{what:>12}  {sentence}")
     if not arguments:
         pages = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
         for path in pages:
-            print(f"{len(findings(path)):4} of {len(sentences(path.read_text())):4} sentences  {path.relative_to(ROOT)}")
-        print(f"{sum(len(findings(p)) for p in pages):4} of {sum(len(sentences(p.read_text())) for p in pages):4} in all")
+            print(f"{len(findings(path)):4} of {len(prose(path)):4} sentences  {path.relative_to(ROOT)}")
+        rooms: dict[Path, list[Path]] = {}
+        for path in modules():
+            rooms.setdefault(path.parent, []).append(path)
+        for room, paths in rooms.items():
+            of = sum(len(prose(p)) for p in paths)
+            print(f"{sum(len(findings(p)) for p in paths):4} of {of:4} sentences  {room.relative_to(ROOT)}/*.py")
+        for name, paths in (("pages", pages), ("docstrings", modules())):
+            print(f"{sum(len(findings(p)) for p in paths):4} of {sum(len(prose(p)) for p in paths):4} in all {name}")
 
 
 if __name__ == "__main__":

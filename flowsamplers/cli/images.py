@@ -60,8 +60,8 @@ def draw(
         counts: the step counts; the schedule is the pipeline's own.
         seed: of the noise, and of stochastic samplers.
         out: PNG file.
-        by_nfe: the counts are budgets of model calls, in which each sampler takes as many steps as fit; a sampler of which not
-            even one fits has no image there.
+        by_nfe: the counts are model calls, and each sampler takes as many steps as fit. If not even one step fits, the cell
+            stays empty.
         on_call: told the number of rows after every model call.
 
     Returns:

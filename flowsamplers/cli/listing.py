@@ -72,7 +72,7 @@ def sampler_rows() -> list[dict[str, Any]]:
 
 
 def registered_rows() -> list[dict[str, Any]]:
-    """The same, from the registry."""
+    """List all samplers, then all presets, as JSON values from the registry."""
     from flowsamplers.catalogue import catalogue, entry
 
     all_of_them = catalogue()

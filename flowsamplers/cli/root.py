@@ -18,7 +18,7 @@ TRACEBACK = "FLOWSAMPLERS_TRACEBACK"
 LONGEST = 3000
 """Characters of a message; the value that it names may be a file's worth."""
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
-"""What the library raises for bad input, missing files, full disks and missing extras."""
+"""The exceptions for bad input, missing files, full disks and missing packages."""
 
 
 class Root(click.Group):

@@ -1,6 +1,6 @@
-r"""Builders of schedules: how the N steps are spread between noise and data.
+r"""Schedules: the noise levels of the N steps between noise and data.
 
-Every builder returns a `grid.SigmaGrid`, and each is found by name (`get_schedule`, `list_schedules`). A family is a module:
+Every function returns a `grid.SigmaGrid`, and is registered by name (`get_schedule`, `list_schedules`). A family is a module:
 
 * `diffusers`: one pipeline, `flow_match_euler`, the one of diffusers' ``FlowMatchEulerDiscreteScheduler``: base sigmas, shift,
   stretch, re-spacing, terminal sigma; and the presets of FLUX, SD3 and Wan.
@@ -10,8 +10,8 @@ Every builder returns a `grid.SigmaGrid`, and each is found by name (`get_schedu
 
 Where one name means different schedules in diffusers and in ComfyUI, the plain name is diffusers', and ComfyUI's ends in ``_comfy``.
 
-Two arithmetics: ``"float64"`` computes in float64; ``"stock"`` repeats diffusers' operations in diffusers' precision, so the
-float32 numbers are the same bit for bit (float64 rounded once differs in a third of the nodes).
+The option ``arithmetic``: ``"float64"`` computes in float64. ``"stock"`` repeats diffusers' operations in diffusers' precision, so the
+float32 numbers are equal bit for bit. (float64 results rounded to float32 differ in a third of the nodes.)
 """
 
 from flowsamplers.registry import ScheduleInfo, get_schedule, list_schedules, register_schedule, schedule_info

@@ -1,8 +1,8 @@
 r"""Schedules in closed form, in the variables that suit a rectified flow.
 
 $\sigma_{VE} = \sigma / (1 - \sigma)$ is the noise level of EDM and k-diffusion; $\lambda = -\ln\sigma_{VE}$ is half the logarithm of
-the signal-to-noise ratio. Both are infinite at an end of the flow, so a rule in them spaces the inner nodes, and the outermost are
-moved to 1 and 0, where a run begins and ends.
+the signal-to-noise ratio. Both are infinite at an end of the flow. So a rule in them places the inner nodes, and the outermost nodes
+are moved to 1 and 0.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def kl_optimal_rf(steps: int, *, c: float = 1.0) -> SigmaGrid:
     advice="Dense at both ends, in closed form.",
 )
 def chebyshev(steps: int) -> SigmaGrid:
-    r"""Evenly spaced points of a half circle, seen from the side.
+    r"""Chebyshev points: the projections of evenly spaced points on a half circle.
 
     $\sigma_i = (1 + \cos(\pi i/N)) / 2$.
 

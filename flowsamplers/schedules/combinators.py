@@ -1,4 +1,4 @@
-"""What is done with a whole schedule before it is made; what is done with its nodes are methods of `grid.SigmaGrid`."""
+"""Take a part of a finer schedule; changes of the nodes are methods of `grid.SigmaGrid`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from flowsamplers.schedules.maps import at_least_one
 
 
 def denoise(name: str, steps: int, denoise: float, **options: Any) -> SigmaGrid:
-    r"""ComfyUI's ``denoise``: the last N steps of a schedule of $\lfloor N / d \rfloor$ steps, for image-to-image.
+    r"""Take the last N steps of a schedule of $\lfloor N / d \rfloor$ steps, for image-to-image, by ComfyUI's ``denoise``.
 
-    It always takes N steps, on a finer schedule. The other two rules keep the schedule and take fewer steps of it: diffusers'
-    ``strength`` is `SigmaGrid.truncate`, ComfyUI's node SplitSigmasDenoise is
-    ``grid.split(grid.steps - round(grid.steps * denoise))[1]``. They begin at different sigmas.
+    It always takes N steps, on a finer schedule. Two other rules keep the schedule and take fewer steps of it. diffusers' ``strength`` is
+    `SigmaGrid.truncate`. ComfyUI's node SplitSigmasDenoise is ``grid.split(grid.steps - round(grid.steps * denoise))[1]``. The three rules
+    begin at different sigmas.
 
     Args:
-        name: of the schedule.
-        steps: N.
+        name: name of the schedule.
+        steps: number of steps N.
         denoise: d, in (0, 1]; 1 is the whole schedule.
-        **options: of the schedule.
+        **options: options of the schedule.
 
     Raises:
-        ValueError: a denoise outside (0, 1]; whatever the schedule raises.
+        ValueError: ``denoise`` is outside (0, 1], or the schedule refuses a value.
 
     Examples:
         >>> denoise("linear", 4, 0.5).sigmas

@@ -1,4 +1,4 @@
-r"""ComfyUI's schedules: functions of the table of sigmas that the model there brings along.
+r"""ComfyUI's schedules: functions of the model's table of sigmas.
 
 The table of a flow model is $\tau_j = S_k(j / T)$, j = 1..T, where $S_k$ is the static shift: T = 10,000 and $k = e^\mu$ for FLUX
 (``ModelSamplingFlux``; mu 1.15, and 2.02 for FLUX.2), T = 1,000 and k itself for SD3, Wan and most others
@@ -27,7 +27,7 @@ from flowsamplers.schedules.maps import (
 FLUX_MU = 1.15
 FLUX_POINTS = 10_000
 _ZERO = 1e-5
-"""What ComfyUI takes for 0."""
+"""ComfyUI treats smaller sigmas as 0."""
 
 
 def comfy_table(*, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> Array:

@@ -1,4 +1,4 @@
-r"""diffusers' schedules, and what the FLUX, SD3 and Wan pipelines make of them: all are one pipeline, `flow_match_euler`.
+r"""diffusers' schedules and those of the FLUX, SD3 and Wan pipelines; all are cases of `flow_match_euler`.
 
 Base sigmas, shift, stretch, re-spacing, end. The static shift multiplies the odds $\sigma/(1 - \sigma)$ of every node by k; the
 exponential shift of a mu is the static one with $k = e^\mu$.
@@ -34,7 +34,7 @@ Arithmetic: TypeAlias = Literal["float64", "stock"]
 
 
 def explicit(sigmas: Values) -> SigmaGrid:
-    """These sigmas, as they are; a terminal 0 is appended unless it is there.
+    """Use explicit sigmas; a final 0 is appended if it is missing.
 
     Raises:
         ValueError: see `grid.SigmaGrid`.
@@ -73,8 +73,8 @@ def flow_match_euler(
 ) -> SigmaGrid:
     """The schedule of diffusers' FlowMatchEulerDiscreteScheduler, with every option of its configuration.
 
-    Base sigmas, then the dynamic or static shift, then the stretch to ``shift_terminal``, then Karras, exponential or beta
-    re-spacing between the first and the last of them, then the end: 0, or 1 after ``invert_sigmas``.
+    It applies, in this order: base sigmas; the dynamic or static shift; the stretch to ``shift_terminal``; Karras, exponential or beta
+    re-spacing between the first and last sigma; the end, 0, or 1 after ``invert_sigmas``.
 
     Args:
         steps: N; may be left out where sigmas or timesteps are given.

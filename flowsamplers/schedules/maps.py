@@ -1,4 +1,4 @@
-"""The elementary maps of schedules, on arrays of sigmas."""
+"""The maps behind the schedules, on arrays of sigmas."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Array: TypeAlias = NDArray[np.floating[Any]]
 Values: TypeAlias = "Sequence[float] | Array | Tensor"
 
 MOST = math.log(np.finfo(np.float64).max)
-"""Of a mu: the shift's strength is exp(mu)."""
+"""Largest mu; the strength of the shift is exp(mu)."""
 
 PIXELS_PER_TOKEN = 16
-"""FLUX.2: the autoencoder divides by 8, the 2x2 packing by 2."""
+"""Pixels per token and axis of FLUX.2: the autoencoder divides by 8, the 2x2 packing by 2."""
 
 
 def tokens_for(width: int, height: int) -> int:
-    """Number of latent tokens of a FLUX.2 image.
+    """Compute the number of latent tokens of a FLUX.2 image.
 
     Args:
-        width: in pixels.
-        height: in pixels.
+        width: width in pixels.
+        height: height in pixels.
 
     Raises:
-        ValueError: a side below 16 pixels.
+        ValueError: a side is below 16 pixels.
 
     Examples:
         >>> tokens_for(1024, 1024)
@@ -46,11 +46,11 @@ def tokens_for(width: int, height: int) -> int:
 
 
 def empirical_mu(*, tokens: int, steps: int) -> float:
-    r"""FLUX.2's empirical mu: the strength of the exponential time shift.
+    r"""Compute FLUX.2's empirical mu, the strength of the exponential time shift.
 
-    Two lines in the number of tokens L were fitted, for 10 and for 200 steps; between them, and beyond, mu is linear in the
-    number of steps N. Nothing clamps it: at 4,096 tokens it is negative from N = 399 on. Above 4,300 tokens the 200-step line
-    is used whatever N is, so mu jumps there, at 4 steps from 2.31 to 1.18.
+    Two lines in the number of tokens were fitted, for 10 and for 200 steps. For other numbers of steps N, mu is linear in N. It is not
+    clamped: at 4,096 tokens it is negative from N = 399 on. Above 4,300 tokens the 200-step line is used for any N. So mu jumps there, at
+    4 steps from 2.31 to 1.18.
 
     Args:
         tokens: latent tokens of the image, without text and reference images.
@@ -194,7 +194,7 @@ def beta_spacing(sigma_max: float, sigma_min: float, steps: int, *, alpha: float
 
 
 def beta_quantiles(probabilities: Array, alpha: float, beta: float) -> Array:
-    """Quantiles of the beta distribution.
+    """Compute quantiles of the beta distribution.
 
     Raises:
         ValueError: a parameter that is not positive.
@@ -212,9 +212,9 @@ def beta_quantiles(probabilities: Array, alpha: float, beta: float) -> Array:
 
 
 def loglinear(levels: Values, count: int) -> Array:
-    """As many levels as wanted between falling positive ones, by linear interpolation of the logarithm over the index.
+    """Interpolate falling positive levels to another number of levels, linearly in the logarithm over the index.
 
-    The levels themselves come back where so many are wanted.
+    If ``count`` is their own number, the levels are returned unchanged.
 
     Args:
         levels: at least 2, falling, positive.
@@ -235,7 +235,7 @@ def loglinear(levels: Values, count: int) -> Array:
 
 
 def shift_as_diffusers(s: Array, shift: float) -> Array:
-    """The static shift in diffusers' order of operations, whose sum cancels near 1 where the shift is small."""
+    """Apply the static shift in diffusers' order of operations, which loses digits near 1 for small shifts."""
     _check_shift(shift)
     return shift * s / (1 + (shift - 1) * s)
 
@@ -246,14 +246,14 @@ def _check_shift(shift: float) -> None:
 
 
 def as_array(values: Values) -> Array:
-    """Values as an array: float32 stays float32, everything else becomes float64."""
+    """Convert values to an array: float32 stays float32, everything else becomes float64."""
     given: Any = values
     a = given.detach().cpu().double().numpy() if hasattr(given, "detach") else np.asarray(given)
     return a if a.dtype == np.float32 else a.astype(np.float64)
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse a count that is no whole number from 1 to `MOST_STEPS`, by name."""
+    """Check that a count is a whole number from 1 to `MOST_STEPS`; the error has its name."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{name}={value!r}: {name} is a whole number")
     if value < 1:
@@ -264,4 +264,4 @@ def at_least_one(name: str, value: int) -> None:
 
 
 MOST_STEPS = 100_000
-"""Steps of the longest schedule."""
+"""Largest number of steps of a schedule."""

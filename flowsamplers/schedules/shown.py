@@ -1,4 +1,4 @@
-"""The numbers of a schedule for the terminal."""
+"""Format the numbers of a schedule for the terminal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from flowsamplers.schedules.maps import empirical_mu
 
 @dataclass(frozen=True)
 class ScheduleTable:
-    """All numbers of one FLUX.2 schedule, as the diffusers pipeline has them.
+    """All numbers of one FLUX.2 schedule, as in the diffusers pipeline.
 
     Attributes:
-        steps: N.
+        steps: number of steps N.
         tokens: latent tokens.
         mu: strength of the shift.
         base: sigmas before the shift.
         sigmas: N + 1 sigmas after it.
-        timesteps: what the model is told.
+        timesteps: the model's times.
         dt: step lengths.
         sum: their sum.
     """
@@ -64,7 +64,7 @@ class ScheduleTable:
 
 
 def grid_lines(grid: SigmaGrid) -> list[str]:
-    """The numbers of any schedule, for the terminal.
+    """Format the numbers of any schedule for the terminal.
 
     Examples:
         >>> print(grid_lines(SigmaGrid([1.0, 0.0]))[1])

@@ -1,4 +1,4 @@
-r"""Schedules from tables: learned, searched, or yours; for other numbers of steps by log-linear interpolation."""
+r"""Schedules from tables, published or your own, with log-linear interpolation for other numbers of steps."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Space = Literal["sigma", "ve"]
 
 
 class Table(NamedTuple):
-    """A published table: falling noise levels, the last of which stands for 0.
+    """A published table of falling noise levels; the last one stands for 0.
 
     Attributes:
-        space: what its numbers are.
-        nodes: N + 1 of them.
+        space: the unit of its numbers.
+        nodes: N + 1 noise levels.
     """
 
     space: Space
@@ -70,19 +70,19 @@ TABLES: dict[str, Table] = {
 def table(
     steps: int, *, nodes: str | Sequence[float] = "oss_flux", space: Space = "sigma", start: float | None = None
 ) -> SigmaGrid:
-    r"""The nodes of a table, or as many as wanted between them by linear interpolation of their logarithms; the last becomes 0.
+    r"""Use the nodes of a table; other numbers of steps are interpolated linearly in the logarithm. The last node becomes 0.
 
-    Published tables begin where their model was sampled from, the one of Optimal Steps for FLUX.1 at .9968. A run from pure noise on
-    such a grid leaves out the first part of the way, so that its dt sum to -.9968. With ``start=1`` the first node is moved to 1.
+    Published tables begin at the first sigma of their model; that of Optimal Steps for FLUX.1 is 0.9968. A run from pure noise on such a
+    grid omits the first part, so its dt sum to -0.9968. With ``start=1`` the first node is moved to 1.
 
     Args:
-        steps: N; with a table of N + 1 nodes they are taken as they are.
-        nodes: name of a published table (see `TABLES`), or falling positive noise levels, the last of which stands for 0.
-        space: what your own nodes are: ``"sigma"`` of the flow, or ``"ve"`` for EDM's sigma.
-        start: where the first node is moved to; None leaves it.
+        steps: number of steps N; a table of N + 1 nodes is used unchanged.
+        nodes: name of a published table (see `TABLES`), or falling positive noise levels; the last one stands for 0.
+        space: unit of your own nodes: ``"sigma"`` of the flow, or ``"ve"`` for EDM's sigma.
+        start: new value of the first node; None leaves it.
 
     Raises:
-        ValueError: an unknown name or space; nodes that are not falling and positive; a start that is not above the second node.
+        ValueError: a name or space is unknown; nodes are not falling and positive; or ``start`` is not above the second node.
 
     Examples:
         >>> table(10).sigmas[:3], table(10).sigmas[-2:]

@@ -34,7 +34,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """A callback ``progress(stage, done, total)``, in evaluations; ``total`` is an upper bound."""
 
 Engine: TypeAlias = Literal["local", "ray"]
-"""Where the runs are made: ``"local"`` in this process, or ``"ray"`` on a Ray cluster."""
+"""The place of the runs: ``"local"`` in this process, or ``"ray"`` on a Ray cluster."""
 
 FLUSH = 0.25
 """Longest time in seconds before finished rows are saved."""
@@ -275,7 +275,7 @@ SHARD = 16
 """Number of runs that a worker gets at once, all from one noise; they are repeated if the worker dies."""
 
 ATTEMPTS = 3
-"""How often runs are tried if their worker dies."""
+"""Number of attempts for runs whose worker dies."""
 
 
 @dataclass
