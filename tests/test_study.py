@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from copy import deepcopy
+from importlib.metadata import EntryPoint
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import torch
 import flowsamplers as fs
 from flowsamplers.flows import GaussianFlow, MixtureFlow
 from flowsamplers.noise import normal
+from flowsamplers.registry import Registered, Registry
 from flowsamplers.study import Budget, Row, Study, diff, load
 from flowsamplers.study.bench import Bench, Job
 from flowsamplers.study.cost import Meter
@@ -408,3 +412,70 @@ def test_the_table_has_a_line_for_every_row(results: Results) -> None:
     assert (results.folder / "rows.csv").read_text().count("\n") == len(results.rows) + 1
     assert load(results.folder).settings["versions"]["torch"] == torch.__version__
     assert json.loads((results.folder / "study.json").read_text())["reference"]["steps"] >= 8
+
+
+# Metrics of other packages
+
+
+class Pictured(MixtureFlow):
+    """Two numbers decode to an image of two pixels."""
+
+    def __init__(self) -> None:
+        exact = MixtureFlow.four_gaussians()
+        super().__init__(exact.means, exact.stds, exact.weights)
+
+    def decode(self, x0, kind):
+        assert kind == "pt"
+        return torch.sigmoid(x0).reshape(len(x0), 1, 1, -1).expand(-1, 3, 4, -1)
+
+
+@pytest.fixture
+def installed(monkeypatch) -> list[tuple]:
+    """A package with two metrics: one works, one fails."""
+    seen: list[tuple] = []
+    module = ModuleType("their_metrics")
+
+    def darkness(image, reference):
+        seen.append((image.shape, image.dtype, image.device.type, float(image.min()), float(image.max())))
+        return (reference - image).mean()
+
+    def broken(image, reference):
+        raise RuntimeError("no weights; put them into ~/weights")
+
+    module.darkness, module.broken = darkness, broken
+    monkeypatch.setitem(sys.modules, "their_metrics", module)
+    entries = {n: [EntryPoint(n, f"their_metrics:{n}", "flowsamplers.metrics")] for n in ("darkness", "broken")}
+    fresh = Registry("metric", "flowsamplers.metrics", lambda name, m: fresh.add(Registered((name,), m, m, "their_metrics")))
+    monkeypatch.setitem(vars(fresh), "_plugins", entries)
+    for home in ("plan", "bench"):
+        monkeypatch.setattr(f"flowsamplers.study.{home}.METRICS", fresh)
+    return seen
+
+
+def test_a_metric_of_another_package_is_in_rows_table_and_report(installed, tmp_path) -> None:
+    study = Study(flow=Pictured(), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8), metrics=["darkness", "broken"])
+    results = study.run(tmp_path)
+    assert len(installed) == len(results.rows) == 8
+    assert all(shape[0] == 3 and dtype == torch.float32 and device == "cpu" for shape, dtype, device, *_ in installed)
+    assert all(0 <= low <= high <= 1 for *_, low, high in installed)
+    for row in load(tmp_path).rows:
+        assert np.isfinite(row.metrics["darkness"])
+        assert np.isnan(row.metrics["broken"])
+        assert row.message == "metric broken: RuntimeError: no weights; put them into ~/weights"
+        assert row.status == "ok"
+    assert "darkness" in terminal(results)
+    assert max(map(len, terminal(results).splitlines())) <= WIDTH
+    page = (tmp_path / "report.html").read_text()
+    assert "<th>PSNR in dB</th><th>SSIM</th><th>darkness</th><th>broken</th>" in page
+    assert "metrics" in (tmp_path / "rows.csv").read_text().splitlines()[0]
+
+
+def test_a_metric_that_is_not_there_or_has_no_images_is_named(installed) -> None:
+    with pytest.raises(ValueError, match=r"unknown metric 'darknes': did you mean 'darkness'\?"):
+        Study(flow=Pictured(), metrics=["darknes"])
+    with pytest.raises(ValueError, match=r"metrics=\['darkness'\]: they compare images"):
+        Study(flow=MixtureFlow.four_gaussians(), metrics=["darkness"])
+    with pytest.raises(TypeError, match="metrics='darkness': accepted is a list of names"):
+        Study(flow=Pictured(), metrics="darkness")
+    with pytest.raises(ValueError, match="one of them is there twice"):
+        Study(flow=Pictured(), metrics=["darkness", "darkness"])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--mu", type=Shift(), default="fixed", show_default=True, help="Shift of flux2: a number, fixed (at 50 steps), follow."
 )
+@click.option("--metric", "metrics", multiple=True, help="Image metric of an installed package; may be repeated.")
 @click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
 @click.option(
@@ -62,6 +63,7 @@ def study(
     nfe: tuple[int, ...],
     schedule: str,
     mu: Any,
+    metrics: tuple[str, ...],
     max_batch: int,
     dry_run: bool,
     budget: Budget | None,
@@ -111,6 +113,7 @@ def study(
         schedule=schedule,
         mu=mu,
         flow_options=flow_options,
+        metrics=metrics,
         max_batch=max_batch,
     )
     if dry_run:

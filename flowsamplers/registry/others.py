@@ -23,5 +23,14 @@ def _add_metric(name: str, metric: Any) -> None:
     METRICS.add(Registered((name,), metric, metric, getattr(metric, "__module__", "?").partition(".")[0]))
 
 
-METRICS: Registry[Callable[..., float]] = Registry("metric", "flowsamplers.metrics", _add_metric)
-"""The registry of metrics: distances between two results, ``metric(first, second) -> float``."""
+METRICS: Registry[Callable[..., float]] = Registry(
+    "metric",
+    "flowsamplers.metrics",
+    _add_metric,
+    elsewhere=lambda _: "install a package with this entry point of flowsamplers.metrics. ",
+)
+"""The registry of image metrics, ``metric(image, reference) -> float``, such as a learned perceptual distance.
+
+Both images are float32 tensors ``(channels, height, width)`` on the CPU with values in [0, 1]. All metrics are those of other packages:
+this library has PSNR and SSIM, and it downloads nothing for a metric.
+"""

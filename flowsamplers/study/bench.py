@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowsamplers.engine import Work, carry_dtype, dry_run, whole
 from flowsamplers.lockstep import Task, advance
-from flowsamplers.registry import to_config
+from flowsamplers.registry import METRICS, to_config
 from flowsamplers.sampler import steps_of
 from flowsamplers.study.distances import NOTHING, Errors, psnr, ssim
 from flowsamplers.study.rows import Key, Row, changed_options, key
@@ -118,15 +118,19 @@ class Bench:
         x0 = result.x0.to(job.truth.x1.dtype)
         if not bool(torch.isfinite(x0).all()):
             return self.failed(job, NOT_FINITE)
-        message, image, pictured = "", None, (math.nan, math.nan)
+        message, image, pictured, measured = "", None, (math.nan, math.nan), dict[str, float]()
         try:
             image = self._image(x0)
             truth = self.truth_image(job.truth)
             if image is not None and truth is not None:
                 pictured = psnr(image, truth), ssim(image, truth)
+                for name in self.study.metrics:
+                    measured[name] = math.nan
+                    measured[name] = float(METRICS.find(name).target(image, truth))
         except Exception as error:
-            message = f"no picture: {_reason(error)}"
-        row = self._row(job, Errors.of(result.x0, job.truth.x0), pictured, result.trajectory, result.local, message=message)
+            message = f"{'metric ' + [*measured][-1] if measured else 'no picture'}: {_reason(error)}"
+        errors = Errors.of(result.x0, job.truth.x0)
+        row = self._row(job, errors, pictured, result.trajectory, result.local, metrics=measured, message=message)
         followed = job.truth.path is not None and image is not None
         return Ended(row, png(image) if followed and image is not None else None)
 
@@ -148,6 +152,7 @@ class Bench:
         trajectory: list[float] | None = None,
         local: list[float] | None = None,
         *,
+        metrics: Mapping[str, float] | None = None,
         failure: str = "",
         message: str = "",
     ) -> Row:
@@ -167,6 +172,7 @@ class Bench:
             floored=errors.error < 10 * truth.error,
             trajectory=trajectory,
             local_errors=local,
+            metrics=metrics or {},
             status="failed" if failure else "ok",
             message=failure or message,
         )

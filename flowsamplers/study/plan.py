@@ -18,7 +18,7 @@ from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Task, advance
 from flowsamplers.noise import normal
-from flowsamplers.registry import get_sampler, to_config
+from flowsamplers.registry import METRICS, get_sampler, to_config
 from flowsamplers.sampler import Sampler, SamplerLike, steps_of
 from flowsamplers.schedules import empirical_mu, get_schedule
 from flowsamplers.study.cost import Budget, Meter, Probe, probe
@@ -89,6 +89,7 @@ class Study:
         max_batch: largest number of rows in one model call; it changes the cost of a study, not its results.
         reference_evaluations: budget of each reference. By default `REFERENCE`, and for the bundled klein-emoji 1400.
         local_nfe: up to this number of model calls the local errors of the first prompt and seed are measured.
+        metrics: names of registered metrics, see `registry.METRICS`; each compares the decoded image with the reference's.
         flow: your own model in place of one that is opened by name; only ``velocity(x, sigma)`` is required, see
             `flows.OwnFlow`.
         shape: shape of one row of its noise, if the object has no attribute ``shape``.
@@ -118,6 +119,7 @@ class Study:
     max_batch: int = 64
     reference_evaluations: int = 0
     local_nfe: int = 16
+    metrics: Sequence[str] = ()
     flow: Any = field(default=None, repr=False)
     shape: Sequence[int] | None = None
 
@@ -130,6 +132,7 @@ class Study:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "samplers", tuple(map(get_sampler, self.samplers)))
         self._check_numbers()
+        self._check_metrics()
         for name in ("prompts", "seeds", "samplers", "nfe"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=[]: a study needs at least one")
@@ -144,6 +147,17 @@ class Study:
                 kind = "stochastic (see study.stochastic_orders)" if sampler.stochastic else "adaptive"
                 name = to_config(sampler)["name"]
                 raise ValueError(f"sampler {name!r} is {kind}: it has no error against the number of steps")
+
+    def _check_metrics(self) -> None:
+        if isinstance(self.metrics, str):
+            raise TypeError(f"metrics={self.metrics!r}: accepted is a list of names")
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        for name in self.metrics:
+            METRICS.find(name)
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"metrics={list(self.metrics)}: one of them is there twice")
+        if self.flow is not None and self.metrics and not hasattr(self.flow, "decode"):
+            raise ValueError(f"metrics={list(self.metrics)}: they compare images, and this flow has no decode(x0, 'pt')")
 
     def _complete_flow(self) -> None:
         """Give an object that was passed as the flow what it does not bring, and see that it works."""

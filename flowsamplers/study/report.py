@@ -74,18 +74,24 @@ def pictures(results: Results, budget: int = 8) -> str:
         return ""
     width = max(map(len, results.labels))
     head = f"Decoded images with at most {budget} model calls, against the reference's (mean)"
-    lines = [f"{name:<{width}}{p:>8.1f} dB PSNR{s:>8.3f} SSIM" for name, (p, s) in found.items()]
-    return "\n".join([head, *lines])
+    lines = [head]
+    for name, (p, s, more) in found.items():
+        cells = [f"{p:>8.1f} dB PSNR", f"{s:>8.3f} SSIM", *(f"{v:>9.3g} {metric}" for metric, v in more.items())]
+        lines += textwrap.wrap(
+            f"{name:<{width}}{''.join(cells)}", WIDTH, subsequent_indent=" " * width + "   ", break_on_hyphens=False
+        )
+    return "\n".join(lines)
 
 
-def alike(results: Results, budget: int) -> dict[str, tuple[float, float]]:
-    """Compute mean PSNR and SSIM of each sampler at a number of model calls, if there are images."""
-    found: dict[str, tuple[float, float]] = {}
+def alike(results: Results, budget: int) -> dict[str, tuple[float, float, dict[str, float]]]:
+    """Compute mean PSNR, SSIM and metrics of each sampler at a number of model calls, if there are images."""
+    found: dict[str, tuple[float, float, dict[str, float]]] = {}
     for name in results.labels:
         rows = [r for r in results.rows if r.label == name and r.nfe <= budget and math.isfinite(r.psnr)]
         most = [r for r in rows if r.nfe == max(other.nfe for other in rows)]
         if most:
-            found[name] = fmean(r.psnr for r in most), fmean(r.ssim for r in most)
+            metrics = {m: fmean(r.metrics.get(m, math.nan) for r in most) for m in most[0].metrics}
+            found[name] = fmean(r.psnr for r in most), fmean(r.ssim for r in most), metrics
     return found
 
 
@@ -443,9 +449,13 @@ def _picture_table(results: Results) -> str:
     found = alike(results, TRAJECTORY_NFE)
     if not found:
         return ""
-    rows = [[(name, ""), (f"{p:.1f}", ""), (f"{s:.3f}", "")] for name, (p, s) in found.items()]
+    rows = [
+        [(name, ""), (f"{p:.1f}", ""), (f"{s:.3f}", ""), *((f"{v:.3g}", "") for v in more.values())]
+        for name, (p, s, more) in found.items()
+    ]
+    metrics = next(iter(found.values()))[2]
     note = f"Mean over the images, decoded from runs with at most {TRAJECTORY_NFE} model calls and compared with the reference."
-    return _table(["sampler", "PSNR in dB", "SSIM"], rows) + f'<p class="note">{note}</p>'
+    return _table(["sampler", "PSNR in dB", "SSIM", *metrics], rows) + f'<p class="note">{note}</p>'
 
 
 def _order_table(results: Results) -> str:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
 from flowsamplers.registry import get_sampler, sampler_info, to_config
@@ -44,6 +44,7 @@ class Row:
         floored: whether the error is below ten times the reference's error, so that it is not reliable.
         trajectory: relative error after each step, for the first noise of the study; None for the others.
         local_errors: relative error that each step makes by itself, from the exact state; None if not measured.
+        metrics: values of the study's metrics, by name: the decoded image compared with the reference's.
         status: ``"ok"`` or ``"failed"``.
         message: why the run failed, or what could not be measured.
         device: device of the model.
@@ -74,6 +75,7 @@ class Row:
     floored: bool
     trajectory: Sequence[float] | None = None
     local_errors: Sequence[float] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     status: str = "ok"
     message: str = ""
     device: str = ""
@@ -146,6 +148,7 @@ def to_dict(row: Row) -> dict[str, Any]:
     for name in _LISTS:
         if values[name] is not None:
             values[name] = [_finite(x) for x in values[name]]
+    values["metrics"] = {k: _finite(v) for k, v in values["metrics"].items()}
     return values
 
 
@@ -163,6 +166,7 @@ def from_dict(values: Mapping[str, Any]) -> Row:
     for name in _LISTS:
         if row.get(name) is not None:
             row[name] = [math.nan if x is None else x for x in row[name]]
+    row["metrics"] = {k: math.nan if v is None else v for k, v in row.get("metrics", {}).items()}
     made = Row(**row)
     wrong = [f.name for f in fields(Row) if not _fits(f.type, getattr(made, f.name))]
     if wrong or made.status not in ("ok", "failed"):

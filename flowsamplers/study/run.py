@@ -75,6 +75,8 @@ def run(
     if references.exists() or folder not in references.parents:  # else it is made where the store has just written
         check_writable(references)
     flow = study.open()
+    if study.metrics and not hasattr(flow, "decode"):
+        raise ValueError(f"metrics={list(study.metrics)}: they compare images, and {study.model} makes none")
     everything = list(keys(study, study.runs(flow.tokens)))  # before the folder is taken: it may refuse an option
     try:
         store.claim(study.settings())
