@@ -26,6 +26,7 @@ from flowsamplers.profiling import (
     Asked,
     Moments,
     Profile,
+    batch_of,
     chunks,
     ends,
     gaussian_paths,
@@ -51,14 +52,12 @@ from flowsamplers.scheme import (
     with_prior,
 )
 from flowsamplers.solver import Solver
-from flowsamplers.validation import JUDGE, TRIAL, validated
+from flowsamplers.validation import JUDGE, TRIAL, Judges, validated
 
 LARGEST = 160
 """Most parameters that are polished; of solvers with more the older weights stay."""
 DATA = 2
 """Numbers in the fitting rows per polished parameter, at least."""
-LIGHT = 1e-3
-"""The damping of families with few parameters."""
 DAMPINGS = 10.0 ** np.arange(-9, 3)
 SLACK = 1.01
 """The strongest damping is chosen whose error on held-back rows is within one percent of the smallest."""
@@ -70,6 +69,10 @@ TRIED = 2
 """Number of starts that are polished."""
 ROUNDS = 6
 """Default number of Gauss-Newton steps."""
+FEW_NUMBERS, MANY_ROWS, FEW_ROWS = 64, 4096, 32
+"""A fit should have 4,096 rows if a row has up to 64 numbers, and 32 rows otherwise; see `rows_for`."""
+SHIFTS = (0.35, 0.5, 2.0)
+"""Shifts of the known schedules with which fitted nodes are compared."""
 
 
 def fit(
@@ -84,7 +87,7 @@ def fit(
     rounds: int = ROUNDS,
     validate: bool = True,
     tokens: int = 4096,
-    max_batch: int = 64,
+    max_batch: int | None = None,
     on_call: Callable[[int], None] | None = None,
 ) -> Solver:
     r"""Fit a schedule and a sampler to one flow and a number of model calls.
@@ -93,10 +96,13 @@ def fit(
     own paths. The second stage runs the solver. Gauss-Newton steps change nodes and weights together to reduce the error of the result,
     and cross-validation over the rows decides how far. Every fourth row is held back from both stages, for the validation.
 
+    With ``method`` only the nodes are fitted. They are compared with a flat schedule, FLUX.2's schedule and three shifts on the rows
+    that were held back. The fit returns the best of these unless the fitted nodes are better by more than a standard error.
+
     Args:
         velocity: ``velocity(x, sigma)``, or a `Flow`.
-        x1: starts, ``(rows, ...)``, from the distribution that you will sample from. Use some dozens for images, and some hundreds for
-            rows of a few numbers.
+        x1: starts, ``(rows, ...)``, from the distribution that you will sample from. Use 32 for images, and 4,096 for rows of up to 64
+            numbers.
         nfe: number of model calls.
         profile: a profile of these or other rows; by default it is measured here.
         method: fit only the nodes, for this registered sampler; by default nodes and weights are fitted.
@@ -105,7 +111,7 @@ def fit(
         rounds: Gauss-Newton steps; 0 uses only the profile. Each step runs the solver once for each parameter, on all fitting rows.
         validate: measure the solver and others on the rows that were held back.
         tokens: number of tokens of an image, for FLUX.2's schedule, on which other samplers are measured.
-        max_batch: largest number of rows in one model call.
+        max_batch: largest number of rows in one model call; by default 64, and more for rows of few numbers.
         on_call: called with the number of rows after every model call.
 
     Returns:
@@ -134,6 +140,32 @@ def fit(
     return rows.fit(nfe, method=method, rounds=rounds, validate=validate, tokens=tokens)
 
 
+def rows_for(x1: Tensor) -> int:
+    """How many rows a fit should have: of rows with few numbers some are rare and have most of the error.
+
+    Examples:
+        >>> rows_for(torch.zeros(1, 2)), rows_for(torch.zeros(1, 16, 16))
+        (4096, 32)
+    """
+    return MANY_ROWS if math.prod(x1.shape[1:]) <= FEW_NUMBERS else FEW_ROWS
+
+
+def noised_images(flow: Flow, x1: Tensor, noise: Tensor, start: float, condition: Sequence[Any], nodes: int) -> Tensor:
+    r"""Starts for image-to-image: the model's own images with noise, $(1 - s)\,x_0 + s\,n$.
+
+    Args:
+        flow: the model.
+        x1: pure noise, ``(rows, ...)``, of which it draws the images.
+        noise: other noise, ``(rows, ...)``.
+        start: s.
+        condition: of each row.
+        nodes: intervals of the paths that end in the images.
+    """
+    asked = Asked(flow, x1.dtype, condition)
+    images = ends(asked, x1, path_nodes(nodes), batch_of(x1))
+    return ((1 - start) * images + start * noise.double()).to(x1.dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Starts, their ends and their profile: what all fits to one flow share."""
@@ -152,12 +184,13 @@ class Rows:
         profile: Profile | None = None,
         start: float = 1.0,
         condition: Sequence[Any] | None = None,
-        max_batch: int = 64,
+        max_batch: int | None = None,
         on_call: Callable[[int], None] | None = None,
         **how: Any,
     ) -> Rows:
         """Measure what is missing; see `fit`, and `profile` for ``file``, ``about`` and ``nodes``."""
         carry_dtype(x1)
+        max_batch = batch_of(x1, max_batch)
         asked = Asked(velocity, x1.dtype, condition, on_call)
         if not len(x1):
             raise ValueError("x1 has no rows: a fit needs at least 1")
@@ -206,7 +239,9 @@ class Rows:
             )
         moments, fitting = self.profile.without(self.judged), self.only(judging=False)
         polish = rounds if len(fitting.x1) >= 2 * (FOLDS - 1) else 0
-        families = fitting.families(int(nfe), moments, polish > 0) if method is None else [OfMethod(int(nfe), moments, method)]
+        families = fitting.families(int(nfe), moments, polish > 0)
+        if method is not None:
+            families = [OfMethod(int(nfe), moments, method, tokens)]
 
         def best(tried: list[tuple[Learned | OfMethod, Array]], most: int = 1) -> list[tuple[Learned | OfMethod, Array]]:
             return sorted(tried, key=lambda t: fitting.error(t[0].scheme(t[1])))[:most] if len(tried) > most else tried
@@ -217,6 +252,8 @@ class Rows:
         begun = best([(family, theta) for family in families for theta in family.starts()], TRIED)
         first = polish if len(begun) == 1 else min(polish, TRIAL)
         family, found = best([*begun, *polished(best(polished(begun, first)), polish - first)] if polish else begun)[0]
+        if isinstance(family, OfMethod):
+            found = (fitting if self.judged is None else self.only(judging=True)).no_worse(family, found)
         grid, sampler = family.solver(found)
         scheme = family.scheme(found)
         about = {
@@ -231,9 +268,9 @@ class Rows:
             "amplification": amplification(scheme),
         }
         solver = Solver(grid, sampler, about)
-        if validate and self.judged is not None and self.profile.start == 1:
-            judges = self.only(judging=True)
-            solver = replace(solver, validation=validated(solver, judges.asked, judges.x1, judges.x0, tokens, self.max_batch))
+        if validate and self.judged is not None:
+            sets = [Judges(r.asked, r.x1, r.x0, self.max_batch) for r in (self.only(judging=True), fitting)]
+            solver = replace(solver, validation=validated(solver, *sets, tokens))
         return solver
 
     def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
@@ -248,15 +285,29 @@ class Rows:
             return [straight]
         return gaussian if several else [least]
 
+    def no_worse(self, family: OfMethod, theta: Array) -> Array:
+        """Fitted nodes, or the best known schedule unless they are better than it by more than a standard error."""
+        mine = self.errors(family.scheme(theta))
+        known = [self.errors(family.scheme(other)) for other in family.known]
+        best = int(np.argmin([its.sum() for its in known]))
+        its = known[best]
+        gain, doubt = math.log(its.sum() / mine.sum()), float(np.linalg.norm(its / its.sum() - mine / mine.sum()))
+        return theta if gain > doubt else family.known[best]
+
     def error(self, scheme: Scheme) -> float:
         """Mean squared error of the end, relative, each row by its weight."""
+        return float(self.errors(scheme).sum())
+
+    def errors(self, scheme: Scheme) -> Array:
+        """What each row adds to it."""
         weights = row_weights(self.x1, self.x0)
-        total = 0.0
+        found = list[Tensor]()
         for rows in chunks(len(self.x1), self.max_batch):
             gap = run_scheme(self.asked, self.x1, rows, scheme)[0] - self.x0[rows]
-            total += (gap.flatten(1).square().sum(1) * weights[rows]).sum().item()
-        size = (self.x0.flatten(1).square().sum(1) * weights).sum().item()
-        return total / size if math.isfinite(total) else math.inf
+            found.append(gap.flatten(1).square().sum(1) * weights[rows])
+        size = (self.x0.flatten(1).square().sum(1) * weights).sum()
+        each: Array = (torch.cat(found) / size).cpu().numpy()
+        return np.where(np.isfinite(each), each, math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,6 +411,7 @@ class OfMethod:
     calls: int
     moments: Moments
     method: SamplerLike
+    tokens: int = 4096
     anchored = False
 
     @property
@@ -370,6 +422,13 @@ class OfMethod:
             raise ValueError(f"nfe={self.calls}: not one step of method={self.method!r} fits")
         return steps
 
+    @property
+    def known(self) -> list[Array]:
+        """Schedules that need no fit."""
+        n = self.steps
+        grids = [linear(n), flux2(n, tokens=self.tokens), *(shift(n, shift=s) for s in SHIFTS)]
+        return [np.log(-np.diff(grid.sigmas)) for grid in grids]
+
     def starts(self) -> list[Array]:
         """The best nodes of the profile, and schedules that are known."""
         moments, n = self.moments, self.steps
@@ -379,9 +438,9 @@ class OfMethod:
             scheme = scheme_of(self.method, SigmaGrid(moments.sigmas[[*at, last]]))
             return squared_error(moments.at((*scheme.sigmas, 0.0)), scheme)
 
-        grids = [SigmaGrid(moments.sigmas[[*search(moments, cost, n), last]])] if n < last else []
-        grids += [linear(n), flux2(n, tokens=4096), shift(n, shift=0.5)]
-        return [np.log(-np.diff(grid.sigmas)) for grid in grids]
+        if n >= last:
+            return self.known
+        return [np.log(-np.diff(moments.sigmas[[*search(moments, cost, n), last]])), *self.known]
 
     @property
     def unit(self) -> Array:
@@ -408,7 +467,11 @@ def _nodes(log_steps: Array, start: float) -> tuple[float, ...]:
 
 
 def _polished(family: Learned | OfMethod, theta: Array, rows: Rows, rounds: int) -> Array:
-    """Gauss-Newton steps on the squared error of the end, damped towards where they began as cross-validation asks."""
+    """Gauss-Newton steps on the squared error of the end.
+
+    Those of anchored families are damped towards where they began as cross-validation asks, and shortened until they help. Of nodes
+    alone there are few: the best of several dampings is taken.
+    """
     begun, unit, free = theta, family.unit, family.free
     for _ in range(rounds if free else 0):
         try:
@@ -418,24 +481,31 @@ def _polished(family: Learned | OfMethod, theta: Array, rows: Rows, rounds: int)
         if not a.any():
             return theta
         off = ((theta - begun) / unit)[free] if family.anchored else np.zeros(len(free))
-        damping = _damping(a, g, left, off) if family.anchored else LIGHT
-        size = damping * np.trace(a.sum(0)) / len(free)
-        move = -np.linalg.solve(a.sum(0) + size * np.eye(len(free)), g.sum(0) + size * off)
+        size = np.trace(a.sum(0)) / len(free)
 
-        anchor = size if family.anchored else 0.0
+        def move(lam: float) -> Array:
+            return -np.linalg.solve(a.sum(0) + lam * np.eye(len(free)), g.sum(0) + lam * off) * unit[free]  # noqa: B023
+
+        anchor = size * _damping(a, g, left, off) if family.anchored else 0.0
 
         def cost(theta: Array) -> float:
-            away, scheme = ((theta - begun) / unit)[free], family.scheme(theta)
-            if amplification(scheme) > MOST:
-                return math.inf
+            away = ((theta - begun) / unit)[free]
             try:
+                scheme = family.scheme(theta)
+                if amplification(scheme) > MOST:
+                    return math.inf
                 return rows.error(scheme) + anchor * float(away @ away)  # noqa: B023  (called in this round)
             except (FloatingPointError, ValueError):
                 return math.inf
 
-        now = float(left.sum()) + anchor * float(off @ off)
-        tried = (_moved(theta, step * move * unit[free], free) for step in (1.0, 0.3, 0.1, 0.03))
-        better = next((t for t in tried if cost(t) < now * (1 - 1e-9)), None)
+        now = (float(left.sum()) + anchor * float(off @ off)) * (1 - 1e-9)
+        if family.anchored:
+            tried = (_moved(theta, step * move(anchor), free) for step in (1.0, 0.3, 0.1, 0.03))
+            better = next((t for t in tried if cost(t) < now), None)
+        else:
+            tried = [_moved(theta, move(size * damping), free) for damping in DAMPINGS[2::2]]
+            costs = [cost(t) for t in tried]
+            better = tried[int(np.argmin(costs))] if min(costs) < now else None
         if better is None:
             return theta
         theta = better

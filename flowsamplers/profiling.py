@@ -311,7 +311,7 @@ def profile(
     nodes: int = NODES,
     start: float = 1.0,
     condition: Sequence[Any] | None = None,
-    max_batch: int = 64,
+    max_batch: int | None = None,
     file: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     on_call: Callable[[int], None] | None = None,
@@ -327,7 +327,7 @@ def profile(
         nodes: M, intervals of a path; they are shorter near both ends.
         start: sigma of ``x1``, for image-to-image.
         condition: of each row, such as its prompt; for a `Flow` only.
-        max_batch: rows in one model call.
+        max_batch: rows in one model call; by default 64, and more of rows with few numbers.
         file: where the profile is saved after every batch. If the file is there with the first of these rows, only the others are
             measured.
         about: what is measured, for the record: model, guidance, size, dtype.
@@ -356,7 +356,7 @@ def profile(
             f"condition: {len(condition)} entries for {len(x1)} rows; give one for each, and a Flow that reads them"
         )
     asked = Asked(velocity, x1.dtype, condition, on_call)
-    *_, (found, _) = measured(asked, x1, sigmas, max_batch, file, dict(about or {}))
+    *_, (found, _) = measured(asked, x1, sigmas, batch_of(x1, max_batch), file, dict(about or {}))
     return found
 
 
@@ -404,6 +404,16 @@ def calls_of_a_path(nodes: int, *, checked: bool = True) -> int:
         (382, 255)
     """
     return 4 * nodes - 1 + (4 * (nodes // 2) - 1 if checked else 0)
+
+
+def batch_of(x1: Tensor, max_batch: int | None = None) -> int:
+    """Rows in one model call.
+
+    Examples:
+        >>> batch_of(torch.zeros(1, 2)), batch_of(torch.zeros(1, 16, 16)), batch_of(torch.zeros(1, 2), 8)
+        (8192, 64, 8)
+    """
+    return max(64, 2**14 // max(1, math.prod(x1.shape[1:]))) if max_batch is None else max_batch
 
 
 def chunks(rows: int, size: int, done: int = 0) -> Iterator[slice]:

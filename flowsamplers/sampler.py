@@ -308,6 +308,20 @@ class Sampler:
         return {k: configuration(v) if isinstance(v, Sampler) else v for k, v in values.items()}
 
 
+def grid_from_noise(sampler: Sampler) -> SigmaGrid | None:
+    """The schedule that a sampler brings along, for a run from pure noise.
+
+    Raises:
+        ValueError: it begins below sigma 1, for image-to-image.
+    """
+    own = sampler.own_grid
+    if own is not None and own.start != 1:
+        raise ValueError(
+            f"this solver was fitted for image-to-image from sigma {own.start:g}; a run from noise needs one from 1"
+        )
+    return own
+
+
 SamplerLike: TypeAlias = Sampler | str | Mapping[str, Any]
 """A sampler, its name or specification ``"name:option=value"``, or ``{"name": ..., "options": {...}}``."""
 

@@ -21,6 +21,10 @@ SCHEMA = 1
 """Version of the file. A file with a higher number was written by a newer version of this library."""
 
 
+LOST = 1.15
+"""How much larger than on the rows of the fit the error on other rows may be before the verdict speaks of it."""
+
+
 @dataclass(frozen=True)
 class Score:
     """The error of one schedule with one sampler on the validation rows.
@@ -46,25 +50,45 @@ class Validation:
         rows: number of validation rows.
         solver: the solver's score.
         others: the scores of other samplers.
+        lost: the solver's error on the validation rows divided by its error on the fitting rows.
+        chance: the same ratio for the best other sampler of as many calls, which was not fitted. It differs from 1 where few rows have
+            most of the error.
     """
 
     rows: int
     solver: Score
     others: tuple[Score, ...]
+    lost: float = math.nan
+    chance: float = math.nan
 
     @property
     def verdict(self) -> str:
-        """Summarize the scores in a sentence."""
+        """Summarize the scores in a sentence or two."""
         same = [s for s in self.others if s.nfe <= self.solver.nfe]
         found = f"{self.solver.nfe} calls have an error of {self.solver.error:.2g} on {self.rows} rows that were not fitted to"
         if not same:
             return found + "."
-        best = min(same, key=lambda s: s.error)
+        best = self._best
         ratio = self.solver.error / best.error if best.error else math.inf
         more = [s for s in self.others if s.nfe > self.solver.nfe]
         beside = "".join(f"; {s.name} has {s.error:.2g} with {s.nfe} calls" for s in more)
         judged = "Use it" if ratio < 1 else f"Do not use it: {best.name} is better"
-        return f"{found}, {ratio:.2g} times that of {best.name}{beside}. {judged}."
+        return f"{found}, {ratio:.2g} times that of {best.name}{beside}. {judged}.{self._of_new_rows}"
+
+    @property
+    def _of_new_rows(self) -> str:
+        """A warning where the solver is worse on new rows by more than chance explains."""
+        if not self.lost > LOST:
+            return ""
+        found = f" The error is {self.lost:.2g} times that on the rows of the fit"
+        if self.lost <= LOST * self.chance:
+            return f"{found}; for {self._best.name}, which was not fitted, it is {self.chance:.2g} times: chance, of few rows."
+        return f"{found}: more rows would help."
+
+    @property
+    def _best(self) -> Score:
+        """Of the others with as many calls."""
+        return min((s for s in self.others if s.nfe <= self.solver.nfe), key=lambda s: s.error)
 
     def lines(self) -> list[str]:
         """Format for the terminal."""
@@ -169,13 +193,21 @@ def _read(found: Any) -> Solver:
                 f"its weights make rounding errors of the velocities {grown:g} times as large; at most {MOST:g} is used"
             )
     judged = found.get("validation")
-    validation = judged and Validation(judged["rows"], _score(judged["solver"]), tuple(map(_score, judged["others"])))
+    validation = judged and Validation(
+        judged["rows"],
+        _score(judged["solver"]),
+        tuple(map(_score, judged["others"])),
+        *(_number(judged.get(k)) for k in ("lost", "chance")),
+    )
     return Solver(grid, sampler, dict(found.get("fitted_to", {})), validation)
 
 
 def _score(found: Mapping[str, Any]) -> Score:
-    unknown = math.nan if found["uncertainty"] is None else float(found["uncertainty"])
-    return Score(str(found["name"]), int(found["nfe"]), math.nan if found["error"] is None else float(found["error"]), unknown)
+    return Score(str(found["name"]), int(found["nfe"]), _number(found["error"]), _number(found["uncertainty"]))
+
+
+def _number(found: float | None) -> float:
+    return math.nan if found is None else float(found)
 
 
 def _refused(text: str) -> Any:

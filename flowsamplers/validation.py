@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import count
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +22,8 @@ from flowsamplers.profiling import FOLDS, NODES, Asked, calls_of_a_path, chunks
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.schedules import flux2, linear
 from flowsamplers.solver import Score, Solver, Validation
+
+Run: TypeAlias = Callable[[Velocity, Tensor], Tensor]
 
 TRIAL = 2
 """Number of Gauss-Newton steps after which only the best of several starts continues."""
@@ -39,55 +44,96 @@ MANY = 50
 """Steps of FLUX.2's pipelines."""
 
 
-def validated(solver: Solver, asked: Asked, x1: Tensor, x0: Tensor, tokens: int, max_batch: int) -> Validation:
-    """Measure the errors of a solver, of other samplers with as many calls, and of Euler's method with 50 steps.
+@dataclass(frozen=True)
+class Judges:
+    """Rows on which errors are measured.
+
+    Attributes:
+        asked: the model.
+        x1: starts.
+        x0: the ends of their paths.
+        max_batch: largest number of rows in one model call.
+    """
+
+    asked: Asked
+    x1: Tensor
+    x0: Tensor
+    max_batch: int
+
+    def score(self, name: str, calls: int, run: Run) -> Score:
+        """Measure the error of a sampler's runs."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, raised inside diffusers
+            gaps = [
+                run(partial(_one_sigma, self.asked, rows), self.x1[rows]).double() - self.x0[rows]
+                for rows in chunks(len(self.x1), self.max_batch)
+            ]
+        return Score(name, calls, *_error(torch.cat(gaps), self.x0))
+
+
+def validated(solver: Solver, judges: Judges, fitted: Judges, tokens: int) -> Validation:
+    """Measure the errors of a solver, of other samplers with as many calls, and of Euler's method on FLUX.2's schedule of 50 steps.
 
     Args:
         solver: the solver.
-        asked: the model.
-        x1: starts that the solver was not fitted to.
-        x0: the ends of their paths.
+        judges: rows that the solver was not fitted to.
+        fitted: rows that it was fitted to.
         tokens: number of tokens of an image, for FLUX.2's schedule.
-        max_batch: largest number of rows in one model call.
     """
-    calls = solver.nfe
+    calls, start = solver.nfe, solver.grid.start
+    runs = dict[Score, Run]()
 
-    def judge(name: str, calls: int, run: Callable[[Velocity, Tensor], Tensor]) -> Score:
-        gaps = [run(partial(_one_sigma, asked, rows), x1[rows]).double() - x0[rows] for rows in chunks(len(x1), max_batch)]
-        return Score(name, calls, *_error(torch.cat(gaps), x0))
-
-    def score(name: str, grid: SigmaGrid, sampler: SamplerLike) -> Score:
-        return judge(name, nfe(sampler, grid), lambda velocity, x: sample(velocity, x, grid, sampler))
-
-    def answered(ask: Callable[[], Score]) -> Score | None:
+    def score(name: str, calls: int, run: Run) -> Score | None:
         try:
-            return ask()
+            found = judges.score(name, calls, run)
         except FloatingPointError:  # at sigma 0 some models have no velocity, and some methods ask there
             return None
+        runs[found] = run
+        return found if math.isfinite(found.error) else None
+
+    def sampled(name: str, grid: SigmaGrid, sampler: SamplerLike) -> Score | None:
+        return score(name, nfe(sampler, grid), lambda velocity, x: sample(velocity, x, grid, sampler))
+
+    def flux2_from_start(steps: int) -> SigmaGrid:
+        return _last_steps(partial(flux2, tokens=tokens), steps, start)
 
     grids: dict[str, Callable[[int], SigmaGrid]] = {
-        "FLUX.2's schedule": lambda n: flux2(n, tokens=tokens),
-        "a flat schedule": linear,
+        "FLUX.2's schedule": flux2_from_start,
+        "a flat schedule": lambda n: SigmaGrid([start * s for s in linear(n).sigmas]),
     }
-    others = [score(f"Euler, {told}", grid_of(calls), "euler") for told, grid_of in grids.items()]
-    stock = list[Score | None]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, raised inside diffusers
-        for told, grid_of in grids.items():
-            stock += [answered(partial(judge, f"{name}, {told}", its, run)) for name, its, run in _stock(calls, grid_of)]
-    others.append(min((s for s in stock if s is not None and math.isfinite(s.error)), key=lambda s: s.error))
+    others = [sampled(f"Euler, {told}", grid_of(calls), "euler") for told, grid_of in grids.items()]
+    stock = [score(f"{name}, {told}", its, run) for told, grid_of in grids.items() for name, its, run in _stock(calls, grid_of)]
+    others.append(min((s for s in stock if s is not None), key=lambda s: s.error, default=None))
     answer = recommend("flux2", nfe=calls)
-    best = partial(score, f"recommend: {answer.best.label}", flux2(answer.steps, tokens=tokens), answer.sampler)
-    others += [found for found in [answered(best)] if found is not None]
-    others.append(score("Euler, FLUX.2's schedule", flux2(MANY, tokens=tokens), "euler"))
-    return Validation(len(x1), score("fitted", solver.grid, solver.sampler), tuple(others))
+    others.append(sampled(f"recommend: {answer.best.label}", flux2_from_start(answer.steps), answer.sampler))
+    others.append(sampled("Euler, FLUX.2's schedule", _cut(flux2(MANY, tokens=tokens), start), "euler"))
+    mine = judges.score("fitted", calls, lambda velocity, x: sample(velocity, x, solver.grid, solver.sampler))
+    beside = tuple(s for s in others if s is not None)
+    best = min((s for s in beside if s.nfe <= calls), key=lambda s: s.error, default=None)
+    lost = _ratio(mine, fitted.score("", calls, lambda velocity, x: sample(velocity, x, solver.grid, solver.sampler)))
+    chance = _ratio(best, fitted.score("", calls, runs[best])) if best else math.nan
+    return Validation(len(judges.x1), mine, beside, lost, chance)
+
+
+def _ratio(judged: Score, seen: Score) -> float:
+    return judged.error / seen.error if seen.error else math.nan
+
+
+def _cut(grid: SigmaGrid, start: float) -> SigmaGrid:
+    """The part of a schedule below a sigma, from there."""
+    return SigmaGrid([start, *(s for s in grid.sigmas if s < start)])
+
+
+def _last_steps(grid_of: Callable[[int], SigmaGrid], steps: int, start: float) -> SigmaGrid:
+    """The schedule of so many steps from a sigma: the part below it of one with more steps from 1."""
+    return next(cut for n in count(steps) if (cut := _cut(grid_of(n), start)).steps >= steps)
 
 
 def _one_sigma(asked: Asked, rows: slice, x: Tensor, sigma: Tensor) -> Tensor:
     return asked(x, sigma[0].item(), rows)
 
 
-def _stock(calls: int, grid_of: Callable[[int], SigmaGrid]) -> Iterator[tuple[str, int, Callable[[Velocity, Tensor], Tensor]]]:
+def _stock(calls: int, grid_of: Callable[[int], SigmaGrid]) -> Iterator[tuple[str, int, Run]]:
     """The schedulers of diffusers where it is installed, else the samplers that are their formulas: name, calls and run."""
     if find_spec("diffusers") and find_spec("flowsamplers_diffusers"):
         real = import_module("flowsamplers_diffusers.stock")
@@ -116,7 +162,7 @@ def _error(gap: Tensor, x0: Tensor) -> tuple[float, float]:
     return error.item(), spread.item()
 
 
-def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: int = NODES) -> int:
+def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: int = NODES, *, edits: bool = False) -> int:
     """Bound the evaluations of fits to one flow: the paths, the runs with changed parameters, and the validation.
 
     Args:
@@ -124,14 +170,16 @@ def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: in
         wanted: model calls of each solver.
         rounds: Gauss-Newton steps of each solver.
         nodes: number of intervals of a path.
+        edits: include the images that the model draws for image-to-image starts.
 
     Examples:
         >>> evaluations_at_most(32, [8], 0)  # 12,224 of them for the paths
-        14544
+        14928
     """
     judges = rows // FOLDS
-    total = rows * calls_of_a_path(nodes)
+    total = rows * (calls_of_a_path(nodes) + edits * calls_of_a_path(nodes, checked=False))
     for n in wanted:
         parameters = n + n * (n - 1) // 2
-        total += (rounds + min(rounds, TRIAL)) * (rows - judges) * n * (parameters // 2 + 6) + judges * (30 * n + 50)
+        each = (rounds + min(rounds, TRIAL)) * (parameters // 2 + 6) + 2
+        total += (rows - judges) * n * each + judges * (30 * n + 50)
     return total

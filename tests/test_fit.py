@@ -184,7 +184,10 @@ def test_a_start_in_the_middle_is_a_solver_from_there(flow) -> None:
     start = 0.6
     half = fs.SigmaGrid([1 - 0.4 * i / 64 for i in range(65)])
     x = fs.sample(flow.velocity, flow.noise(list(range(32))), half, "rk4")
-    solver = fs.fit(flow.velocity, x, 4, start=start, validate=False)
+    solver = fs.fit(flow.velocity, x, 4, start=start)
+    assert solver.validation is not None
+    assert {s.nfe for s in solver.validation.others} > {4}
+    assert solver.validation.solver.error < min(s.error for s in solver.validation.others if s.nfe == 4)
     assert (solver.grid.start, solver.fitted_to["start"]) == (start, start)
     new = fs.sample(flow.velocity, flow.noise(list(range(900, 932))), half, "rk4")
     exact = fs.sample(flow.velocity, new, fs.SigmaGrid([start * (1 - i / 64) for i in range(65)]), "rk4")
@@ -292,6 +295,41 @@ def test_a_bad_file_is_refused_in_a_sentence(change, message: str, flow, measure
     with pytest.raises(ValueError, match="not a solver file that can be used") as caught:
         fs.load_solver(file)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [3, 8, 64])
+@pytest.mark.parametrize("method", ["ab2", "unipc", "fireflow"])
+def test_no_known_schedule_is_better_on_the_rows_that_decide(rows: int, method: str) -> None:
+    flow = MixtureFlow.four_gaussians()
+    measured = Rows.of(flow.velocity, flow.noise(list(range(rows))), nodes=32)
+    solver = measured.fit(8, method=method, validate=False)
+    judges = measured.only(judging=True) if measured.judged is not None else measured
+    steps = solver.grid.steps
+    known = fs.schedules.linear(steps), fs.schedules.flux2(steps, tokens=4096), fs.schedules.shift(steps, shift=0.5)
+    errors = [judges.error(scheme_of(method, grid)) for grid in (solver.grid, *known)]
+    assert errors[0] <= min(errors) * (1 + 1e-6)  # a known schedule comes back through the logarithms of its steps
+
+
+def test_the_verdict_tells_what_new_rows_lose_and_whether_chance_explains_it() -> None:
+    def verdict(lost: float, chance: float) -> str:
+        mine, other = fs.solver.Score("fitted", 8, 0.1, 0.01), fs.solver.Score("unipc", 8, 0.3, 0.01)
+        return fs.solver.Validation(16, mine, (other,), lost, chance).verdict
+
+    assert verdict(1.1, 1.0).endswith("Use it.")
+    assert verdict(2.0, 1.0).endswith("Use it. The error is 2 times that on the rows of the fit: more rows would help.")
+    assert verdict(2.0, 1.9).endswith("for unipc, which was not fitted, it is 1.9 times: chance, of few rows.")
+    assert verdict(math.nan, math.nan).endswith("Use it.")
+
+
+def test_with_the_rows_that_a_mixture_should_have_new_rows_lose_little() -> None:
+    flow = MixtureFlow.random(3)
+    x1 = flow.noise(list(range(fs.fitting.rows_for(flow.noise([0])))))
+    fitted = fs.fit(flow.velocity, x1, 6).validation
+    assert fitted is not None
+    assert fitted.lost <= 1.15
+    few = fs.fit(flow.velocity, x1[:32], 6).validation
+    assert few is not None
+    assert few.lost > fitted.lost
 
 
 @pytest.mark.parametrize("content", ["", "{", "null", "\x00\x01", '{"kind": "solver"}'])

@@ -182,6 +182,45 @@ def test_a_dry_run_writes_nothing_and_counts_at_least_what_is_spent(tmp_path) ->
     assert out.exists()
 
 
+def test_the_command_fits_to_images_at_a_start_and_a_run_from_noise_is_refused(tmp_path) -> None:
+    out = str(tmp_path / "edit.json")
+    args = ("--model", "mixture:1", "--rows", "16", "--nodes", "16", "--nfe", "3", "--quiet", "--start", "0.6", "--out", out)
+    plan = json.loads(run("fit", *args, "--dry-run", "--json").output)
+    done = run("fit", *args, "--budget", str(plan["evaluations"]))
+    assert done.exit_code == 0, done.output
+    solver = fs.load_solver(out)
+    assert (solver.grid.start, solver.fitted_to["start"]) == (0.6, 0.6)
+    assert "rows that were not fitted to" in done.output
+    for command in (("trace",), ("study", "--out", str(tmp_path / "study"))):
+        refused = run(*command, "--model", "mixture:1", "--sampler", out)
+        assert refused.exit_code == 2, refused.output
+        assert "fitted for image-to-image from sigma 0.6" in refused.output
+
+
+def test_a_pipeline_with_a_strength_below_1_begins_where_the_solver_does(flow, tmp_path, caplog) -> None:
+    pytest.importorskip("diffusers")
+    from flowsamplers_diffusers import FlowSamplerScheduler
+    from klein_family import MEMBERS, mask, pipeline
+    from klein_family import run as run_pipeline
+
+    x1 = flow.noise(list(range(8)))
+    file = tmp_path / "edit.json"
+    fs.fit(flow.velocity, 0.4 * flow.solution(x1) + 0.6 * flow.noise(list(range(8, 16))), 4, start=0.6).save(file)
+    member = next(m for m in MEMBERS if m.inpaints)
+    pipe = pipeline(member, FlowSamplerScheduler(sampler=str(file)))
+    record = run_pipeline(member, pipe, steps=4, strength=0.999, mask_image=mask(64), velocity=torch.ones_like)
+    assert len(record.latents) == 4
+    assert pipe.scheduler.sigmas[0].item() == pytest.approx(0.6)
+    start = record.told[0][1]
+    torch.testing.assert_close(record.latents[-1], start - 0.6, rtol=1e-4, atol=1e-4)  # the whole way from there to 0
+    assert "image-to-image" not in caplog.text
+    scheduler = FlowSamplerScheduler(sampler=str(file))
+    scheduler.set_timesteps(4)
+    x = torch.zeros(1, 6)
+    scheduler.step(x, scheduler.timesteps[0], x)
+    assert "fitted for image-to-image from sigma 0.6" in caplog.text
+
+
 @pytest.mark.parametrize("content", ["", '{"kind": "solver", "schema": 99, "sigmas": [1, 0]}'])
 def test_a_bad_file_is_a_sentence_and_exit_code_2(content: str, tmp_path) -> None:
     file = tmp_path / "bad.json"

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rows",
     type=int,
-    default=32,
-    show_default=True,
-    help="Starting noises, each with a prompt. Every fourth is used for validation.",
+    help="Starting noises, each with a prompt. Every fourth is used for validation.  [default: 32; 4,096 of up to 64 numbers]",
 )
 @click.option("--nfe", type=int, cls=Several, help="Model calls, one or several.  [default: 8]")
 @click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the reference paths.")
@@ -37,8 +35,9 @@ if TYPE_CHECKING:
 @click.option(
     "--profile", "kept", type=click.Path(path_type=Path), help="Store the profile in this file; an interrupted profile resumes."
 )
+@click.option("--start", type=float, default=1.0, show_default=True, help="Sigma where runs begin; below 1 for image-to-image.")
 @click.option("--distilled", is_flag=True, help="Allow a distilled model.")
-@click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
+@click.option("--max-batch", type=int, help="Rows in one model call.  [default: 64; more of rows with few numbers]")
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
 @click.option("--budget", type=Cost(), help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("solver.json"), show_default=True, help="JSON file.")
@@ -49,13 +48,14 @@ def fit(
     flow_options: dict[str, Any],
     prompts: tuple[str, ...],
     held: tuple[str, ...],
-    rows: int,
+    rows: int | None,
     nfe: tuple[int, ...],
     nodes: int,
     rounds: int,
     kept: Path | None,
+    start: float,
     distilled: bool,
-    max_batch: int,
+    max_batch: int | None,
     dry_run: bool,
     budget: Budget | None,
     out: Path,
@@ -70,18 +70,21 @@ def fit(
     flowsamplers fit --nfe 8 --out klein8.json
     flowsamplers fit --nfe 4 8 --rows 16 --dry-run
     flowsamplers fit --model black-forest-labs/FLUX.2-klein-base-4B --device cuda --prompt "a cat" --profile cat.safetensors
+    flowsamplers fit --start 0.6 --nfe 4 --out edit4.json
     flowsamplers generate --sampler klein8.json
     """  # noqa: D301
     import torch
 
-    from flowsamplers.fitting import FOLDS, Rows
+    from flowsamplers.fitting import FOLDS, Rows, noised_images, rows_for
     from flowsamplers.flows import default_prompts
+    from flowsamplers.profiling import batch_of, path_nodes
     from flowsamplers.study.cost import Meter, probe
     from flowsamplers.study.store import check_writable
     from flowsamplers.validation import evaluations_at_most
 
     wanted = nfe or (8,)
     _check(rows, nodes, wanted, rounds)
+    path_nodes(nodes, start)
     check_writable(out.parent)
     own = default_prompts(model)
     fitting = prompts or own.given
@@ -93,19 +96,24 @@ def fit(
             f"model={model!r} is distilled: it was trained for a few Euler steps, and following its paths more closely may not please. "
             "Pass --distilled to fit to it all the same"
         )
+    rows = rows or rows_for(flow.noise([0]))
     # Every fourth row judges: it has a seed of its own, as all rows, and a prompt that no other has.
     condition = [
         judging[i // FOLDS % len(judging)] if i % FOLDS == FOLDS - 1 else fitting[i % len(fitting)] for i in range(rows)
     ]
-    cost = evaluations_at_most(rows, wanted, rounds, nodes)
+    edits = start < 1
+    cost = evaluations_at_most(rows, wanted, rounds, nodes, edits=edits)
     metered = Meter(flow, budget)
     if dry_run:
-        timed = probe(metered, fitting[0], min(rows, max_batch))
+        timed = probe(metered, fitting[0], min(rows, batch_of(flow.noise([0]), max_batch)))
         plan = {"evaluations": cost, "passes": flow.passes_per_evaluation * cost, "seconds": cost * timed.batched}
         text = f"at most {cost:,} evaluations, {plan['passes']:,} forward passes, about {plan['seconds']:.0f} s"
         click.echo(json.dumps(plan) if as_rows else text)
         return
+    x1 = flow.noise(list(range(rows)))
     about = {**described, "prompts": list(fitting), "torch": torch.__version__}
+    if edits:
+        about["images"] = "the model's own, with other noise"
     done = 0
     with progress(quiet) as report:
 
@@ -114,10 +122,20 @@ def fit(
             done += n
             report("fit", done, cost)
 
+        source = _Conditioned(metered)
+        if edits:
+            x1 = noised_images(source, x1, flow.noise(list(range(rows, 2 * rows))), start, condition, nodes)
         measured = Rows.of(
-            _Conditioned(metered), flow.noise(list(range(rows))), condition=condition, max_batch=max_batch, on_call=on_call,
-            nodes=nodes, file=kept, about=about,
-        )  # fmt: skip
+            source,
+            x1,
+            start=start,
+            condition=condition,
+            max_batch=max_batch,
+            on_call=on_call,
+            nodes=nodes,
+            file=kept,
+            about=about,
+        )
         solvers = [measured.fit(n, rounds=rounds, tokens=flow.tokens) for n in wanted]
     for n, solver in zip(wanted, solvers, strict=True):
         path = out if len(wanted) == 1 else out.with_name(f"{out.stem}-{n}{out.suffix}")
@@ -137,9 +155,9 @@ class _Conditioned:
         self.velocity = meter.velocity
 
 
-def _check(rows: int, nodes: int, wanted: tuple[int, ...], rounds: int) -> None:
+def _check(rows: int | None, nodes: int, wanted: tuple[int, ...], rounds: int) -> None:
     """Refuse what no fit can be made of, before a model is opened."""
-    if rows < 1:
+    if rows is not None and rows < 1:
         raise ValueError(f"rows={rows}: a fit needs at least 1")
     if rounds < 0:
         raise ValueError(f"rounds={rounds}: must not be negative; 0 uses the profile alone")

@@ -10,7 +10,7 @@ from typing import Any
 
 from flowsamplers.engine import dry_run, largest_steps, nfe
 from flowsamplers.lockstep import Run, sample_many
-from flowsamplers.sampler import Sampler
+from flowsamplers.sampler import Sampler, grid_from_noise
 from flowsamplers.schedules import flux2
 from flowsamplers.study import plots
 from flowsamplers.study.bench import forward_passes
@@ -78,8 +78,9 @@ def draw(
         return flux2(steps, tokens=flow.tokens, arithmetic="stock")
 
     def taken_by(m: Sampler, n: int) -> int:
-        if m.own_grid is not None:
-            return m.own_grid.steps
+        own = grid_from_noise(m)
+        if own is not None:
+            return own.steps
         return largest_steps(m, n, grid_of) if by_nfe else n
 
     steps = {(m, n): taken_by(m, n) for m in methods for n in counts}

@@ -31,10 +31,11 @@ def trace(
     flowsamplers trace --sampler heun --steps 4
     """  # noqa: D301
     import flowsamplers as fs
+    from flowsamplers.sampler import grid_from_noise
     from flowsamplers.study.bench import forward_passes
 
     flow = open_flow(model, prompt, flow_options)
-    grid = method.own_grid or fs.schedules.flux2(steps, tokens=flow.tokens, arithmetic="stock")
+    grid = grid_from_noise(method) or fs.schedules.flux2(steps, tokens=flow.tokens, arithmetic="stock")
     run = fs.trace(flow.velocity, flow.noise([seed]), grid, method, seed=seed)
     parts = flow.parts() if hasattr(flow, "parts") else []
     rows = [

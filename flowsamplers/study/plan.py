@@ -19,7 +19,7 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Task, advance
 from flowsamplers.noise import normal
 from flowsamplers.registry import METRICS, get_sampler, to_config
-from flowsamplers.sampler import Sampler, SamplerLike, steps_of
+from flowsamplers.sampler import Sampler, SamplerLike, grid_from_noise, steps_of
 from flowsamplers.schedules import empirical_mu, get_schedule
 from flowsamplers.study.cost import Budget, Meter, Probe, probe
 from flowsamplers.study.results import Results
@@ -207,8 +207,9 @@ class Study:
         planned: list[Planned] = []
         for sampler in self.methods:
             done: set[int] = set()
-            if sampler.own_grid is not None:
-                planned.append(Planned(sampler, sampler.own_grid, nfe(sampler, sampler.own_grid), {}))
+            own = grid_from_noise(sampler)
+            if own is not None:
+                planned.append(Planned(sampler, own, nfe(sampler, own), {}))
                 continue
             for budget in sorted(self.nfe):
                 steps = largest_steps(sampler, budget, lambda n: self.grid(n, tokens)[0])

@@ -167,7 +167,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self.grid: SigmaGrid | None = None
         self._announced: tuple[int, int, int | None] | None = None
         self._calls: tuple[Evaluation, ...] = ()
-        self._told_of_shape = self._told_of_start = False
+        self._told_of_shape = self._told_of_start = self._noised = False
         self._first = 0
         self._run: CarriedRun | None = None
         self._followed: tuple[Any, ...] = ()
@@ -261,6 +261,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
                 )
             self.grid = own
         self._refuse_targets()
+        self._noised = False
         self.num_inference_steps = self.grid.steps
         self._calls, self._first = dry_run(self._method, self.grid), 0
         listed = [call.sigma for call in self._calls]
@@ -568,6 +569,13 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
                 f"the run begins at model call {call}: a fitted solver runs from its first sigma, {own.start:g}. For "
                 "image-to-image fit one with start=, and pass strength=0.999, so that the pipeline leaves out no call"
             )
+        if own is not None and own.start < 1 and not self._noised and not self._told_of_start:
+            self._told_of_start = True
+            logger.warning(
+                "the solver was fitted for image-to-image from sigma %.3g, and this run was not put there by scale_noise; a run from "
+                "noise needs a solver that was fitted from 1",
+                own.start,
+            )
         if shape and tuple(sample.shape[1:]) != shape and not self._told_of_shape:
             self._told_of_shape = True
             logger.warning("the solver was fitted to rows of shape %s and runs on %s", shape, tuple(sample.shape[1:]))
@@ -637,6 +645,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             index = [self.index_for_timestep(times[0])]
         else:
             index = self._indices(times.tolist(), self.timesteps)
+        self._noised = True
         sigma = self.sigmas.to(device=sample.device, dtype=sample.dtype)[index]
         sigma = sigma.reshape(-1, *[1] * (sample.ndim - 1))
         return sigma * noise + (1.0 - sigma) * sample
