@@ -150,20 +150,20 @@ def rows_for(x1: Tensor) -> int:
     return MANY_ROWS if math.prod(x1.shape[1:]) <= FEW_NUMBERS else FEW_ROWS
 
 
-def noised_images(flow: Flow, x1: Tensor, noise: Tensor, start: float, condition: Sequence[Any], nodes: int) -> Tensor:
+def noised_images(flow: Flow, noise: Tensor, start: float, condition: Sequence[Any], nodes: int) -> Tensor:
     r"""Starts for image-to-image: the model's own images with noise, $(1 - s)\,x_0 + s\,n$.
 
     Args:
         flow: the model.
-        x1: pure noise, ``(rows, ...)``, of which it draws the images.
-        noise: other noise, ``(rows, ...)``.
-        start: s.
+        noise: pure noise, ``(2 * rows, ...)``: of the first half it draws the images, and the second half is n.
+        start: s, in (0, 1].
         condition: of each row.
         nodes: intervals of the paths that end in the images.
     """
-    asked = Asked(flow, x1.dtype, condition)
-    images = ends(asked, x1, path_nodes(nodes), batch_of(x1))
-    return ((1 - start) * images + start * noise.double()).to(x1.dtype)
+    path_nodes(nodes, start)
+    drawn, other = noise.chunk(2)
+    images = ends(Asked(flow, noise.dtype, condition), drawn, path_nodes(nodes), batch_of(noise))
+    return ((1 - start) * images + start * other.double()).to(noise.dtype)
 
 
 @dataclass(frozen=True, eq=False)

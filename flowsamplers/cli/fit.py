@@ -77,14 +77,13 @@ def fit(
 
     from flowsamplers.fitting import FOLDS, Rows, noised_images, rows_for
     from flowsamplers.flows import default_prompts
-    from flowsamplers.profiling import batch_of, path_nodes
+    from flowsamplers.profiling import batch_of
     from flowsamplers.study.cost import Meter, probe
     from flowsamplers.study.store import check_writable
     from flowsamplers.validation import evaluations_at_most
 
     wanted = nfe or (8,)
     _check(rows, nodes, wanted, rounds)
-    path_nodes(nodes, start)
     check_writable(out.parent)
     own = default_prompts(model)
     fitting = prompts or own.given
@@ -110,10 +109,7 @@ def fit(
         text = f"at most {cost:,} evaluations, {plan['passes']:,} forward passes, about {plan['seconds']:.0f} s"
         click.echo(json.dumps(plan) if as_rows else text)
         return
-    x1 = flow.noise(list(range(rows)))
     about = {**described, "prompts": list(fitting), "torch": torch.__version__}
-    if edits:
-        about["images"] = "the model's own, with other noise"
     done = 0
     with progress(quiet) as report:
 
@@ -123,8 +119,8 @@ def fit(
             report("fit", done, cost)
 
         source = _Conditioned(metered)
-        if edits:
-            x1 = noised_images(source, x1, flow.noise(list(range(rows, 2 * rows))), start, condition, nodes)
+        noise = flow.noise(list(range(rows + edits * rows)))
+        x1 = noised_images(source, noise, start, condition, nodes) if edits else noise
         measured = Rows.of(
             source,
             x1,
