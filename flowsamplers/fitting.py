@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -290,9 +290,11 @@ class Rows:
         mine = self.errors(family.scheme(theta))
         known = [self.errors(family.scheme(other)) for other in family.known]
         best = int(np.argmin([its.sum() for its in known]))
-        its = known[best]
-        gain, doubt = math.log(its.sum() / mine.sum()), float(np.linalg.norm(its / its.sum() - mine / mine.sum()))
-        return theta if gain > doubt else family.known[best]
+        new, old = float(mine.sum()), float(known[best].sum())
+        if not new or not old or not math.isfinite(new + old):
+            return theta if new < old else family.known[best]
+        doubt = math.sqrt(float(np.square(known[best] / old - mine / new).sum()))
+        return theta if math.log(old / new) > doubt else family.known[best]
 
     def error(self, scheme: Scheme) -> float:
         """Mean squared error of the end, relative, each row by its weight."""
@@ -306,8 +308,8 @@ class Rows:
             gap = run_scheme(self.asked, self.x1, rows, scheme)[0] - self.x0[rows]
             found.append(gap.flatten(1).square().sum(1) * weights[rows])
         size = (self.x0.flatten(1).square().sum(1) * weights).sum()
-        each: Array = (torch.cat(found) / size).cpu().numpy()
-        return np.where(np.isfinite(each), each, math.inf)
+        each = (torch.cat(found) / size).nan_to_num(math.inf)
+        return cast(Array, each.cpu().numpy())
 
 
 @dataclass(frozen=True, eq=False)
