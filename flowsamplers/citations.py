@@ -20,7 +20,7 @@ POLICIES = ("SamplerLike", "Sampler")
 
 
 @dataclass(frozen=True)
-class Entry:
+class BibEntry:
     """An entry of the bibliography.
 
     Attributes:
@@ -43,13 +43,13 @@ class Entry:
 
 
 @cache
-def bibliography() -> tuple[Entry, ...]:
+def bibliography() -> tuple[BibEntry, ...]:
     """Read all entries of ``flowsamplers/references.bib``."""
     text = (files("flowsamplers") / "references.bib").read_text("utf-8")
     return tuple(_entry(block) for block in re.findall(r"^@.*?^}$", text, re.MULTILINE | re.DOTALL))
 
 
-def resolve(reference: str) -> tuple[Entry, ...]:
+def resolve(reference: str) -> tuple[BibEntry, ...]:
     """Find the entries that a reference text names, in its order.
 
     Examples:
@@ -120,8 +120,8 @@ def _names() -> set[str]:
     return {name for info in list_samplers() for name in info.names}
 
 
-def _entry(block: str) -> Entry:
+def _entry(block: str) -> BibEntry:
     head = re.match(r"@(\w+)\{(\S+),\n", block)
     assert head is not None, block
     fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", block, re.MULTILINE))
-    return Entry(head[1], head[2], fields, re.sub(r"  words = .*\n", "", block))
+    return BibEntry(head[1], head[2], fields, re.sub(r"  words = .*\n", "", block))

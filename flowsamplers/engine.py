@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
     sigma: float
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """A sampler's request with its position in the run."""
 
     x: Tensor
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
     at: Evaluation
 
 
-Work: TypeAlias = Generator[Evaluate | Asked, Tensor, Any]
+Work: TypeAlias = Generator[Evaluate | Request, Tensor, Any]
 """The type of a whole run: it yields requests, receives velocities, and returns a result."""
 
 
@@ -100,13 +100,13 @@ OnStep: TypeAlias = Callable[[StepEnd], Tensor | None]
 """A callback after every step. It may return an edited state, shaped like ``x``, from which the run continues; or raise `Stop`."""
 
 
-def whole(
+def integrate(
     sampler: Sampler,
     x: Tensor,
     steps: Iterable[Step],
     on_step: OnStep | None = None,
     init: Callable[[Tensor], State] | None = None,
-) -> Generator[Asked, Tensor, Tensor]:
+) -> Generator[Request, Tensor, Tensor]:
     """Make a whole run as one generator: it yields requests, receives velocities, and returns the last state.
 
     Args:
@@ -126,11 +126,11 @@ def whole(
         for stage in count():
             if step.request is None:
                 break
-            asked = Asked(*step.request, Evaluation(at.index, stage, step.request.sigma))
+            request = Request(*step.request, Evaluation(at.index, stage, step.request.sigma))
             if watched is None:
-                step.tell((yield asked))
+                step.tell((yield request))
             else:
-                step.tell(watched.told(asked, (yield asked)))
+                step.tell(watched.record(request, (yield request)))
         x, state = step.result
         if watched is not None:
             try:
@@ -145,25 +145,25 @@ class _Watched:
 
     def __init__(self, sampler: Sampler, on_step: OnStep) -> None:
         self.sampler, self.on_step, self.edits = sampler, on_step, Edits()
-        self.told_of = list[tuple[Asked, Tensor]]()
+        self.answers = list[tuple[Request, Tensor]]()
 
     def begins(self, x: Tensor, state: State) -> None:
-        self.start, self.memory, self.told_of = x, remembered(state), []
+        self.start, self.memory, self.answers = x, remembered(state), []
 
-    def told(self, asked: Asked, v: Tensor) -> Tensor:
-        self.told_of = [*self.told_of[:1], (asked, v)]
+    def record(self, request: Request, v: Tensor) -> Tensor:
+        self.answers = [*self.answers[:1], (request, v)]
         return v
 
     def ends(self, at: Step, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The state and what is remembered, as edited."""
-        (begun, first), (asked, last) = self.told_of[0], self.told_of[-1]
+        (begun, first), (request, last) = self.answers[0], self.answers[-1]
         if self.edits.pending:
             x = x + self.edits.settled(x, self.start + at.h * first, self.memory, step_ends=True)
             self.edits.forget(remembered(state))
         self.edits.moves(at.h, first)
-        if begun.sigma == at.s0 and (self.memory or len(self.told_of) > 1):
+        if begun.sigma == at.s0 and (self.memory or len(self.answers) > 1):
             self.edits.stepped(self.start, x, at.h, first)
-        given = self.on_step(StepEnd(x.clone(), at.s1, at.index, at.count, (asked.x, asked.sigma, last)))
+        given = self.on_step(StepEnd(x.clone(), at.s1, at.index, at.count, (request.x, request.sigma, last)))
         if given is None:
             return x, state
         edited = _checked(given, x)
@@ -247,7 +247,7 @@ def run_directly(
     *,
     grad: bool = False,
     on_step: OnStep | None = None,
-    seen: Callable[[Asked, Tensor], None] | None = None,
+    seen: Callable[[Request, Tensor], None] | None = None,
 ) -> Tensor:
     """Drive a run with a model, one request at a time."""
     if not callable(velocity):
@@ -258,29 +258,29 @@ def run_directly(
         raise ValueError(f"on_step={on_step!r}: pass a function of one StepEnd")
     dtype, noise = carry_dtype(x1, carry), noise_for(sampler, grid, seed)
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-        run = Running(whole(sampler, x1.to(dtype, copy=True), steps_of(grid, noise), on_step))
-        while (asked := run.request) is not None:
-            v = evaluate(velocity, asked, x1.dtype, check)
+        run = Running(integrate(sampler, x1.to(dtype, copy=True), steps_of(grid, noise), on_step))
+        while (request := run.request) is not None:
+            v = evaluate(velocity, request, x1.dtype, check)
             if seen is not None:
-                seen(asked, v)
+                seen(request, v)
             run.tell(v)
     return run.result
 
 
-def evaluate(velocity: Velocity, asked: Asked, dtype: torch.dtype, check: Check = None) -> Tensor:
+def evaluate(velocity: Velocity, request: Request, dtype: torch.dtype, check: Check = None) -> Tensor:
     """Compute the requested velocity, in the request's dtype; the model gets ``dtype``.
 
     The model gets a copy of the state, and the velocity is copied, so neither side sees the other's edits.
     """
-    x = asked.x
-    sigma = torch.full((x.shape[0],), asked.sigma, dtype=x.dtype, device=x.device)
+    x = request.x
+    sigma = torch.full((x.shape[0],), request.sigma, dtype=x.dtype, device=x.device)
     try:
         v = velocity(x.to(dtype, copy=True), sigma)
     except StopIteration as error:
-        raise RuntimeError(f"velocity raised StopIteration at {_place(asked)}") from error
+        raise RuntimeError(f"velocity raised StopIteration at {_place(request)}") from error
     check_velocity(v, x)
     if check == "finite" and not bool(torch.isfinite(v).all()):
-        raise FloatingPointError(f"velocity is not finite at {_place(asked)}")
+        raise FloatingPointError(f"velocity is not finite at {_place(request)}")
     return v.to(x.dtype, copy=True)
 
 
@@ -298,12 +298,12 @@ def check_velocity(v: Any, x: Tensor) -> None:
         raise ValueError(f"velocity returned {v.dtype}: a velocity is real")
 
 
-def _place(asked: Asked) -> str:
-    return f"step {asked.at.step}, stage {asked.at.stage}, sigma {asked.sigma}"
+def _place(request: Request) -> str:
+    return f"step {request.at.step}, stage {request.at.stage}, sigma {request.sigma}"
 
 
 @contextmanager
-def _bar(sampler: Sampler, grid: SigmaGrid, *, show: bool) -> Generator[Callable[[Asked, Tensor], None] | None, None, None]:
+def _bar(sampler: Sampler, grid: SigmaGrid, *, show: bool) -> Generator[Callable[[Request, Tensor], None] | None, None, None]:
     """What counts model calls on a progress bar, if one is to be shown."""
     if not show:
         yield None
@@ -314,7 +314,7 @@ def _bar(sampler: Sampler, grid: SigmaGrid, *, show: bool) -> Generator[Callable
         raise ImportError("progress=True needs tqdm: pip install tqdm") from error
     with tqdm(total=None if sampler.adaptive else nfe(sampler, grid), unit="call") as bar:
 
-        def count_call(_asked: Asked, _velocity: Tensor) -> None:
+        def count_call(_request: Request, _velocity: Tensor) -> None:
             bar.update()
 
         yield count_call
@@ -379,10 +379,10 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Gri
         raise ValueError(f"calls={calls!r}: a number of model calls is a whole number")
 
     def fits(steps: int) -> bool:
-        asked: list[Evaluation] = []
-        unspent = takewhile(lambda _: len(asked) <= calls, steps_of(as_grid(grid_of(steps), "grid_of"), silence))
-        _unanswered(whole(method, NOTHING, unspent), asked)
-        return len(asked) <= calls
+        calls_made: list[Evaluation] = []
+        unspent = takewhile(lambda _: len(calls_made) <= calls, steps_of(as_grid(grid_of(steps), "grid_of"), silence))
+        _list_calls(integrate(method, NOTHING, unspent), calls_made)
+        return len(calls_made) <= calls
 
     low, high = 0, calls
     while low < high:
@@ -409,9 +409,9 @@ def live_latents(sampler: SamplerLike, grid: GridLike) -> int:
     method, grid = get_sampler(sampler), as_grid(grid)
     _check_direction(method, grid)
     counted = Counted.counting()
-    run = Running(whole(method, counted(torch.zeros(1, 16, dtype=torch.float64, device="cpu")), steps_of(grid, silence)))
-    while (asked := run.request) is not None:
-        run.tell(torch.zeros_like(asked.x))
+    run = Running(integrate(method, counted(torch.zeros(1, 16, dtype=torch.float64, device="cpu")), steps_of(grid, silence)))
+    while (request := run.request) is not None:
+        run.tell(torch.zeros_like(request.x))
     return counted.peak
 
 
@@ -483,14 +483,14 @@ def silence(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> T
 
 def asked_for(sampler: Sampler, steps: Iterable[Step], state: State) -> tuple[Evaluation, ...]:
     """List a sampler's requests over some steps when every velocity is zero."""
-    asked: list[Evaluation] = []
-    _unanswered(whole(sampler, NOTHING, steps, init=lambda _: state), asked)
-    return tuple(asked)
+    calls_made: list[Evaluation] = []
+    _list_calls(integrate(sampler, NOTHING, steps, init=lambda _: state), calls_made)
+    return tuple(calls_made)
 
 
-def _unanswered(work: Generator[Asked, Tensor, Any], found: list[Evaluation]) -> None:
+def _list_calls(work: Generator[Request, Tensor, Any], found: list[Evaluation]) -> None:
     """Answer every request with zeros, and write it down."""
     run = Running(work)
-    while (asked := run.request) is not None:
-        found.append(asked.at)
-        run.tell(torch.zeros_like(asked.x))
+    while (request := run.request) is not None:
+        found.append(request.at)
+        run.tell(torch.zeros_like(request.x))

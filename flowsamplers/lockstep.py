@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import Asked, Work, as_start, carry_dtype, check_velocity, noise_for, whole
+from flowsamplers.engine import Request, Work, as_start, carry_dtype, check_velocity, integrate, noise_for
 from flowsamplers.grid import SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds
 from flowsamplers.registry import get_sampler
@@ -115,11 +115,11 @@ def sample_many(
         return []
     tasks = [Task(partial(_begun, run, carry), run.condition, len(run.x1)) for run in runs]
     results: dict[int, Tensor] = {}
-    advance(flow, tasks, results.__setitem__, dtype=runs[0].x1.dtype, max_batch=max_batch, on_call=on_call)
+    run_tasks(flow, tasks, results.__setitem__, dtype=runs[0].x1.dtype, max_batch=max_batch, on_call=on_call)
     return [results[i].to(run.x1.dtype) for i, run in enumerate(runs)]
 
 
-def advance(
+def run_tasks(
     flow: Flow,
     tasks: Sequence[Task],
     on_done: Callable[[int, Any], None],
@@ -164,8 +164,8 @@ class _Active:
 
     index: int
     task: Task
-    run: Running[Evaluate | Asked, Any] | None = None
-    request: Evaluate | Asked | None = None
+    run: Running[Evaluate | Request, Any] | None = None
+    request: Evaluate | Request | None = None
 
 
 @dataclass(eq=False)
@@ -265,7 +265,7 @@ def _same(a: _Active, b: _Active) -> bool:
 def _begun(run: Run, carry: torch.dtype | None) -> Work:
     sampler = get_sampler(run.sampler)
     noise = noise_for(sampler, run.grid, run.seeds)
-    return whole(sampler, run.x1.to(carry_dtype(run.x1, carry)), steps_of(run.grid, noise))
+    return integrate(sampler, run.x1.to(carry_dtype(run.x1, carry)), steps_of(run.grid, noise))
 
 
 def _check_alike(runs: Sequence[Run]) -> None:

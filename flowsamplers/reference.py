@@ -22,9 +22,9 @@ import torch
 from scipy.interpolate import KroghInterpolator
 from torch import Tensor
 
-from flowsamplers.engine import StepEnd, Work, whole
+from flowsamplers.engine import StepEnd, Work, integrate
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Flow, Task, advance
+from flowsamplers.lockstep import Flow, Task, run_tasks
 from flowsamplers.methods import CashKarp5, DormandPrince8, GraggExtrapolation
 from flowsamplers.sampler import Evaluate, Running, steps_of
 from flowsamplers.samplers.runge_kutta import RungeKutta
@@ -359,10 +359,10 @@ class _Runs:
             start = self.x1[i : i + 1].double()
             generator = torch.Generator().manual_seed(1000 * self.dithers + i)
             if self.nodes == (0.0,) and i != self.follow:
-                run = whole(method, start, steps_of(grid))
+                run = integrate(method, start, steps_of(grid))
                 return (yield from dithered(run, size, 0.0, generator) if dither else run)
             record = _Record(grid.sigmas, [start], [])
-            run = record.of(whole(method, start, steps_of(grid), record.node))
+            run = record.of(integrate(method, start, steps_of(grid), record.node))
             yield from dithered(run, size, 0.0, generator) if dither else run
             passed = record.path()
             if i == self.follow:
@@ -419,7 +419,7 @@ class _Runs:
     def _advance(self, work: Callable[[int], Work]) -> list[Tensor]:
         outs: dict[int, Tensor] = {}
         tasks = [Task(partial(work, i), c) for i, c in enumerate(self.conditions)]
-        advance(self.cast, tasks, outs.__setitem__, dtype=torch.float64, max_batch=self.max_batch, on_call=self.on_call)
+        run_tasks(self.cast, tasks, outs.__setitem__, dtype=torch.float64, max_batch=self.max_batch, on_call=self.on_call)
         return [outs[i] for i in range(len(tasks))]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import whole
+from flowsamplers.engine import integrate
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.profiling import Array, Asked, Moments, gaussian_paths
 from flowsamplers.registry import get_sampler
@@ -71,7 +71,7 @@ def scheme_of(sampler: SamplerLike, grid: SigmaGrid) -> Scheme:
         kind = "stochastic" if method.stochastic else "adaptive"
         raise ValueError(f"method={type(method).__name__} is {kind}: nodes are fitted for a sampler with fixed weights")
     calls = 8 * grid.steps + 8
-    work = whole(method, torch.eye(1, calls + 1, dtype=torch.float64, device="cpu"), steps_of(grid))
+    work = integrate(method, torch.eye(1, calls + 1, dtype=torch.float64, device="cpu"), steps_of(grid))
     sigmas, points = list[float](), list[Tensor]()
     try:
         request = next(work)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowsamplers._html import table
-from flowsamplers.engine import Asked, OnStep, StepEnd, Velocity, as_start, carry_dtype, run_directly
+from flowsamplers.engine import OnStep, Request, StepEnd, Velocity, as_start, carry_dtype, run_directly
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds
 from flowsamplers.registry import get_sampler
@@ -117,9 +117,9 @@ def trace(
     dtype = carry_dtype(x1, carry)
     states = [x1.to(dtype, copy=True)]
 
-    def seen(asked: Asked, v: Tensor) -> None:
-        record.append(TracedEvaluation(*asked.at, _rms(asked.x), _rms(v)))
-        if asked.at.stage == 0:
+    def seen(request: Request, v: Tensor) -> None:
+        record.append(TracedEvaluation(*request.at, _rms(request.x), _rms(v)))
+        if request.at.stage == 0:
             velocities.append(v)
         if on_evaluation is not None:
             on_evaluation(record[-1])

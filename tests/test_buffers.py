@@ -121,8 +121,8 @@ def test_lock_step_jobs_do_not_share_what_a_model_reuses(model, max_batch: int) 
 
 def test_a_failed_batch_is_tried_again_with_what_it_was_given() -> None:
     """A model that edits its input and then runs out of memory: the halves must see the state, not the remains."""
-    from flowsamplers.engine import whole
-    from flowsamplers.lockstep import Task, advance
+    from flowsamplers.engine import integrate
+    from flowsamplers.lockstep import Task, run_tasks
     from flowsamplers.sampler import steps_of
 
     class Fails(Conditioned):
@@ -137,8 +137,8 @@ def test_a_failed_batch_is_tried_again_with_what_it_was_given() -> None:
     def ends(flow) -> list[Tensor]:
         outs: dict[int, Tensor] = {}
         starts = [start(rows=1, seed=i) for i in range(4)]
-        tasks = [Task(lambda x=x: whole(fs.get_sampler("ab2"), x, steps_of(IRREGULAR)), 0.3) for x in starts]
-        advance(flow, tasks, outs.__setitem__, dtype=torch.float64, on_error=lambda i, e: pytest.fail(str(e)))
+        tasks = [Task(lambda x=x: integrate(fs.get_sampler("ab2"), x, steps_of(IRREGULAR)), 0.3) for x in starts]
+        run_tasks(flow, tasks, outs.__setitem__, dtype=torch.float64, on_error=lambda i, e: pytest.fail(str(e)))
         return [outs[i] for i in range(4)]
 
     torch.testing.assert_close(ends(Fails()), ends(Conditioned()), rtol=1e-14, atol=1e-14)

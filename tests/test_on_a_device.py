@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import flowsamplers as fs
 from fields import every_fixed_sampler
-from flowsamplers.lockstep import Task, advance
+from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.noise import GeneratorNoise, KeyedNoise
 
 STOCHASTIC = [i.name for i in fs.list_samplers() if i.stochastic and not i.adaptive]
@@ -154,6 +154,6 @@ def test_a_batch_that_did_not_fit_is_let_go_before_its_halves_are_tried() -> Non
 
     results: dict[int, Any] = {}
     failed: dict[int, Exception] = {}
-    advance(Narrow(), [Task(asks, rows=4)], results.__setitem__, dtype=torch.float32, on_error=failed.__setitem__)
+    run_tasks(Narrow(), [Task(asks, rows=4)], results.__setitem__, dtype=torch.float32, on_error=failed.__setitem__)
     assert not failed
     assert torch.equal(results[0], torch.ones(4, 2))

@@ -144,7 +144,7 @@ def test_the_score_form_of_flow_grpo_is_the_drift_and_the_exact_step_is_its_limi
     x, v = start(), at(start(), s)
     (step,) = fs.sampler.steps_of(fs.SigmaGrid([s, s + h]))
     sde = fs.get_sampler("flow_sde", eta=0.4)
-    g2 = sde.damping.squared(s)
+    g2 = sde.sde.squared(s)
     mean, std = sde.transition(x, v, step)
     same(mean, x * (1 + g2 / (2 * s) * h) + v * (1 + g2 * (1 - s) / (2 * s)) * h)
     exact, size = EulerSDE(0.4).transition(x, v, step)

@@ -89,7 +89,7 @@ RAISED = [
 def test_options_that_change_the_order_change_what_is_declared_and_what_is_measured() -> None:
     """Of a stochastic method: without its noise. All in lock-step."""
     samplers = [fs.get_sampler(name, **options) for name, options, _ in RAISED]
-    still = [subject_of(s).quiet for s in samplers]
+    still = [subject_of(s).without_noise for s in samplers]
     found = observed_orders([s.sampler for s in still if s is not None and s.sampler is not None], "inside", ["shift-2"], STEPS)
     for (name, options, order), sampler, verdicts in zip(RAISED, samplers, found, strict=True):
         assert sampler.order == order != fs.sampler_info(name).order

@@ -18,7 +18,7 @@ import flowsamplers as fs
 from fields import IRREGULAR, smooth, start
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.samplers import Churn, DDIMEta, EulerAncestral, EulerSDE, FlowSDE, Restart
-from flowsamplers.samplers.damping import RULES, Damping
+from flowsamplers.samplers.sde import RULES, SDE
 from flowsamplers.samplers.stochastic import CONVENTIONS, GaussianStep, convert_eta
 from flowsamplers.schedules import linear, shift
 from flowsamplers.study.orders import shifted
@@ -137,7 +137,7 @@ def test_euler_maruyama_adds_what_the_formula_says(grid: fs.SigmaGrid) -> None:
     r"""In one step from sigma to sigma': $\frac{h^2}{\sigma}(g^2 + g^4/(4\sigma))$, for a data point."""
     s, s1 = grid.sigmas[:2]
     for sampler in (FlowSDE(), FlowSDE(rule="constant"), FlowSDE(rule="decreasing", eta=1.0)):
-        g2 = sampler.damping.squared(s)
+        g2 = sampler.sde.squared(s)
         found = exact_moments(sampler, lambda x, sigma: x / sigma[:, None], fs.SigmaGrid([s, s1]), Moments(0.0, s * s))
         assert found.variance - s1**2 == pytest.approx((s1 - s) ** 2 / s * (g2 + g2**2 / (4 * s)), rel=1e-10)
 
@@ -147,28 +147,28 @@ def test_euler_maruyama_adds_what_the_formula_says(grid: fs.SigmaGrid) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_what_is_kept_is_the_integral_of_the_squared_noise(rule: str) -> None:
-    damping = Damping(0.7, rule)
+    sde = SDE(0.7, rule)
     for s0, s1 in ((0.95, 0.6), (0.6, 0.05), (0.31, 0.3)):
-        g = quad(lambda u: damping.squared(u) / (2 * u * u), s1, s0, epsabs=1e-13)[0]
-        assert damping.kept(s0, s1) == pytest.approx(math.exp(-g), rel=1e-9)
-        assert damping.kept(s0, s1) ** 2 + damping.fresh(s0, s1) ** 2 == pytest.approx(1, abs=1e-14)
+        g = quad(lambda u: sde.squared(u) / (2 * u * u), s1, s0, epsabs=1e-13)[0]
+        assert sde.kept(s0, s1) == pytest.approx(math.exp(-g), rel=1e-9)
+        assert sde.kept(s0, s1) ** 2 + sde.fresh(s0, s1) ** 2 == pytest.approx(1, abs=1e-14)
 
 
 @pytest.mark.parametrize(("sigma", "eta"), [(0.1, 0.02), (0.5, 0.06), (0.9, 0.24), (0.99, 1.0), (0.999, 2.37)])
 def test_er_sde_is_strongly_stochastic_near_pure_noise_alone(sigma: float, eta: float) -> None:
     """The eta of DPM-Solver++ that its rule has at a sigma."""
-    _, local = Damping(1.0, "er_sde").along(np.array([math.log((1 - sigma) / sigma)]))
+    _, local = SDE(1.0, "er_sde").along(np.array([math.log((1 - sigma) / sigma)]))
     assert local[0] == pytest.approx(eta, abs=0.005)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_ends_are_limits_and_finite(rule: str) -> None:
-    damping = Damping(1.0, rule)
+    sde = SDE(1.0, rule)
     x = start(4)
     for sampler in (EulerSDE(rule=rule), FlowSDE(rule=rule)):
         assert torch.isfinite(fs.sample(smooth, x, linear(1), sampler, seed=0)).all()
         assert torch.isfinite(fs.sample(smooth, x, linear(5), sampler, seed=fs.BrownianNoise(0))).all()
-    assert 0 <= damping.kept(1.0, 0.5) <= 1
+    assert 0 <= sde.kept(1.0, 0.5) <= 1
     torch.testing.assert_close(  # to 0 an exact step is the data prediction
         fs.sample(smooth, x, fs.SigmaGrid([0.5, 0.0]), EulerSDE(rule=rule), seed=0), x - 0.5 * smooth(x, x.new_full((4,), 0.5))
     )
@@ -206,7 +206,7 @@ def test_conversions_are_exact_or_tight_as_they_say(source: str) -> None:
 
 def test_flow_grpo_and_sa_solver_have_the_eta_of_dpm_solver() -> None:
     a, s = 0.7, 0.6
-    assert Damping(convert_eta(a, "flow_grpo")).squared(s) == pytest.approx(a**2 * s / (1 - s), rel=1e-14)
+    assert SDE(convert_eta(a, "flow_grpo")).squared(s) == pytest.approx(a**2 * s / (1 - s), rel=1e-14)
     sa = fs.get_sampler(
         "sa_solver", tau=math.sqrt(0.3), low=0.0, high=1.0, startup="ramp", predictor_order=1, corrector_order=0, last="method"
     )
@@ -350,7 +350,7 @@ def test_bad_options_are_named() -> None:
         with pytest.raises(ValueError, match="with noise a run goes down"):
             fs.sample(smooth, start(), fs.SigmaGrid([0.2, 0.4], rising=True), sampler, seed=0)
     with pytest.raises(ValueError, match="an exponential integrator in lambda has"):
-        Damping(1.0, "linear").along(torch.zeros(1).numpy())
+        SDE(1.0, "linear").along(torch.zeros(1).numpy())
 
 
 # One path

@@ -13,8 +13,8 @@ from torch import Tensor
 import flowsamplers as fs
 from fields import IRREGULAR, smooth, start
 from flowsamplers.flows import GaussianFlow
-from flowsamplers.samplers.damping import Damping
 from flowsamplers.samplers.interpolation import moments, phi
+from flowsamplers.samplers.sde import SDE
 from flowsamplers.testing.fields import between
 from flowsamplers.testing.moments import noise_level_error, variance_ratio
 
@@ -159,7 +159,7 @@ def test_an_ancestral_step_of_eulers_method_is_the_first_order_sampler() -> None
 @pytest.mark.parametrize(("s", "t"), [(0.9, 0.85), (0.9, 0.1), (0.5, 0.499), (0.999, 0.001)])
 def test_moments_at_the_rate_1_plus_eta_are_phi_functions(s: float, t: float, eta: float) -> None:
     z = (1 + eta) * (math.log((1 - t) / t) - math.log((1 - s) / s))
-    for k, m in enumerate(moments("data", "lambda", s, t, 4, Damping(eta))):
+    for k, m in enumerate(moments("data", "lambda", s, t, 4, SDE(eta))):
         assert m == pytest.approx((1 - t) * math.factorial(k) * z * phi(k + 1, z), rel=1e-13)
 
 
@@ -167,11 +167,11 @@ def test_moments_at_the_rate_1_plus_eta_are_phi_functions(s: float, t: float, et
 @pytest.mark.parametrize("variable", ["neg_log_sigma", "sigma", "ve_sigma"])
 def test_the_kernel_of_a_constant_is_what_the_first_order_step_gives_the_data(variable: str, rule: Any) -> None:
     r"""$M_0 = \alpha'(1 - \frac{\rho'}{\rho} e^{-G})$, also from sigma 1 where the variable has a value there."""
-    damping = Damping(0.7, rule)
+    sde = SDE(0.7, rule)
     for s, t in ((0.9, 0.3), (0.9999, 0.01), (0.4, 0.399), *([] if variable == "ve_sigma" else [(1.0, 0.5)])):
         ratio = (t / (1 - t)) / (s / (1 - s)) if s < 1 else 0.0
-        m0 = moments("data", variable, s, t, 1, damping)[0]
-        assert m0 == pytest.approx((1 - t) * (1 - ratio * damping.kept(s, t)), rel=1e-12)
+        m0 = moments("data", variable, s, t, 1, sde)[0]
+        assert m0 == pytest.approx((1 - t) * (1 - ratio * sde.kept(s, t)), rel=1e-12)
 
 
 def test_the_draws_of_one_step_are_parts_of_one_brownian_path() -> None:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
-from flowsamplers.engine import whole
+from flowsamplers.engine import integrate
 from flowsamplers.flows import load_flow
-from flowsamplers.lockstep import Task, advance
+from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.reference import relative_error
 from flowsamplers.sampler import steps_of
 from flowsamplers.study import Study
@@ -35,10 +35,12 @@ Case = tuple[Any, Tensor]
 def lock_step(study: Study, flow: Meter, planned: list[Planned], cases: list[Case]) -> dict[tuple[int, int], Tensor]:
     """The study's way: cheap runs first, a few full batches on their way, equal requests computed once."""
     where = [(i, c) for i in sorted(range(len(planned)), key=lambda i: planned[i].nfe) for c in range(len(cases))]
-    tasks = [Task(partial(whole, planned[i].sampler, cases[c][1], steps_of(planned[i].grid)), cases[c][0]) for i, c in where]
+    tasks = [
+        Task(partial(integrate, planned[i].sampler, cases[c][1], steps_of(planned[i].grid)), cases[c][0]) for i, c in where
+    ]
     outs: dict[tuple[int, int], Tensor] = {}
     dtype = cases[0][1].dtype
-    advance(flow, tasks, lambda k, x: outs.update({where[k]: x}), dtype=dtype, max_batch=study.max_batch, window=study.window)
+    run_tasks(flow, tasks, lambda k, x: outs.update({where[k]: x}), dtype=dtype, max_batch=study.max_batch, window=study.window)
     return outs
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
-from flowsamplers.samplers.runge_kutta import moved
+from flowsamplers.samplers.runge_kutta import linear_combination
 from flowsamplers.samplers.tableaux import PAIRS
 
 SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
@@ -92,11 +92,11 @@ class Adaptive(Sampler):
             h, k = sign * length, [k1]
             end = at.s1 if length == remaining else sigma + h
             for a, c in zip(table.a[1:], table.c[1:], strict=True):
-                k.append((yield Evaluate(moved(x, h, a, k), end if abs(c - 1) < 1e-15 else sigma + c * h)))
+                k.append((yield Evaluate(linear_combination(x, h, a, k), end if abs(c - 1) < 1e-15 else sigma + c * h)))
             left = None if left is None else left - table.stages + 1
             floor.called(table.stages - 1, sigma)
-            new = moved(x, h, table.b, k)
-            error = self._error(moved(torch.zeros_like(x), h, table.error, k), x, new)
+            new = linear_combination(x, h, table.b, k)
+            error = self._error(linear_combination(torch.zeros_like(x), h, table.error, k), x, new)
             if error > 1 and not final:
                 floor.check(length, sigma, x, self._error(h * torch.finfo(x.dtype).eps * k1, x, new))
             if error <= 1 or final:

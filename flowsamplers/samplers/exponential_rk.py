@@ -13,7 +13,7 @@ from flowsamplers._errors import unknown
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import VARIABLES, Variable, phi
-from flowsamplers.samplers.policies import LastStep, answered
+from flowsamplers.samplers.policies import LastStep, with_first_velocity
 
 INVERSES: dict[str, Callable[[float], float]] = {
     "lambda": lambda y: 1 / (1 + math.exp(y)),
@@ -72,11 +72,11 @@ class ExponentialRungeKutta(LastStep):
         h = y(at.s1) - y(at.s0)
         if not math.isfinite(h):
             classical = get_sampler(CLASSICAL[type(self).order])
-            end, _ = yield from answered(classical.step(x, at, classical.init(x)), v)
+            end, _ = yield from with_first_velocity(classical.step(x, at, classical.init(x)), v)
             return end, state
         d0, further = x - at.s0 * v, list[Tensor]()
 
-        def moved(sigma: float, row: Row) -> Tensor:
+        def stage(sigma: float, row: Row) -> Tensor:
             end = x + (sigma - at.s0) * v
             beta = h * (1 - sigma if self.variable == "lambda" else 1.0)
             for w, d in zip(row, further, strict=True):
@@ -85,9 +85,9 @@ class ExponentialRungeKutta(LastStep):
 
         for c, row in self.stages(h):
             sigma = at.s1 if c == 1 else INVERSES[self.variable](y(at.s0) + c * h)
-            point = moved(sigma, row)
+            point = stage(sigma, row)
             further.append(point - sigma * (yield Evaluate(point, sigma)) - d0)
-        return moved(at.s1, self.weights(h)), state
+        return stage(at.s1, self.weights(h)), state
 
 
 @register(

@@ -16,10 +16,10 @@ from torch import Tensor
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, converted
-from flowsamplers.samplers.damping import Damping, drawn, renewed
 from flowsamplers.samplers.exponential_rk import RES2S, DPMSolverPP2S, DPMSolverPP3S, ExponentialRungeKutta
 from flowsamplers.samplers.interpolation import half_log_snr
 from flowsamplers.samplers.policies import LastStep
+from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise
 from flowsamplers.samplers.wrappers import WithNoise
 
 Correction: TypeAlias = Literal["phi_1", "phi_2"]
@@ -40,7 +40,7 @@ class SEEDS(LastStep):
 
     Args:
         last: policy of the last step, see `LastStep`.
-        eta: strength of the noise, see `Damping`.
+        eta: strength of the noise, see `SDE`.
     """
 
     eta: float = 1.0
@@ -53,12 +53,12 @@ class SEEDS(LastStep):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _ = self.damping, self.without_noise
+        _ = self.sde, self.without_noise
 
     @property
-    def damping(self) -> Damping:
+    def sde(self) -> SDE:
         """Strength and rule of the noise."""
-        return Damping(self.eta)
+        return SDE(self.eta)
 
     @property
     def without_noise(self) -> ExponentialRungeKutta:
@@ -72,13 +72,13 @@ class SEEDS(LastStep):
         v = yield Evaluate(x, at.s0)
         start, h = half_log_snr(at.s0), half_log_snr(at.s1) - half_log_snr(at.s0)
         if not math.isfinite(h):
-            return renewed(x, v, at.s0, at.s1, self.damping, drawn(x, at, at.s0, at.s1, self.damping)), state
+            return exact_step(x, v, at.s0, at.s1, self.sde, fresh_noise(x, at, at.s0, at.s1, self.sde)), state
         z, tableau = (1 + self.eta) * h, self.without_noise
         rows = [*tableau.stages(z), (1.0, tableau.weights(z))]
         sigmas = [at.s1 if c == 1 else 1 / (1 + math.exp(start + c * h)) for c, _ in rows]
         d0, further = x - at.s0 * v, list[Tensor]()
         for (_, row), sigma, noise in zip(rows, sigmas, self._path(x, at, sigmas), strict=True):
-            point = renewed(x, v, at.s0, sigma, self.damping, noise)
+            point = exact_step(x, v, at.s0, sigma, self.sde, noise)
             for w, d in zip(row, further, strict=True):
                 point = point + ((1 - sigma) * z * w) * d
             if len(further) == len(rows) - 1:
@@ -90,7 +90,7 @@ class SEEDS(LastStep):
         """The noise that has come in since the start of the step, at each of these sigmas."""
         path, before, n = list[Tensor](), at.s0, torch.zeros_like(like)
         for draw, sigma in enumerate(sigmas):
-            n, new = self.damping.kept(before, sigma) * n, drawn(like, at, before, sigma, self.damping, draw)
+            n, new = self.sde.kept(before, sigma) * n, fresh_noise(like, at, before, sigma, self.sde, draw)
             n = n if new is None else n + new
             path.append(n)
             before = sigma
@@ -226,12 +226,12 @@ class AncestralStep(WithNoise):
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
-        damping = Damping(self.eta)
-        damping.kept(at.s0, at.s1)  # refuses a step towards noise
+        sde = SDE(self.eta)
+        sde.kept(at.s0, at.s1)  # refuses a step towards noise
         down = at.s1 * (1 + self.eta * (at.s1 / at.s0 - 1)) if self.eta > 0 else at.s1
         end, _ = yield from self.without_noise.step(x, replace(at, s1=down), None)
         scale = (1 - at.s1) / (1 - down) if down < at.s1 else 1.0
         added = math.sqrt(max(0.0, at.s1**2 - (down * scale) ** 2))
         if added > 0:
-            return scale * end + added * at.noise(x, clock=damping.clock(at.s0, at.s1)), state
+            return scale * end + added * at.noise(x, clock=sde.clock(at.s0, at.s1)), state
         return scale * end, state

@@ -24,11 +24,11 @@ from torch import Tensor
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
-from flowsamplers.samplers.damping import Damping, Rule, drawn, renewed
 from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
 from flowsamplers.samplers.interpolation import Variable, moments
 from flowsamplers.samplers.multistep import Adams
 from flowsamplers.samplers.policies import RAMP
+from flowsamplers.samplers.sde import SDE, Rule, exact_step, fresh_noise
 
 Correction: TypeAlias = Literal["midpoint", "heun"]
 CORRECTIONS = ("midpoint", "heun")
@@ -45,7 +45,7 @@ class StochasticAdams(ExponentialAdams):
         startup: policy of the first steps, see `Multistep`. Steps of another sampler draw no noise, which keeps the marginals and
             reduces the strong order to 1/2.
         variable: where the prediction is interpolated, see `ExponentialAdams`.
-        eta: strength of the noise, see `Damping`; 0 for none.
+        eta: strength of the noise, see `SDE`; 0 for none.
     """
 
     variable: Variable = "lambda"
@@ -57,13 +57,13 @@ class StochasticAdams(ExponentialAdams):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _ = self.damping
+        _ = self.sde
         self._set(strong_order=1 if self.startup == RAMP else 0.5)
 
     @property
-    def damping(self) -> Damping:
+    def sde(self) -> SDE:
         """Strength and rule of the noise."""
-        return Damping(self.eta)
+        return SDE(self.eta)
 
     def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
         """See `Adams`; with noise a run from ``sigma = 1`` stays the limit of runs from below."""
@@ -71,11 +71,11 @@ class StochasticAdams(ExponentialAdams):
 
     def moments(self, s0: float, s1: float, count: int) -> tuple[float, ...]:
         """See `Adams`."""
-        return moments(self.prediction, self.variable, s0, s1, count, self.damping)
+        return moments(self.prediction, self.variable, s0, s1, count, self.sde)
 
     def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
         """See `Adams`."""
-        return renewed(x, v, at.s0, at.s1, self.damping, drawn(x, at, at.s0, at.s1, self.damping))
+        return exact_step(x, v, at.s0, at.s1, self.sde, fresh_noise(x, at, at.s0, at.s1, self.sde))
 
 
 @register(
@@ -199,7 +199,7 @@ class ERSDE(StochasticAdams):
         startup: policy of the first steps, see `Multistep`.
         variable: where the prediction is interpolated.
         eta: strength of the noise; 0 is the ODE.
-        rule: ``"er_sde"`` or ``"reverse_time"``, see `Damping`.
+        rule: ``"er_sde"`` or ``"reverse_time"``, see `SDE`.
         stages: how many predictions, from 1 to 3.
         form: ``"shipped"`` or ``"polynomial"``.
 
@@ -232,9 +232,9 @@ class ERSDE(StochasticAdams):
         super().__post_init__()
 
     @property
-    def damping(self) -> Damping:
+    def sde(self) -> SDE:
         """Strength and rule of the noise."""
-        return Damping(self.eta, self.rule)
+        return SDE(self.eta, self.rule)
 
     @property
     def without_noise(self) -> Sampler | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.policies import LastStep
-from flowsamplers.samplers.runge_kutta import moved, node
+from flowsamplers.samplers.runge_kutta import linear_combination, node
 
 ROOT3 = math.sqrt(3)
 
@@ -47,10 +47,10 @@ class FixedPoint(LastStep):
         for _ in range(self.sweeps):
             swept: list[Tensor] = []
             for row in self.a:
-                v = yield Evaluate(moved(x, at.h, row, k), node(at, math.fsum(row)))
+                v = yield Evaluate(linear_combination(x, at.h, row, k), node(at, math.fsum(row)))
                 swept.append(v)
             k = swept
-        return moved(x, at.h, self.b, k), state
+        return linear_combination(x, at.h, self.b, k), state
 
 
 @register(

@@ -12,7 +12,7 @@ with $\alpha = 1 - \sigma$. A method replaces P by the polynomial, in some varia
 constant P gives Euler's step in all three cases, so every method here is Euler's step plus corrections.
 
 In an SDE the data prediction has the kernel $\alpha'\,d\bigl(\frac{\rho'}{\rho}\, e^{-G}\bigr)$ with $\rho = \frac{u}{1 - u}$ and G from u
-to the end of the step (`damping`); for $G = \eta\,\Delta\lambda$ that is the kernel above at the rate $1 + \eta$.
+to the end of the step (`sde`); for $G = \eta\,\Delta\lambda$ that is the kernel above at the rate $1 + \eta$.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from flowsamplers.samplers.damping import Damping
+from flowsamplers.samplers.sde import SDE
 
 Prediction: TypeAlias = Literal["velocity", "data", "noise"]
 Variable: TypeAlias = Literal["sigma", "neg_log_sigma", "lambda", "ve_sigma", "vp_time"]
@@ -88,11 +88,11 @@ PREDICTIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
 }
 
 
-NO_NOISE = Damping(0.0)
+NO_NOISE = SDE(0.0)
 
 
 @lru_cache(maxsize=8192)
-def moments(prediction: str, variable: str, s0: float, s1: float, count: int, damping: Damping = NO_NOISE) -> tuple[float, ...]:
+def moments(prediction: str, variable: str, s0: float, s1: float, count: int, sde: SDE = NO_NOISE) -> tuple[float, ...]:
     r"""Compute $\int K\,\theta^k\,du$ for k = 0 to ``count - 1``, where $\theta$ runs from 0 to 1 over the step in the variable.
 
     The result is empty if the variable or the kernel is infinite at an end; the formula then becomes Euler's step. The data prediction
@@ -112,8 +112,8 @@ def moments(prediction: str, variable: str, s0: float, s1: float, count: int, da
         return (1.0,) * count if s1 == 0 < s0 else ()
     if prediction == "noise" and (s0 >= 1 or s1 >= 1):
         return ()
-    in_lambda = damping.eta > 0 or variable == "ve_sigma"
-    u, measure = _rule_in_lambda(s0, s1, damping) if in_lambda else _rule(prediction, s0, s1)
+    in_lambda = sde.eta > 0 or variable == "ve_sigma"
+    u, measure = _rule_in_lambda(s0, s1, sde) if in_lambda else _rule(prediction, s0, s1)
     theta = np.array([(g(float(w)) - start) / length for w in u])
     return tuple(float(np.dot(measure, theta**k)) for k in range(count))
 
@@ -139,7 +139,7 @@ def _rule(prediction: str, s0: float, s1: float) -> tuple[np.ndarray, np.ndarray
     return s0 + z * (s1 - s0), w * (s1 - s0)
 
 
-def _rule_in_lambda(s0: float, s1: float, damping: Damping) -> tuple[np.ndarray, np.ndarray]:
+def _rule_in_lambda(s0: float, s1: float, sde: SDE) -> tuple[np.ndarray, np.ndarray]:
     r"""The same for the data prediction of an SDE: $\alpha' (1 + P')\,e^{-(\lambda' - l) - (P(\lambda') - P(l))}\,dl$, in panels.
 
     Further back than the kernel reaches (40 e-foldings) nothing counts.
@@ -148,16 +148,16 @@ def _rule_in_lambda(s0: float, s1: float, damping: Damping) -> tuple[np.ndarray,
     start = half_log_snr(s0)
     if start < end:
         back = np.linspace(end, max(start, end - 40), 2048)
-        potential, _ = damping.along(back)
+        potential, _ = sde.along(back)
         start = float(back[min(int(np.searchsorted(end - back + potential[0] - potential, 40)), len(back) - 1)])
-    steepest = 1 + float(damping.along(np.array([start]))[1][0])
+    steepest = 1 + float(sde.along(np.array([start]))[1][0])
     panels = max(1, math.ceil(abs(end - start) * steepest / 3))
     z, w = _legendre(24)
     edges = np.linspace(start, end, panels + 1)
     width = edges[1] - edges[0]
     lam = (edges[:-1, None] + width * (z + 1) / 2).ravel()
-    potential, slope = damping.along(lam)
-    last = damping.along(np.array([end]))[0][0]
+    potential, slope = sde.along(lam)
+    last = sde.along(np.array([end]))[0][0]
     kernel = (1 - s1) * (1 + slope) * np.exp(lam - end + potential - last)
     return 1 / (1 + np.exp(lam)), np.tile(w * width / 2, panels) * kernel
 
@@ -199,7 +199,7 @@ def regular(variable: str, s0: float, s1: float, past: Sequence[float], *, new: 
     return "neg_log_sigma" if lost and max((s0, *past)) >= 1 else variable
 
 
-def through(thetas: Sequence[float], values: Sequence[float]) -> list[float]:
+def polynomial_weights(thetas: Sequence[float], values: Sequence[float]) -> list[float]:
     r"""Solve $\sum_j w_j (P_j - P_0) = \sum_{k \ge 1} M_k d_k$ for the weights w, with $P_0 + \sum_k d_k \theta^k$ through all $P_j$.
 
     Args:
@@ -207,7 +207,7 @@ def through(thetas: Sequence[float], values: Sequence[float]) -> list[float]:
         values: $M_1, M_2, \dots$, one for each position.
 
     Examples:
-        >>> [round(w, 12) for w in through([-1.0], [0.5])]  # Adams-Bashforth 2
+        >>> [round(w, 12) for w in polynomial_weights([-1.0], [0.5])]  # Adams-Bashforth 2
         [-0.5]
     """
     powers = np.array([[t ** (k + 1) for t in thetas] for k in range(len(thetas))])

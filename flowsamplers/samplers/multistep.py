@@ -12,7 +12,7 @@ from torch import Tensor
 from flowsamplers._errors import one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator
-from flowsamplers.samplers.interpolation import PREDICTIONS, moments, positions, through
+from flowsamplers.samplers.interpolation import PREDICTIONS, moments, polynomial_weights, positions
 from flowsamplers.samplers.policies import LastStep, Multistep
 
 
@@ -96,7 +96,7 @@ def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> li
     if not method.moments(s0, s1, 1):
         return []
     thetas = positions(method.interpolates_in, s0, s1, past)
-    return through(thetas, method.integrals(s0, s1, thetas))
+    return polynomial_weights(thetas, method.integrals(s0, s1, thetas))
 
 
 @register(

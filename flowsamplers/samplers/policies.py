@@ -99,7 +99,7 @@ class Multistep(LastStep):
         if other is None:
             return (yield from self.advance(x, at, state))
         v = yield Evaluate(x, at.s0)
-        end, _ = yield from answered(other.step(x, at, other.init(x)), v)
+        end, _ = yield from with_first_velocity(other.step(x, at, other.init(x)), v)
         return end, self.remember(state, x, v, at)
 
     def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
@@ -107,7 +107,7 @@ class Multistep(LastStep):
         raise NotImplementedError
 
 
-def answered(work: StepGenerator, v: Tensor) -> StepGenerator:
+def with_first_velocity(work: StepGenerator, v: Tensor) -> StepGenerator:
     """Run another method's step with a known velocity at its start."""
     run = Running(work)
     run.tell(v)

@@ -25,11 +25,11 @@ class RungeKutta(LastStep):
         """See `Sampler.step`."""
         k: list[Tensor] = []
         for a, c in zip(self.tableau.a, self.tableau.c, strict=True):
-            k.append((yield Evaluate(moved(x, at.h, a, k), node(at, c))))
-        return moved(x, at.h, self.tableau.b, k), state
+            k.append((yield Evaluate(linear_combination(x, at.h, a, k), node(at, c))))
+        return linear_combination(x, at.h, self.tableau.b, k), state
 
 
-def moved(x: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+def linear_combination(x: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """Compute ``x + h * sum_j weights[j] * slopes[j]``; ``x`` itself if all weights are zero."""
     terms = [(h * w) * k for w, k in zip(weights, slopes, strict=True) if w]
     return reduce(Tensor.add, terms, x)

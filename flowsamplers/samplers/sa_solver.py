@@ -15,8 +15,8 @@ from torch import Tensor
 from flowsamplers._errors import one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
-from flowsamplers.samplers.damping import Damping, drawn, renewed
 from flowsamplers.samplers.policies import RAMP
+from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise
 from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unipc_weights
 
 
@@ -46,7 +46,7 @@ class SASolver(PredictorCorrector):
     Args:
         last: policy of the last step, see `LastStep`; the point it starts from is corrected first.
         startup: policy of the first steps, see `Multistep`.
-        tau: strength of the noise; $\tau^2$ is the eta of `Damping`.
+        tau: strength of the noise; $\tau^2$ is the eta of `SDE`.
         low: lowest sigma at which a step with noise starts.
         high: highest sigma at which a step with noise starts. Set ``low`` to 0 and ``high`` to 1 for noise on all steps.
         predictor_order: number of predictions in the predictor, from 1 to 4.
@@ -94,9 +94,9 @@ class SASolver(PredictorCorrector):
         self._set(strong_order=1 if everywhere else 0.5)
         super().__post_init__()
 
-    def damping(self, s0: float) -> Damping:
+    def sde(self, s0: float) -> SDE:
         """Strength and rule of the noise in a step from s0."""
-        return Damping(self.tau**2 if self.low <= s0 <= self.high else 0.0)
+        return SDE(self.tau**2 if self.low <= s0 <= self.high else 0.0)
 
     @property
     def without_noise(self) -> Sampler | None:
@@ -118,11 +118,11 @@ class SASolver(PredictorCorrector):
 
     def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
         """See `PredictorCorrector`."""
-        damping = self.damping(at.s0)
-        return renewed(x, v, at.s0, at.s1, damping, drawn(x, at, at.s0, at.s1, damping))
+        sde = self.sde(at.s0)
+        return exact_step(x, v, at.s0, at.s1, sde, fresh_noise(x, at, at.s0, at.s1, sde))
 
     def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool = False) -> list[float]:
         """See `PredictorCorrector`."""
         used = past[: self.corrector_order - 2 if new else self.predictor_order - 1]
         solve = "shortcut" if self.simple_order_2 else "full"
-        return unipc_weights("lambda", "bh1", solve, s0, s1, used, new=new, damping=self.damping(s0))
+        return unipc_weights("lambda", "bh1", solve, s0, s1, used, new=new, sde=self.sde(s0))

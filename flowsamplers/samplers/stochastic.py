@@ -30,7 +30,7 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import Clock
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, steps_of
-from flowsamplers.samplers.damping import AnyRule, Damping
+from flowsamplers.samplers.sde import SDE, AnyRule
 
 
 class GaussianStep(Sampler):
@@ -219,7 +219,7 @@ class EulerSDE(FirstOrder):
 
     Args:
         eta: strength of the noise.
-        rule: name of the SDE, see `flowsamplers.samplers.damping.Damping`.
+        rule: name of the SDE, see `flowsamplers.samplers.sde.SDE`.
 
     Examples:
         >>> import flowsamplers as fs
@@ -232,20 +232,20 @@ class EulerSDE(FirstOrder):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        _ = self.damping
+        _ = self.sde
 
     @property
-    def damping(self) -> Damping:
+    def sde(self) -> SDE:
         """Strength and rule of the noise."""
-        return Damping(self.eta, self.rule)
+        return SDE(self.eta, self.rule)
 
     def shares(self, s0: float, s1: float) -> tuple[float, float]:
         """See `FirstOrder`."""
-        return self.damping.kept(s0, s1), self.damping.fresh(s0, s1)
+        return self.sde.kept(s0, s1), self.sde.fresh(s0, s1)
 
     def clock(self, at: Step) -> Clock:
         """See `GaussianStep`."""
-        return self.damping.clock(at.s0, at.s1)
+        return self.sde.clock(at.s0, at.s1)
 
 
 @register(
@@ -290,14 +290,14 @@ class EulerAncestral(FirstOrder):
         """See `FirstOrder`."""
         if self.eta == 0:
             return 1.0, 0.0
-        _ = Damping(self.eta).kept(s0, s1)  # refuses a step towards noise
+        _ = SDE(self.eta).kept(s0, s1)  # refuses a step towards noise
         ratio = 1 + self.eta * (s1 / s0 - 1)
         kept = ratio * (1 - s1) / (1 - s1 * ratio)
         return kept, self.s_noise * math.sqrt(1 - kept**2)
 
     def clock(self, at: Step) -> Clock:
         """See `GaussianStep`; it is the interval in the limit of small steps."""
-        return Damping(self.eta).clock(at.s0, at.s1)
+        return SDE(self.eta).clock(at.s0, at.s1)
 
 
 @register(
@@ -336,12 +336,12 @@ class DDIMEta(FirstOrder):
         """See `FirstOrder`."""
         if self.eta == 0:
             return 1.0, 0.0
-        fresh = self.eta * Damping(1.0).fresh(s0, s1) if s1 < s0 else Damping(1.0).kept(s0, s1)  # refuses a step towards noise
+        fresh = self.eta * SDE(1.0).fresh(s0, s1) if s1 < s0 else SDE(1.0).kept(s0, s1)  # refuses a step towards noise
         return math.sqrt(max(0.0, 1 - fresh**2)), fresh
 
     def clock(self, at: Step) -> Clock:
         """See `GaussianStep`; it is the interval in the limit of small steps."""
-        return Damping(self.eta**2).clock(at.s0, at.s1)
+        return SDE(self.eta**2).clock(at.s0, at.s1)
 
 
 @register(
@@ -373,7 +373,7 @@ class FlowSDE(GaussianStep):
 
     Args:
         eta: strength of the noise.
-        rule: name of the SDE, see `flowsamplers.samplers.damping.Damping`.
+        rule: name of the SDE, see `flowsamplers.samplers.sde.SDE`.
 
     Examples:
         >>> import flowsamplers as fs, torch
@@ -389,25 +389,25 @@ class FlowSDE(GaussianStep):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        _ = self.damping
+        _ = self.sde
 
     @property
-    def damping(self) -> Damping:
+    def sde(self) -> SDE:
         """Strength and rule of the noise."""
-        return Damping(self.eta, self.rule)
+        return SDE(self.eta, self.rule)
 
     def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
         """See `GaussianStep`."""
         if self.eta == 0:
             return x + at.h * v, 0.0
-        _ = self.damping.kept(at.s0, at.s1)  # refuses a step towards noise
-        g2 = self.damping.squared(at.s0, at.s1)
+        _ = self.sde.kept(at.s0, at.s1)  # refuses a step towards noise
+        g2 = self.sde.squared(at.s0, at.s1)
         eps = x + (1 - at.s0) * v
         return x + at.h * (v + g2 / (2 * at.s0) * eps), math.sqrt(g2 * -at.h)
 
     def clock(self, at: Step) -> Clock:
         """See `GaussianStep`; it is the interval of the exact step, so that both follow one path."""
-        return self.damping.clock(at.s0, at.s1)
+        return self.sde.clock(at.s0, at.s1)
 
 
 class Convention(NamedTuple):

@@ -12,10 +12,10 @@ from torch import Tensor
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
-from flowsamplers.samplers.damping import Damping
-from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, Variable, moments, positions, regular, through
+from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, Variable, moments, polynomial_weights, positions, regular
 from flowsamplers.samplers.multistep import LinearMultistep, combined
-from flowsamplers.samplers.policies import RAMP, answered
+from flowsamplers.samplers.policies import RAMP, with_first_velocity
+from flowsamplers.samplers.sde import SDE
 
 Base: TypeAlias = Literal["bh1", "bh2"]
 Solve: TypeAlias = Literal["shortcut", "full"]
@@ -78,7 +78,7 @@ class PredictorCorrector(LinearMultistep):
                 d = x - at.s0 * v
         other = self.other(at)
         if other is not None:
-            end, _ = yield from answered(other.step(x, at, other.init(x)), v)
+            end, _ = yield from with_first_velocity(other.step(x, at, other.init(x)), v)
         else:
             past = _sigmas(memory)[: self.reach(at, at.index)]
             end = combined(self.constant(x, v, at), self.weights(at.s0, at.s1, past), memory, d)
@@ -162,23 +162,23 @@ def unipc_weights(
     past: tuple[float, ...],
     *,
     new: bool,
-    damping: Damping = NO_NOISE,
+    sde: SDE = NO_NOISE,
 ) -> list[float]:
     """Compute the weights of (D_j - D) for the new prediction, if there is one, and for the earlier ones; see `UniPC`."""
-    if damping.eta == 0:
+    if sde.eta == 0:
         variable = regular(variable, s0, s1, past, new=new)
-    m = moments("data", variable, s0, s1, len(past) + 2, damping)
+    m = moments("data", variable, s0, s1, len(past) + 2, sde)
     if not m:
         return []
     thetas = [*([1.0] if new else []), *positions(variable, s0, s1, past)]
     if not thetas:  # no node has a finite place in the variable
         return []
-    if (len(thetas) if damping.eta else len(past) + new) != 1 or solve == "full":
-        return through(thetas, m[1 : len(thetas) + 1])
+    if (len(thetas) if sde.eta else len(past) + new) != 1 or solve == "full":
+        return polynomial_weights(thetas, m[1 : len(thetas) + 1])
     scale = m[0]
     if base == "bh1":
         alpha = 1 - s1 if variable == "lambda" else 1.0
-        scale = alpha * (1 + damping.eta) * (VARIABLES[variable](s1) - VARIABLES[variable](s0))
+        scale = alpha * (1 + sde.eta) * (VARIABLES[variable](s1) - VARIABLES[variable](s0))
     return [scale / 2 / thetas[0]]
 
 

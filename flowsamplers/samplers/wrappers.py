@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
-from flowsamplers.samplers.policies import answered, memoryless
+from flowsamplers.samplers.policies import memoryless, with_first_velocity
 
 
 @register(
@@ -54,8 +54,8 @@ class Richardson(Sampler):
         base = get_sampler(self.base)
         half = at.s0 + at.h / 2
         v = yield Evaluate(x, at.s0)
-        coarse, _ = yield from answered(base.step(x, at, None), v)
-        middle, _ = yield from answered(base.step(x, replace(at, s1=half), None), v)
+        coarse, _ = yield from with_first_velocity(base.step(x, at, None), v)
+        middle, _ = yield from with_first_velocity(base.step(x, replace(at, s1=half), None), v)
         fine, _ = yield from base.step(middle, replace(at, s0=half), None)
         return fine + (fine - coarse) / (2**base.order - 1), state
 

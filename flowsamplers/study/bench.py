@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import Work, carry_dtype, dry_run, whole
-from flowsamplers.lockstep import Task, advance
+from flowsamplers.engine import Work, carry_dtype, dry_run, integrate
+from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.registry import METRICS, to_config
 from flowsamplers.sampler import steps_of
 from flowsamplers.study.distances import NOTHING, Errors, psnr, ssim
@@ -85,7 +85,7 @@ class Bench:
         """
         if not jobs:
             return
-        advance(
+        run_tasks(
             self.flow,
             [Task(partial(self._work, job), job.truth.prompt) for job in jobs],
             lambda i, result: on_end(self._ended(jobs[i], result)),
@@ -105,10 +105,10 @@ class Bench:
         planned, truth = job
         x = truth.x1.to(carry_dtype(truth.x1))
         if truth.path is None:
-            x0 = yield from whole(planned.sampler, x, steps_of(planned.grid))
+            x0 = yield from integrate(planned.sampler, x, steps_of(planned.grid))
             return _Result(x0, None, None)
         errors: list[float] = []
-        x0 = yield from whole(planned.sampler, x, steps_of(planned.grid), along(truth.path, errors))
+        x0 = yield from integrate(planned.sampler, x, steps_of(planned.grid), along(truth.path, errors))
         local = None
         if planned.nfe <= self.study.local_nfe:
             local = yield from local_errors(planned.sampler, truth.path, steps_of(planned.grid), x.dtype)

@@ -11,12 +11,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import carry_dtype, largest_steps, live_latents, nfe, whole
+from flowsamplers.engine import carry_dtype, integrate, largest_steps, live_latents, nfe
 from flowsamplers.flows.own import check_flow, completed
 from flowsamplers.flows.prompts import default_prompts
 from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Task, advance
+from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.noise import normal
 from flowsamplers.registry import METRICS, get_sampler, to_config
 from flowsamplers.sampler import Sampler, SamplerLike, grid_from_noise, steps_of
@@ -300,8 +300,8 @@ def unique_evaluations(planned: Sequence[Planned]) -> int:
         nonlocal performed
         performed += rows
 
-    tasks = [Task(partial(whole, p.sampler, x1, steps_of(p.grid))) for p in planned]
-    advance(_Rough(), tasks, lambda *_: None, dtype=torch.float64, on_call=on_call)
+    tasks = [Task(partial(integrate, p.sampler, x1, steps_of(p.grid))) for p in planned]
+    run_tasks(_Rough(), tasks, lambda *_: None, dtype=torch.float64, on_call=on_call)
     return performed
 
 

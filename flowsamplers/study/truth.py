@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import carry_dtype, whole
+from flowsamplers.engine import carry_dtype, integrate
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Task, advance
+from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.reference import Path as Trajectory
 from flowsamplers.reference import dithered, relative_error, solve
 from flowsamplers.registry import get_sampler
@@ -176,12 +176,12 @@ def noise_floors(
     grid = SigmaGrid([1.0 - i / DITHER_STEPS for i in range(DITHER_STEPS)] + [0.0])
 
     def start(i: int, size: float) -> Any:
-        work = whole(get_sampler("midpoint"), x1[i : i + 1].to(carry_dtype(x1)), steps_of(grid))
+        work = integrate(get_sampler("midpoint"), x1[i : i + 1].to(carry_dtype(x1)), steps_of(grid))
         return dithered(work, size, time, torch.Generator().manual_seed(i)) if size else work
 
     tasks = [Task(partial(start, i, size), c) for size in (0.0, eps) for i, c in enumerate(conditions)]
     outs: dict[int, Tensor] = {}
-    advance(flow, tasks, outs.__setitem__, dtype=x1.dtype, max_batch=max_batch, on_call=on_call)
+    run_tasks(flow, tasks, outs.__setitem__, dtype=x1.dtype, max_batch=max_batch, on_call=on_call)
     return [relative_error(outs[len(x1) + i], outs[i]).item() for i in range(len(x1))]
 
 

@@ -59,7 +59,7 @@ class Subject:
     evaluations: Callable[[SigmaGrid], int] | None = None
 
     @property
-    def quiet(self) -> Subject | None:
+    def without_noise(self) -> Subject | None:
         """The deterministic version of the subject, as a subject."""
         return self.deterministic_twin if self.stochastic else self
 

@@ -26,16 +26,16 @@ Case = Subject | SamplerLike
 """The argument of a law: a subject, or a sampler, its name or its configuration."""
 
 
-def quiet(case: Case) -> Subject:
+def without_noise(case: Case) -> Subject:
     """Return the subject without its noise.
 
     Raises:
         NotApplicable: the subject has no deterministic version.
     """
     subject = subject_of(case)
-    if subject.quiet is None:
+    if subject.without_noise is None:
         raise NotApplicable("it is stochastic and has no twin without noise")
-    return subject.quiet
+    return subject.without_noise
 
 
 def steady(subject: Subject) -> Subject:

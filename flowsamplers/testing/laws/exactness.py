@@ -16,7 +16,7 @@ from flowsamplers.testing.laws.common import (
     NotApplicable,
     close,
     generator_of,
-    quiet,
+    without_noise,
 )
 from flowsamplers.testing.subject import subject_of
 from flowsamplers.tracing import trace
@@ -34,7 +34,7 @@ def applied_dt_sum_to_end_minus_start(
     Reference:
         Consistency, $\sum_i b_i = 1$: Hairer, Norsett, Wanner I, II.1; rounding of sums: Higham, Accuracy and Stability (2002), 4.2.
     """
-    subject = quiet(case)
+    subject = without_noise(case)
     v = torch.full((1, 1), value, dtype=dtype)
     x0 = subject.run(lambda x, sigma: v, torch.zeros(1, 1, dtype=dtype), grid)
     applied = x0.double().item()
@@ -52,7 +52,7 @@ def straight_paths_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     Reference:
         Liu et al., Flow Straight and Fast, arXiv:2209.03003.
     """
-    subject = quiet(case)
+    subject = without_noise(case)
     data = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
     x1 = start_at(4, 3)
 
@@ -109,7 +109,7 @@ def polynomials_in_sigma_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> N
     Reference:
         Hairer, Norsett, Wanner I, II.1.
     """
-    subject = quiet(case)
+    subject = without_noise(case)
     if subject.multistep or not subject.affine:
         raise NotApplicable("its first steps are of lower order, or it does not interpolate the velocity in sigma")
     for q in range(1, subject.order + 1):

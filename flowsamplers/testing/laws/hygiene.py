@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import Velocity, dry_run, sample, whole
+from flowsamplers.engine import Velocity, dry_run, integrate, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import KeyedNoise
 from flowsamplers.registry import get_sampler
@@ -67,7 +67,7 @@ def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> N
 def _answer(sampler: Sampler, velocity: Velocity, x1: Tensor, grid: SigmaGrid) -> None:
     """Run the generator itself: the engine gives a model copies, which would hide an edit."""
     with torch.no_grad():
-        run = Running(whole(sampler, x1, steps_of(grid, KeyedNoise(SEED))))
+        run = Running(integrate(sampler, x1, steps_of(grid, KeyedNoise(SEED))))
         while run.request is not None:
             run.tell(velocity(run.request.x, torch.full((len(x1),), run.request.sigma, dtype=x1.dtype)))
 

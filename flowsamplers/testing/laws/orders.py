@@ -12,8 +12,8 @@ from flowsamplers.testing.laws.common import (
     Case,
     NotApplicable,
     distance,
-    quiet,
     steady,
+    without_noise,
 )
 
 
@@ -26,7 +26,7 @@ def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:
     Reference:
         Hairer, Norsett, Wanner I, II.3.
     """
-    subject = steady(quiet(case))
+    subject = steady(without_noise(case))
     start, end = 0.95, 0.05
     x, truth = start_at(), solution(start, end)
     steps = [32, 64, 128] if subject.order > 4 else [64, 128, 256, 512]
@@ -49,7 +49,7 @@ def order_holds_on_alternating_steps(case: Case, tolerance: float = 0.3) -> None
     Reference:
         Hairer, Norsett, Wanner I, III.5.
     """
-    subject = steady(quiet(case))
+    subject = steady(without_noise(case))
     if subject.sampler is not None and not subject.sampler.any_steps:
         raise NotApplicable("it declares to take its steps for equal")
     start, end = 0.95, 0.05
@@ -75,7 +75,7 @@ def there_and_back_meet_to_the_order(case: Case) -> None:
     Reference:
         Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), II.3 (the adjoint method).
     """
-    subject = steady(quiet(case))
+    subject = steady(without_noise(case))
     flow, gaps = MixtureFlow.four_gaussians(), []
     x = flow.noise([0, 1])
     for n in (64, 128):

@@ -22,7 +22,7 @@ from flowsamplers.testing.laws.common import (
     NotApplicable,
     close,
     generator_of,
-    quiet,
+    without_noise,
 )
 from flowsamplers.testing.moments import Impulses, noise_level_error, variance_ratio
 from flowsamplers.testing.subject import Subject, subject_of
@@ -61,7 +61,7 @@ def without_noise_it_is_its_ode_twin(case: Case, grid: SigmaGrid = IRREGULAR) ->
     subject = subject_of(case)
     if not subject.stochastic:
         raise NotApplicable("it draws no noise")
-    still = quiet(subject)
+    still = without_noise(subject)
     named = None if subject.sampler is None else subject.sampler.without_noise
     if named is None and still.order != 1:
         raise NotApplicable("it is of higher order and names no ODE sampler")

@@ -12,8 +12,8 @@ from flowsamplers.testing.laws.common import (
     Case,
     NotApplicable,
     close,
-    quiet,
     steady,
+    without_noise,
 )
 from flowsamplers.testing.subject import subject_of
 
@@ -26,7 +26,7 @@ def rotations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     Reference:
         McLachlan, Modin, Munthe-Kaas, Verdier, B-series methods are exactly the affine equivariant methods, arXiv:1409.1019.
     """
-    subject = steady(quiet(case))
+    subject = steady(without_noise(case))
     q, _ = torch.linalg.qr(start_at(5, 5, seed=3))
     x1 = start_at()
     turned = subject.run(lambda x, s: smooth(x @ q, s) @ q.T, x1 @ q.T, grid)
@@ -42,7 +42,7 @@ def translations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     Reference:
         McLachlan, Modin, Munthe-Kaas, Verdier, arXiv:1409.1019.
     """
-    subject = steady(quiet(case))
+    subject = steady(without_noise(case))
     shift_by = torch.linspace(-1, 2, 5, dtype=torch.float64)
     x1 = start_at()
     moved = subject.run(lambda x, s: smooth(x - shift_by, s), x1 + shift_by, grid)
@@ -69,7 +69,7 @@ def shapes_do_not_matter(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     Reference:
         FLUX packs an image of latents into tokens and back; the ODE does not know.
     """
-    subject = steady(quiet(case))
+    subject = steady(without_noise(case))
     x1 = start_at(2, 12)
 
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def scaling_sigma_changes_nothing(case: Case, factor: float = 0.5) -> None:
     Reference:
         Hairer, Norsett, Wanner I, II.1: a change of the independent variable by an affine map commutes with a Runge-Kutta method.
     """
-    subject = quiet(case)
+    subject = without_noise(case)
     if not subject.affine:
         raise NotApplicable("its coefficients depend on sigma itself")
     x1 = start_at()

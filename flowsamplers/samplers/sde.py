@@ -1,4 +1,4 @@
-r"""Damping: the factor $e^{-G}$ by which an exact step of a stochastic sampler reduces the old noise.
+r"""The SDE with the marginals of a flow: the factor $e^{-G}$ by which its exact step reduces the old noise.
 
 The SDE with the flow's marginals and the noise g, solved exactly for a constant data prediction D, steps by
 
@@ -31,7 +31,7 @@ RULES = ("reverse_time", "er_sde", "linear", "constant", "decreasing", "increasi
 
 
 @dataclass(frozen=True)
-class Damping:
+class SDE:
     r"""The strength and rule of a stochastic sampler's noise, as a potential P of sigma.
 
     * ``"reverse_time"``: $P = \eta\lambda$, $g^2 = 2\eta\sigma/(1 - \sigma)$, the SDE of DPM-Solver++, SEEDS and SA-Solver
@@ -51,7 +51,7 @@ class Damping:
         DPM-Solver++, arXiv:2211.01095; ER-SDE-Solver, arXiv:2309.06169; SiT, arXiv:2401.08740, section 3.4.
 
     Examples:
-        >>> Damping(1.0).kept(0.5, 0.25), Damping(1.0).kept(1.0, 0.5), Damping(0.0).kept(1.0, 0.0)
+        >>> SDE(1.0).kept(0.5, 0.25), SDE(1.0).kept(1.0, 0.5), SDE(0.0).kept(1.0, 0.0)
         (0.3333333333333333, 0.0, 1.0)
     """
 
@@ -147,7 +147,7 @@ def _potential(rule: str, sigma: float) -> float:
     return quad(lambda u: _SQUARED[rule](u) / (2 * u * u), sigma, 1, epsabs=1e-14, epsrel=1e-13)[0]
 
 
-def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise: Tensor | None) -> Tensor:
+def exact_step(x: Tensor, v: Tensor, s0: float, s1: float, sde: SDE, noise: Tensor | None) -> Tensor:
     """Take the exact step for a constant data prediction: an Euler step that replaces a part of the noise.
 
     Args:
@@ -155,17 +155,17 @@ def renewed(x: Tensor, v: Tensor, s0: float, s1: float, damping: Damping, noise:
         v: its velocity.
         s0: sigma at the start of the step.
         s1: sigma at its end.
-        damping: strength and rule of the noise.
+        sde: strength and rule of the noise.
         noise: the fresh noise, of variance 1 - e^{-2G}; None for none.
     """
     end = x + (s1 - s0) * v
-    lost = s1 * (1 - damping.kept(s0, s1))
+    lost = s1 * (1 - sde.kept(s0, s1))
     if lost > 0:
         end = end - lost * (x + (1 - s0) * v)
     return end if noise is None else end + s1 * noise
 
 
-def drawn(like: Tensor, at: Step, s0: float, s1: float, damping: Damping, draw: int = 0) -> Tensor | None:
+def fresh_noise(like: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: int = 0) -> Tensor | None:
     """Draw the fresh noise of a step from s0 to s1, of variance 1 - e^{-2G}; None if its factor is zero."""
-    fresh = damping.fresh(s0, s1) if s1 > 0 else 0.0
-    return fresh * at.noise(like, draw, clock=damping.clock(s0, s1)) if fresh > 0 else None
+    fresh = sde.fresh(s0, s1) if s1 > 0 else 0.0
+    return fresh * at.noise(like, draw, clock=sde.clock(s0, s1)) if fresh > 0 else None
