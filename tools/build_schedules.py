@@ -97,6 +97,10 @@ def measure() -> None:
     DATA.write_text(f'{{"about": {json.dumps(about)}, "flows": {json.dumps(list(problems))}, "rows": [\n{lines}\n]}}\n')
 
 
+SHOWN = 16
+"""Model calls of the tables of all schedules."""
+
+
 def errors(flow: str) -> dict[tuple[str, int], dict[str, float]]:
     """By sampler and number of calls the error on each schedule: on klein-digits, or the geometric mean over the mixtures."""
     data = json.loads(DATA.read_text())
@@ -108,33 +112,38 @@ def errors(flow: str) -> dict[tuple[str, int], dict[str, float]]:
     return out
 
 
+def spec(name: str) -> str:
+    """A label as a specification: ``oss_flux, start=1`` is ``oss_flux:start=1``."""
+    return name.replace(", ", ":", 1)
+
+
 def best(flow: str) -> list[str]:
-    """The best three schedules for each sampler and number of calls."""
+    """The three schedules with the smallest errors, for each sampler and number of calls."""
     lines = [
-        "| sampler | model calls | best | error | second | third | on `linear` | on `flux2` |",
-        "| --- | --: | --- | --: | --- | --- | --: | --: |",
+        "| sampler, calls | best, its error | next | error on `linear` | on `flux2` |",
+        "| --- | --- | --- | --: | --: |",
     ]
     for (sampler, budget), found in errors(flow).items():
         first, second, third = sorted(found, key=found.__getitem__)[:3]
         lines.append(
-            f"| `{sampler}` | {budget} | **{first}** | {found[first]:.2e} | {second} | {third} | {found['linear']:.2e} "
-            f"| {found['flux2']:.2e} |"
+            f"| `{sampler}`, {budget} | **{spec(first)}** {found[first]:.2g} | {spec(second)}, {spec(third)} | {found['linear']:.2g} "
+            f"| {found['flux2']:.2g} |"
         )
     return lines
 
 
 def table(flow: str) -> list[str]:
-    """Every schedule: its error by that on the uniform one."""
-    cells = errors(flow)
+    """Every schedule with one number of calls: its error as a multiple of that on the uniform one."""
+    cells = {at: found for at, found in errors(flow).items() if at[1] == SHOWN}
     names = list(next(iter(cells.values())))
     order = sorted(names, key=lambda n: sum(math.log(found[n]) for found in cells.values()))
     lines = [
-        "| schedule | " + " | ".join(f"{s} {n}" for s, n in cells) + " |",
+        "| schedule | " + " | ".join(f"`{s}`" for s, _ in cells) + " |",
         "| --- |" + " --: |" * len(cells),
     ]
     for name in order:
         row = [(found[name] / found["linear"], found[name] == min(found.values())) for found in cells.values()]
-        lines.append(f"| {name} | " + " | ".join(f"**{r:.2f}**" if least else f"{r:.2f}" for r, least in row) + " |")
+        lines.append(f"| {spec(name)} | " + " | ".join(f"**{r:.2f}**" if least else f"{r:.2f}" for r, least in row) + " |")
     return lines
 
 
@@ -164,15 +173,26 @@ def plot() -> None:
 
 def row(info: fs.ScheduleInfo) -> str:
     """A line of the catalogue."""
-    presets = ", ".join(f"`{p}`: {', '.join(f'{k}={v}' for k, v in o.items())}" for p, o in info.presets.items())
-    names = ", ".join(f"`{n}`" for n in (info.name, *info.aliases))
-    runs = "from 1 to 0" if info.complete else "begins below 1"
+    runs = "1 to 0" if info.complete else "begins below 1"
     runs += "" if info.exact_steps else "; its own number of steps"
+    cells = (f"`{info.name}`", info.summary, runs, info.advice)
+    return "| " + " | ".join(c.replace("|", "\\|").replace("``", "`") for c in cells) + " |"
+
+
+def about(info: fs.ScheduleInfo) -> str:
+    """Other names, presets, options and source of a schedule, as a list item."""
     options = ", ".join(f"`{k}={v}`" for k, v in info.options.items() if k != "arithmetic")
     if info.name == "flow_match_euler":
         options = "all of the scheduler's configuration"
-    cells = (names, presets, info.form, runs, options, info.summary, info.advice, info.reference)
-    return "| " + " | ".join(c.replace("|", "\\|").replace("``", "`") for c in cells) + " |"
+    presets = "; ".join(f"`{p}` ({', '.join(f'{k}={v}' for k, v in o.items())})" for p, o in info.presets.items())
+    parts = [
+        f"other names {', '.join(f'`{n}`' for n in info.aliases)}" if info.aliases else "",
+        f"presets {presets}" if presets else "",
+        f"options {options}" if options else "",
+        f"form of {info.form}" if info.form else "",
+        f"source {info.reference}" if info.reference else "",
+    ]
+    return f"* `{info.name}`: {'; '.join(part for part in parts if part)}."
 
 
 def page() -> str:
@@ -184,20 +204,25 @@ def page() -> str:
         "",
         "<!-- written by tools/build_schedules.py from the registry and flowsamplers/measurements/schedules.json -->",
         "",
-        "A schedule says where a run of N steps looks at the field. `fs.get_schedule(name, steps, **options)` or the function of that name",
-        "in `flowsamplers.schedules` builds one; `flowsamplers schedule --schedule NAME --steps 8 --option NAME=VALUE` prints its numbers;",
-        "`flowsamplers list --schedules` lists them. What can be done with one, and your own: [custom schedules](../howto/custom-schedules.md).",
+        "A schedule is the list of noise levels at which the steps of a run begin and end. `fs.get_schedule(name, steps, **options)`, or the",
+        "function with that name in `flowsamplers.schedules`, makes one. `flowsamplers list --schedules` lists them, and",
+        "`flowsamplers schedule --schedule NAME --steps 8 --option NAME=VALUE` prints the numbers of one.",
+        "[Custom schedules](../howto/custom-schedules.md) shows how to change a schedule and how to use your own.",
         "",
-        "**One name, two schedules.** diffusers and ComfyUI mean different nodes by `karras`, `exponential` and `beta`. Here the plain name",
-        "is diffusers', and ComfyUI's ends in `_comfy`; the rules of k-diffusion in their own variable end in `_ve`. Names that only ComfyUI",
-        "or RES4LYF has are theirs.",
+        "**Some names mean two schedules.** diffusers and ComfyUI have different nodes for `karras`, `exponential` and `beta`. Here the plain",
+        "name is diffusers' schedule, and ComfyUI's ends in `_comfy`. k-diffusion's rules in their own variable end in `_ve`. A name that only",
+        "ComfyUI or RES4LYF has is their schedule.",
         "",
         "![The nodes of every schedule at 8 and at 20 steps, one row for each](../assets/schedules.png)",
         "",
-        "## Which one, for which sampler?",
+        "## Which schedule for which sampler?",
         "",
-        "Four samplers as they are shipped, on every schedule with its default options, at equal model calls; fireflow spends one call on",
-        "its start and so takes a step less. The error is the relative Euclidean distance to the exact solution.",
+        "Four samplers with their default options ran on every schedule with its default options, at equal model calls. `fireflow` needs one",
+        "call for its start, so it takes one step less. The error is the relative Euclidean distance to the exact solution.",
+        "",
+        f"These flows rank schedules by their numerical error. On mixtures FLUX.2's schedule has up to {worst:.0f} times the error of `linear`. Do not",
+        "conclude this for a real FLUX.2 model: a mixture does not decide the content of an image at high noise, and shifted schedules were",
+        "made for that phase. Measure your model with `flowsamplers study --model ... --schedule NAME`.",
         "",
         f"### Mixtures of Gaussians: geometric mean over {len(json.loads(DATA.read_text())['flows']) - 1} of them",
         "",
@@ -207,26 +232,27 @@ def page() -> str:
         "",
         *best(KLEIN),
         "",
-        "### All schedules: error by that on `linear`, mixtures",
+        f"### All schedules with {SHOWN} calls",
+        "",
+        "The error is given as a multiple of the error on `linear`; the smallest of each column is bold. The values for all numbers of calls are",
+        "in `flowsamplers/measurements/schedules.json`. On mixtures of Gaussians:",
         "",
         *table("mixtures"),
         "",
-        "### All schedules: error by that on `linear`, klein-digits",
+        "On klein-digits:",
         "",
         *table(KLEIN),
-        "",
-        "These fields rank numerics. A mixture has no phase at high noise in which the picture is settled, which is what shifted schedules",
-        f"are made for: do not read a factor of {worst:.0f} here as a verdict on FLUX.2's schedule on FLUX.2, measure it:",
-        "`flowsamplers study --model ... --schedule NAME`.",
         "",
     ]
     for family, title in FAMILIES.items():
         text += [
             f"## {title}",
             "",
-            "| names | presets | form | runs | options | what it is | advice | reference |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| schedule | what it is | runs | when to use it |",
+            "| --- | --- | --- | --- |",
             *[row(i) for i in infos if i.family == family],
+            "",
+            *[about(i) for i in infos if i.family == family],
             "",
             f"::: flowsamplers.schedules.{family}",
             "",

@@ -119,7 +119,7 @@ def orders() -> list[str]:
 
 @cache
 def verdicts(make: Callable[..., Any]) -> dict[str, str]:
-    """``holds``, ``breaks``, ``raises`` with the error's name, or ``-`` where a law does not apply."""
+    """``holds``, ``breaks``, the name of an error in parentheses, or ``-`` if a law does not apply."""
     found: dict[str, str] = {}
     for law in SCHEDULER_LAWS:
         with warnings.catch_warnings():
@@ -130,20 +130,21 @@ def verdicts(make: Callable[..., Any]) -> dict[str, str]:
             except NotApplicable:
                 found[law.__name__] = "-"
             except AssertionError:
-                found[law.__name__] = "**breaks**"
+                found[law.__name__] = "breaks"
             except Exception as error:
-                found[law.__name__] = f"*raises {type(error).__name__}*"
+                found[law.__name__] = f" ({type(error).__name__})"
     return found
 
 
 def page() -> str:
     """The whole page."""
     table = {name: verdicts(make) for name, make in SCHEDULERS.items()}
-    lines = ["| law | " + " | ".join(table) + " |", "| --- |" + " --- |" * len(table)]
-    lines += [
-        f"| `{law.__name__}` | " + " | ".join(row[law.__name__] for row in table.values()) + " |" for law in SCHEDULER_LAWS
-    ]
-    docs = [f"* `{law.__name__}`: {(law.__doc__ or '').strip().splitlines()[0]}" for law in SCHEDULER_LAWS]
+    lines = ["| law | holds for | does not hold for |", "| --- | --- | --- |"]
+    for law in SCHEDULER_LAWS:
+        found = {name: row[law.__name__] for name, row in table.items() if row[law.__name__] != "-"}
+        wrong = [name + found[name].removeprefix("breaks") for name in found if found[name] != "holds"]
+        lines.append(f"| `{law.__name__}` | {len(found) - len(wrong)} of {len(found)} | {'; '.join(wrong) or 'none'} |")
+    docs = [f"* `{law.__name__}`: {(law.__doc__ or '').strip().splitlines()[0].replace('``', '`')}" for law in SCHEDULER_LAWS]
     text = [
         "# Which laws the stock schedulers break",
         "",
@@ -152,8 +153,10 @@ def page() -> str:
         f"This table shows which laws hold for the schedulers of diffusers {diffusers.__version__} that can serve a flow model. The laws are those of",
         "`flowsamplers_diffusers.testing`, explained below. They call a scheduler as pipelines do.",
         "",
-        "* *raises* means that the pipeline's call ends in that error.",
-        "* A dash means that the law does not apply to the scheduler.",
+        f"The {len(SCHEDULERS)} schedulers are: {'; '.join(SCHEDULERS)}.",
+        "",
+        "* A name in parentheses is the error with which the pipeline's call ends.",
+        "* Each law counts the schedulers to which it applies.",
         "* A stochastic scheduler has no exact end point, so it cannot pass the laws on the applied dt and on errors.",
         "",
         *lines,

@@ -1,4 +1,4 @@
-// Tables inside <div class="filtered">: a box that filters the rows, and headings that sort them.
+// Tables inside <div class="filtered">: a box that filters the rows, and headings that sort them. Wide tables and code: a mark while there is more to the right.
 {
   const value = (row, column) => row.cells[column].textContent.trim();
   const compare = (a, b) => a.localeCompare(b, "en", { numeric: true });
@@ -29,5 +29,16 @@
     });
   }
 
+  function scrollable(frame) {
+    const mark = () => {
+      const hidden = frame.scrollWidth - frame.clientWidth;
+      frame.toggleAttribute("data-wide", hidden > 2);
+      frame.toggleAttribute("data-more", hidden - frame.scrollLeft > 2);
+    };
+    frame.addEventListener("scroll", mark, { passive: true });
+    new ResizeObserver(mark).observe(frame);
+  }
+
+  document$.subscribe(({ body }) => body.querySelectorAll(".md-typeset__scrollwrap, pre > code").forEach(scrollable));
   document$.subscribe(({ body }) => body.querySelectorAll("div.filtered:not(:has(input))").forEach(filterable));
 }
