@@ -6,6 +6,7 @@ page of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -239,7 +240,36 @@ def sampler_elsewhere(name: str) -> str:
     for source, names in (("ComfyUI", COMFYUI), ("RES4LYF", RES4LYF), ("diffusers", DIFFUSERS), ("", OTHERS)):
         if name in names:
             return _said(source, names[name])
-    return ""
+    return _both(name)
+
+
+WEBUI_SCHEDULES = {
+    "karras": "karras_comfy",
+    "exponential": "exponential_comfy",
+    "polyexponential": "polyexponential_comfy",
+    "beta": "beta_comfy",
+    "simple": "simple",
+    "normal": "normal",
+    "sgm uniform": "sgm_uniform",
+}
+"""Schedules that AUTOMATIC1111's WebUI appends to a sampler's name, as in "DPM++ 2M Karras"."""
+WEBUI_SAMPLERS = {"dpm2": "dpm_2", "dpm2_a": "dpm_2_ancestral"}
+"""Samplers that it spells in another way."""
+
+
+def _both(name: str) -> str:
+    """Answer a name that joins a sampler and a schedule.
+
+    Examples:
+        >>> _both("DPM++ 2M Karras")
+        "a sampler and a schedule in one name: here they are 'dpmpp_2m' and 'karras_comfy'. "
+    """
+    found = re.fullmatch(rf"(.+?)[ _]({'|'.join(WEBUI_SCHEDULES)})", name, re.IGNORECASE)
+    if found is None:
+        return ""
+    sampler = re.sub(r"[\s-]+", "_", found[1].lower().replace("++", "pp"))
+    schedule = WEBUI_SCHEDULES[found[2].lower()]
+    return f"a sampler and a schedule in one name: here they are {WEBUI_SAMPLERS.get(sampler, sampler)!r} and {schedule!r}. "
 
 
 def schedule_elsewhere(name: str) -> str:

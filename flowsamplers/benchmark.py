@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from flowsamplers._errors import unknown
+from flowsamplers._html import table
 from flowsamplers.engine import largest_steps
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler
@@ -97,6 +98,14 @@ class Recommendation:
     def grid(self) -> SigmaGrid:
         """The matched schedule with the recommended number of steps."""
         return get_schedule(self.matched, self.steps, **SCHEDULES[self.matched])
+
+    def __repr__(self) -> str:
+        """The answer in one line."""
+        return f"Recommendation({self.best.label!r}, steps={self.steps}, nfe={self.best.nfe}, error={self.best.score:.2g})"
+
+    def _repr_html_(self) -> str:
+        rows = [[flow, self.best.errors[flow], self.stock.errors.get(flow, "")] for flow in self.best.errors]
+        return table(["flow", f"error of {self.best.label}", f"of diffusers' {self.stock.label}"], rows, str(self))
 
     def __str__(self) -> str:
         """The answer in a sentence."""

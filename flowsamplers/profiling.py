@@ -120,6 +120,11 @@ class Profile:
     seen: str = ""
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
+    def __repr__(self) -> str:
+        """The profile in one line."""
+        nodes = f"{len(self.sigmas)} nodes from {self.start:g}"
+        return f"Profile({self.rows} rows, {nodes}, {self.evaluations} evaluations, error {self.error:.1e})"
+
     @property
     def rows(self) -> int:
         """Number of rows."""

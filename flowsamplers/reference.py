@@ -107,6 +107,12 @@ class Reference:
     path: Path | None = field(default=None, repr=False)
     method: str = ""
 
+    def __repr__(self) -> str:
+        """The reference in one line."""
+        worst = self.error.max().item() if len(self.error) else 0.0
+        shape = tuple(self.x0.shape)
+        return f"Reference(x0={shape} {self.x0.dtype}, error at most {worst:.1e}, {self.steps} steps, {self.evaluations} evaluations a row)"
+
 
 class Along(NamedTuple):
     """The solution of a flow at given noise levels.

@@ -122,6 +122,11 @@ class Solver:
     fitted_to: Mapping[str, Any] = field(default_factory=dict[str, Any])
     validation: Validation | None = None
 
+    def __repr__(self) -> str:
+        """The solver in one line."""
+        judged = "" if self.validation is None else f", {self.validation.verdict!r:.80}"
+        return f"Solver({self.nfe} model calls, {self.grid!r}, fitted to {self.fitted_to.get('model', 'a velocity')}{judged})"
+
     @property
     def nfe(self) -> int:
         """Number of model calls of a run."""

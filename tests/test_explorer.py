@@ -163,6 +163,12 @@ def test_the_figure_of_mu_says_how_far_it_jumps(page: Any) -> None:
     assert page.inner_text("figcaption") == f"With 8 steps mu is {below:.2f} at 4,300 tokens and {above:.2f} at 4,301."
 
 
+def test_no_other_schedule_keeps_the_figure_of_mu(page: Any) -> None:
+    for schedule in ("linear", "karras", "beta_comfy", "shift", "flux2"):
+        choose(page, schedule, steps=8)
+        assert page.is_visible("[data-plot=mu]") == (schedule == "flux2")
+
+
 @pytest.mark.parametrize(
     ("schedule", "fields"),
     [

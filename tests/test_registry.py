@@ -212,3 +212,20 @@ def test_every_name_finds_the_thing_that_lists_it(registry: Registry) -> None:
     assert len({n for t in things for n in t.names}) == sum(len(t.names) for t in things)
     for thing in things:
         assert all(registry.find(name) is thing for name in thing.names)
+
+
+def test_a_name_that_joins_a_sampler_and_a_schedule_is_answered_with_both() -> None:
+    from flowsamplers._elsewhere import WEBUI_SCHEDULES
+
+    for name, sampler in {
+        "DPM++ 2M": "dpmpp_2m",
+        "DPM++ 2M SDE": "dpmpp_2m_sde",
+        "LMS": "lms",
+        "DPM2 a": "dpm_2_ancestral",
+        "Euler": "euler",
+    }.items():
+        assert fs.sampler_info(sampler)
+        for schedule, here in WEBUI_SCHEDULES.items():
+            assert fs.schedule_info(here)
+            with pytest.raises(ValueError, match=rf"in one name: here they are '{sampler}' and '{here}'\. Accepted"):
+                fs.get_sampler(f"{name} {schedule.title()}")

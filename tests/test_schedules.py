@@ -273,6 +273,13 @@ def test_published_tables_say_where_they_begin() -> None:
         assert whole.sigmas == (1.0, *fs.get_schedule(name, 10).sigmas[1:])
 
 
+@pytest.mark.parametrize("start", [1.0, 0.95, 0.6, 0.3333, 0.03])
+def test_every_schedule_begins_exactly_where_it_is_asked_to(start: float) -> None:
+    for name in [n for i in fs.list_schedules() for n in i.names]:
+        grid = fs.get_schedule(name, 5, start=start)
+        assert (grid.start, grid.end) == (start, 0.0)
+
+
 def test_a_name_is_one_schedule_and_the_forms_of_diffusers_and_comfyui_differ() -> None:
     names = [n for i in fs.list_schedules() for n in i.names]
     assert len(names) == len(set(names))

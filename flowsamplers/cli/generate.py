@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,7 @@ def generate(
         raise IsADirectoryError(f"out={str(out)!r} is a folder; name a PNG file")
     flow = open_flow(model, prompt, flow_options)
     with progress(quiet) as report:
-        drawn = draw(
-            flow, methods, nfe or steps or (20,), seed, out, by_nfe=bool(nfe), on_call=lambda n: report("images", n, 0)
-        )
+        drawn = draw(flow, methods, nfe or steps or (20,), seed, out, by_nfe=bool(nfe), on_call=partial(report, "images"))
     if as_rows:
         about = {"model": flow.name, "prompt": flow.prompt, "seed": seed, "out": str(out)}
         click.echo(json.dumps({**about, "images": [d.to_dict() for d in drawn]}))

@@ -50,7 +50,7 @@ def draw(
     out: Path,
     *,
     by_nfe: bool = False,
-    on_call: Callable[[int], None] | None = None,
+    on_call: Callable[[int, int], None] | None = None,
 ) -> list[Drawn]:
     """Write an image, or a labeled grid from one noise: a row for each sampler, a column for each number of steps or calls.
 
@@ -62,7 +62,7 @@ def draw(
         out: PNG file.
         by_nfe: the counts are model calls, and each sampler takes as many steps as fit. If not even one step fits, the cell
             stays empty.
-        on_call: told the number of rows after every model call.
+        on_call: told the number of rows so far, and of all rows at most, after every model call.
 
     Returns:
         What was drawn, row by row.
@@ -88,7 +88,16 @@ def draw(
     if not cells:
         raise ValueError(f"nfe={list(counts)}: not one step of {', '.join(map(label_of, methods))} fits")
     x1 = flow.noise([seed])
-    outs = sample_many(flow, [Run(x1, grid, m, seeds=seed) for m, _, grid in cells], on_call=on_call)
+    total = sum(0 if m.adaptive else nfe(m, grid) for m, _, grid in cells)
+
+    def told(rows: int) -> None:
+        nonlocal drawn_rows
+        drawn_rows += rows
+        if on_call is not None:
+            on_call(drawn_rows, total)
+
+    drawn_rows = 0
+    outs = sample_many(flow, [Run(x1, grid, m, seeds=seed) for m, _, grid in cells], on_call=told)
     if not all(x.isfinite().all() for x in outs):
         raise FloatingPointError(
             f"model {flow.name!r} gives latents that are not finite: NaN in its weights, or a dtype too small"

@@ -212,7 +212,9 @@ def get_schedule(name: str, steps: int, *, start: float | None = None, **options
     if not whole.end < start <= 1:
         raise ValueError(f"start={start}: a run begins above {whole.end} and at most at 1")
     if start >= whole.start:
-        return info.builder(steps, **given, start=start) if "start" in info.options else whole
+        if "start" in info.options:
+            return info.builder(steps, **given, start=start)
+        return SigmaGrid([start, *whole.sigmas[1:]])
     return _from(start, steps, lambda n: info.builder(n, **given))
 
 

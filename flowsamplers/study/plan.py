@@ -365,8 +365,8 @@ class Plan:
             f"FLOPs                 {flops}",
             f"memory                {memory}, and {_bytes(self.states)} for the runs on their way",
             (
-                f"time                  {_duration(self.seconds)} at most, by a probe: an evaluation takes {1e3 * p.solo:.1f} ms alone, "
-                f"{1e3 * p.batched:.1f} ms in a batch of {p.rows}"
+                f"time                  {_duration(self.seconds)} at most, by a probe: an evaluation takes\n"
+                f"{'':<22}{1e3 * p.solo:.1f} ms alone, {1e3 * p.batched:.1f} ms in a batch of {p.rows}"
             ),
         ]
 
