@@ -78,7 +78,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.study: $(INPUTS) | $(BIN)/python
-	$(INSTALL) -e ".[diffusers,cli,study]"
+	$(INSTALL) -e ".[all]"
 	@touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/python
