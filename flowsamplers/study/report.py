@@ -8,11 +8,11 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
+from flowsamplers.orders import OrderVerdict
 from flowsamplers.study.plots import image_grid, png, svg
 from flowsamplers.study.results import Results
 from flowsamplers.study.store import IMAGES, write_atomically
@@ -220,7 +220,7 @@ def cost(results: Results) -> list[str]:
     return lines
 
 
-REPORT = "report.html"
+REPORT, TEMPLATE = "report.html", "report.html.jinja"
 TRAJECTORY_NFE = 8
 
 FIGURES = {
@@ -256,20 +256,6 @@ FIGURES = {
         "The noise levels at which the steps begin and end; 1 is pure noise, 0 is the {one}.",
     ),
 }
-
-STYLE = """
-body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:16px/1.55 system-ui,sans-serif;color:#1a1a1a;background:#fff}
-h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2.5rem}
-.main{font-size:1.2rem;border-left:4px solid #0072B2;padding:.3rem 0 .3rem 1rem}
-img{width:100%;height:auto}.pixels{image-rendering:pixelated}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .55rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
-.floored{color:#666;font-style:italic}
-.best{font-weight:700;background:#e8f2f9}
-figcaption,.note{color:#555;font-size:.9rem}figure{margin:1rem 0}
-pre{white-space:pre-wrap;font-size:.8rem;background:#f5f5f5;padding:.8rem}dt{font-weight:600}dd{margin:0 0 .6rem 1rem}
-"""
 
 PICTURED = "PSNR, SSIM"
 
@@ -366,70 +352,67 @@ def pictures_of_runs(results: Results, folder: Path, about: Mapping[str, Any]) -
 
 
 def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> str:
-    """Build the HTML of the report.
+    """Build the HTML of the report, from the template beside this module.
 
     Args:
         results: the rows.
         figures: SVG texts by the names of `FIGURES`.
         grid: the images, as PNG.
     """
+    from jinja2 import Environment, PackageLoader  # noqa: PLC0415  (an extra)
+
+    loader = PackageLoader("flowsamplers.study", "")
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    pages.filters["base64"] = _base64
     cases = len({(r.prompt, r.seed) for r in results.rows})
-    model = escape(str(results.settings["model"]))
-    parts = [
-        f"<h1>Integration error of {model}</h1>",
-        *(f'<p class="main">{escape(" ".join(first.split()))}</p>' for first in [caution(results)] if first),
-        f'<p class="main">{escape(" ".join(takeaway(results).split()))}</p>',
-        (
-            f"<p>{len(results.labels)} samplers computed the same {cases} {one(results, cases)} with few and with many model calls. "
-            "This report shows how far each result is from the exact solution of the model's equation. "
-            '<a href="#words">Explanation of the terms</a>.</p>'
-        ),
-    ]
-    if results.settings.get("flow", {}).get("is_distilled"):
-        parts.append(f'<p class="note">{escape(" ".join(DISTILLED.split()))}</p>')
-    for name, (title, template) in FIGURES.items():
-        caption = template.format(one=one(results), some=one(results, 2))
-        parts.append(_figure(title, caption, f"data:image/svg+xml;base64,{_base64(figures[name])}"))
-        if name == "error-vs-nfe":
-            parts.append(_error_table(results))
-            parts.append(_picture_table(results))
-            if grid is not None:
-                parts.append(
-                    _figure(
-                        "The images",
-                        "The same image by each sampler (rows) with increasing model calls (columns); last, the exact solution.",
-                        f"data:image/png;base64,{_base64(grid)}",
-                    )
-                )
-        if name == "error-vs-steps":
-            parts.append(_order_table(results))
-    shown = [(w, text) for w, text in GLOSSARY if w != PICTURED or alike(results, TRAJECTORY_NFE)]
-    words = "".join(f"<dt>{escape(w)}</dt><dd>{escape(text)}</dd>" for w, text in shown)
-    parts += [
-        f'<h2 id="words">Explanation of the terms</h2><dl>{words}</dl>',
-        "<h2>How it was measured</h2>" + "".join(f"<p>{escape(line)}</p>" for line in cost(results)),
-        _failures(results),
-        f"<details><summary>Settings and versions</summary><pre>{escape(json.dumps(results.settings, indent=1))}</pre></details>",
-    ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<title>{model}: integration error</title><style>{STYLE}</style></head>\n'
-        f"<body>{''.join(parts)}</body></html>\n"
+    sample, samples = one(results), one(results, 2)
+    return pages.get_template(TEMPLATE).render(
+        model=results.settings["model"],
+        main=[_line(caution(results)), _line(takeaway(results))],
+        samplers=len(results.labels),
+        cases=f"{cases} {one(results, cases)}",
+        distilled=_line(DISTILLED) if results.settings.get("flow", {}).get("is_distilled") else "",
+        captions=[(name, title, text.format(one=sample, some=samples)) for name, (title, text) in FIGURES.items()],
+        figures=figures,
+        grid=grid,
+        errors=_error_table(results),
+        pictures=_picture_table(results),
+        orders=[_plain(name, *_verdict(verdict)) for name, verdict in results.orders().items()],
+        words=[(w, text) for w, text in GLOSSARY if w != PICTURED or alike(results, TRAJECTORY_NFE)],
+        cost=cost(results),
+        failed=[_plain(r.label, r.steps, r.prompt, r.seed, r.message) for r in results.rows if r.status != "ok"],
+        settings=json.dumps(results.settings, indent=1),
     )
 
 
-def _figure(title: str, caption: str, source: str) -> str:
-    return (
-        f'<h2>{escape(title)}</h2><figure><img src="{source}" alt="{escape(title)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+Cell: TypeAlias = tuple[str, str]
+"""A text and its style in a table."""
+Table: TypeAlias = tuple[list[str], list[list[Cell]], str]
+"""Names of the columns, rows, and a note."""
 
 
-def _error_table(results: Results) -> str:
+def _plain(*values: object) -> list[Cell]:
+    return [(str(value), "") for value in values]
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _verdict(verdict: OrderVerdict) -> tuple[str, str, str]:
+    slope = "" if verdict.order is None else f"{verdict.order:.2f}"
+    return verdict.verdict, slope, "" if verdict.window is None else f"{verdict.window[0]:g} to {verdict.window[1]:g}"
+
+
+def _error_table(results: Results) -> Table:
     nfes = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n in {r.nfe for r in results.rows}]
     nfes = nfes or sorted({r.nfe for r in results.rows})[:8]
     leaders = {n: results.leaders(n) for n in nfes}
-    rows: list[list[tuple[str, str]]] = []
+    rows: list[list[Cell]] = []
     for name in results.labels:
         floored = {r.nfe for r in results.rows if r.label == name and r.floored}
         marks = {n: "best" if name in leaders[n] else "floored" if n in floored else "" for n in nfes}
@@ -441,58 +424,15 @@ def _error_table(results: Results) -> str:
         note += " In italics: below ten times the reference's own error, so inexact."
     if any(text.startswith("(") for row in rows for text, _ in row):
         note += " In brackets: the sampler used fewer model calls than the column's number."
-    return _table(["model calls", *map(str, nfes)], rows) + f'<p class="note">{note}</p>'
+    return ["model calls", *map(str, nfes)], rows, note
 
 
-def _picture_table(results: Results) -> str:
+def _picture_table(results: Results) -> Table | None:
     """How alike the decoded images are to the reference's; nothing for a model that makes none."""
     found = alike(results, TRAJECTORY_NFE)
     if not found:
-        return ""
-    rows = [
-        [(name, ""), (f"{p:.1f}", ""), (f"{s:.3f}", ""), *((f"{v:.3g}", "") for v in more.values())]
-        for name, (p, s, more) in found.items()
-    ]
+        return None
+    rows = [_plain(name, f"{p:.1f}", f"{s:.3f}", *(f"{v:.3g}" for v in more.values())) for name, (p, s, more) in found.items()]
     metrics = next(iter(found.values()))[2]
     note = f"Mean over the images, decoded from runs with at most {TRAJECTORY_NFE} model calls and compared with the reference."
-    return _table(["sampler", "PSNR in dB", "SSIM", *metrics], rows) + f'<p class="note">{note}</p>'
-
-
-def _order_table(results: Results) -> str:
-    rows = [
-        [
-            (name, ""),
-            (verdict.verdict, ""),
-            ("" if verdict.order is None else f"{verdict.order:.2f}", ""),
-            (_window(verdict.window), ""),
-        ]
-        for name, verdict in results.orders().items()
-    ]
-    return "<h2>Order</h2>" + _table(["sampler", "verdict", "slope", "on steps"], rows)
-
-
-def _window(window: tuple[float, float] | None) -> str:
-    return "" if window is None else f"{window[0]:g} to {window[1]:g}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]]) -> str:
-    top = "".join(f"<th>{escape(h)}</th>" for h in head)
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td class="{mark}">{escape(text)}</td>' if mark else f"<td>{escape(text)}</td>" for text, mark in row)
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _failures(results: Results) -> str:
-    failed = [r for r in results.rows if r.status != "ok"]
-    if not failed:
-        return ""
-    rows = [[(r.label, ""), (str(r.steps), ""), (r.prompt, ""), (str(r.seed), ""), (r.message, "")] for r in failed[:50]]
-    return f"<h2>{len(failed)} runs failed</h2>" + _table(["sampler", "steps", "prompt", "seed", "why"], rows)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+    return ["sampler", "PSNR in dB", "SSIM", *metrics], rows, note
