@@ -60,7 +60,21 @@ def test_page_opens_without_complaint_at_400_pixels_and_is_turned_to_1400(tab: T
     assert tab.complaints == []
 
 
-@pytest.mark.parametrize("words", ["empirical mu", "heun", "sum of dt", "which sampler", "preview", "torch.compile"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "empirical mu",
+        "heun",
+        "sum of dt",
+        "which sampler",
+        "preview",
+        "torch.compile",
+        "comfyui",
+        "lora",
+        "image to image",
+        "distilled",
+    ],
+)
 def test_the_search_finds(tab: Tab, words: str) -> None:
     tab.page.set_viewport_size({"width": 1400, "height": 900})
     page = tab.open("")
