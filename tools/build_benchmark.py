@@ -11,8 +11,6 @@ are the networks asked, which costs most.
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -320,7 +318,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    if "--page" not in sys.argv[1:]:
-        measure(afresh="--afresh" in sys.argv[1:])
-    assert all(math.isfinite(m.error) for m in (*measured(), *measured_stock()))
-    PAGE.write_text(page())
+    from building import build
+
+    build(__doc__, PAGE, page, lambda options: measure(afresh="--afresh" in options))

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import flowsamplers as fs
-from flowsamplers.citations import LIBRARY, Entry, bibliography, cite, resolve
+from flowsamplers.citations import LIBRARY, BibEntry, bibliography, cite, resolve
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "citations.md"
 
@@ -21,7 +21,7 @@ def plain(text: str) -> str:
     return re.sub(r"[{}]", "", text)
 
 
-def where(entry: Entry) -> str:
+def where(entry: BibEntry) -> str:
     """Where it was published, with a link if there is one."""
     f = entry.fields
     if "eprint" in f:
@@ -33,7 +33,7 @@ def where(entry: Entry) -> str:
     return plain(f.get("publisher") or f"{f['institution']}, {f['number']}")
 
 
-def authors(entry: Entry) -> str:
+def authors(entry: BibEntry) -> str:
     """Names as they are said; more than three are the first and others."""
     names = [" ".join(reversed(n.split(", "))) for n in plain(entry.fields["author"]).split(" and ")]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and others"
@@ -86,4 +86,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    from building import build
+
+    build(__doc__, PAGE, page)

@@ -18,8 +18,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from building import with_measured
 from measure_klein_emoji import SEED, Gallery, drawn, features, kept, labels_of, models, originals, rms, share, solve
-from measured_part import with_measured
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, GUIDANCE, load_data

@@ -7,7 +7,6 @@ python tools/build_full_size.py --page   writes the page from the committed meas
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import GeneratorType
@@ -268,6 +267,6 @@ float32 copy of the latents takes {latents / MIB:.0f} MiB at this size. The last
 
 
 if __name__ == "__main__":
-    if "--page" not in sys.argv:
-        DATA.write_text(json.dumps(measure(), indent=1) + "\n")
-    PAGE.write_text(page())
+    from building import build
+
+    build(__doc__, PAGE, page, lambda _: DATA.write_text(json.dumps(measure(), indent=1) + "\n"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -330,6 +329,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    if "--page" not in sys.argv[1:]:
-        draw(sys.argv[1:] or list(DRAWINGS))
-    PAGE.write_text(page())
+    from building import build
+
+    build(__doc__, PAGE, page, lambda names: draw(names or list(DRAWINGS)))

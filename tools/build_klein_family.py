@@ -110,6 +110,6 @@ These samplers were tried: {names}.
 
 
 if __name__ == "__main__":
-    if "--page" not in sys.argv:
-        DATA.write_text(json.dumps(measure(), indent=1) + "\n")
-    PAGE.write_text(page())
+    from building import build
+
+    build(__doc__, PAGE, page, lambda _: DATA.write_text(json.dumps(measure(), indent=1) + "\n"))

@@ -147,28 +147,28 @@ def _schedule(config: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def main() -> None:
-    """Run, and write."""
-    if "--page" not in sys.argv:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        diffusers.utils.logging.set_verbosity_error()
-        logging.getLogger("flowsamplers_diffusers").setLevel(logging.ERROR)
-        rows = json.loads(RESULTS.read_text())["pipelines"] if RESULTS.exists() else {}
-        for name, entry in RELATIVES.items():
-            if name not in rows or list(rows[name]["samplers"]) != SAMPLERS:
-                rows[name] = outcome(name, entry)
-            print(name, rows[name]["euler"], sum(not wrong for wrong in rows[name]["samplers"].values()), flush=True)
-            found = {
-                "diffusers": diffusers.__version__,
-                "steps": STEPS,
-                "classes": len(flow_pipelines()),
-                "run": len(set(flow_pipelines()) & {x.pipeline for x in (*RELATIVES.values(), *MEMBERS)}),
-                "pipelines": {k: rows[k] for k in RELATIVES if k in rows},
-            }
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text(page())
+def measure() -> None:
+    """Run every pipeline with every sampler that has not been run."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    diffusers.utils.logging.set_verbosity_error()
+    logging.getLogger("flowsamplers_diffusers").setLevel(logging.ERROR)
+    rows = json.loads(RESULTS.read_text())["pipelines"] if RESULTS.exists() else {}
+    for name, entry in RELATIVES.items():
+        if name not in rows or list(rows[name]["samplers"]) != SAMPLERS:
+            rows[name] = outcome(name, entry)
+        print(name, rows[name]["euler"], sum(not wrong for wrong in rows[name]["samplers"].values()), flush=True)
+        found = {
+            "diffusers": diffusers.__version__,
+            "steps": STEPS,
+            "classes": len(flow_pipelines()),
+            "run": len(set(flow_pipelines()) & {x.pipeline for x in (*RELATIVES.values(), *MEMBERS)}),
+            "pipelines": {k: rows[k] for k in RELATIVES if k in rows},
+        }
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    from building import build
+
+    build(__doc__, PAGE, page, lambda _: measure())

@@ -17,8 +17,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
+from building import with_measured
 from measure_klein_emoji import kept, models, share, solve
-from measured_part import with_measured
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, GUIDANCE
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +148,6 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if "--page" not in sys.argv[1:]:
-        measure()
-    PAGE.write_text(page())
+    from building import build
+
+    build(__doc__, PAGE, page, lambda _: measure())

@@ -190,4 +190,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    from building import build
+
+    build(__doc__, PAGE, page)

@@ -37,6 +37,7 @@ import diffusers
 import torch
 import transformers
 from build_full_size import MODELS
+from building import with_measured
 from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
@@ -44,7 +45,6 @@ from diffusers import (
     Flux2Transformer2DModel,
     UniPCMultistepScheduler,
 )
-from measured_part import with_measured
 from torch import Tensor, nn
 
 import flowsamplers as fs

@@ -18,9 +18,9 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from building import with_measured
 from distil_klein import card as student_card
 from distil_klein import subjects
-from measured_part import with_measured
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold, cross_val_predict
