@@ -158,7 +158,7 @@ def test_every_command_of_a_page_is_one_that_exists(
         elif program == "python":
             assert args[0] == "-m" or (ROOT / args[0]).is_file(), line
         else:
-            assert program in {"git", "cd", "pytest"}, f"{line}: a program that the test does not know"
+            assert program in {"git", "cd", "pytest", "source"}, f"{line}: a program that the test does not know"
 
 
 # Python

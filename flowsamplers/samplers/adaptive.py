@@ -25,7 +25,7 @@ SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
     aliases=("rk45", "adaptive"),
     presets={"bosh3": {"pair": "bosh3"}, "rk23": {"pair": "bosh3"}, "tsit5": {"pair": "tsit5"}},
     reference="Dormand and Prince, J. Comput. Appl. Math. 6 (1980); PI control: Gustafsson, ACM TOMS 17 (1991)",
-    advice="For a tolerance instead of a step count: give it a schedule of one step, [1, 0].",
+    advice="To reach a tolerance instead of choosing a number of steps: use the schedule [1, 0].",
 )
 @dataclass(frozen=True)
 class Adaptive(Sampler):
@@ -186,7 +186,7 @@ FIRST, ACCEPTED = 0.05, 0.81
     "dpm_adaptive",
     presets={"dpm_adaptive_12": {"pair": 2}, "dpm_adaptive_23": {"pair": 3}},
     reference="DPM-Solver-12 and -23, arXiv:2206.00927, appendix C; step control: k-diffusion's DPMSolver",
-    advice="For parity, at k-diffusion's coarse tolerance; dopri5 needs fewer calls for a small error.",
+    advice="For parity, with k-diffusion's coarse tolerance. dopri5 needs fewer calls for a small error.",
 )
 @dataclass(frozen=True)
 class DPMAdaptive(Sampler):

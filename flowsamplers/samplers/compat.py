@@ -17,7 +17,7 @@ from flowsamplers.samplers.policies import LastStep
     "dpm_2",
     aliases=("kdpm2",),
     reference="DPM-Solver-2 in k-diffusion's form; EDM, arXiv:2206.00364, appendix F",
-    advice="For parity; midpoint takes the middle of sigma, and its last step too.",
+    advice="For parity. midpoint uses the middle of sigma, also in its last step.",
 )
 @dataclass(frozen=True)
 class DPM2(LastStep):
@@ -52,7 +52,7 @@ class DPM2(LastStep):
 @register(
     "heunpp2",
     reference="Heun++ of the extension that goes with Z. Cheng, arXiv:2311.06845; ComfyUI",
-    advice="For parity: three calls a step for order 1.",
+    advice="For parity. It needs three calls per step for order 1.",
 )
 @dataclass(frozen=True)
 class HeunPP2(Sampler):

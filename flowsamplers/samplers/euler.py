@@ -15,7 +15,7 @@ from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
     "euler",
     aliases=("flow_match_euler", "ddim", "dpmpp_1"),
     reference="L. Euler, Institutionum calculi integralis (1768), art. 650; DDIM for a rectified flow (arXiv:2010.02502)",
-    advice="What FLUX.2 ships with, and what a distilled model was distilled for; the baseline of every study.",
+    advice="The default of FLUX.2, the method for distilled models, and the baseline of every study.",
 )
 @dataclass(frozen=True)
 class Euler(Sampler):

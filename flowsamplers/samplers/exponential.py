@@ -58,7 +58,7 @@ class ExponentialAdams(Adams):
     "res_2m",
     aliases=("res_multistep", "abnorsett_2m"),
     reference="RES, arXiv:2308.02157; Hochbruck and Ostermann, Acta Numerica 19 (2010), 2.5",
-    advice="What RES4LYF users run; the same order as ab2, with a last step of order 1 unless last= says otherwise.",
+    advice="The sampler of RES4LYF users. It has the order of ab2; its last step is Euler's by default.",
 )
 @dataclass(frozen=True)
 class RES2M(ExponentialAdams):
@@ -85,7 +85,7 @@ class RES2M(ExponentialAdams):
     "res_3m",
     aliases=("abnorsett_3m",),
     reference="Hochbruck and Ostermann, Acta Numerica 19 (2010), 2.5 (exponential Adams, k = 3)",
-    advice="Order 3 from about 32 calls on smooth fields; below that res_2m is as good.",
+    advice="Order 3 from about 32 calls on smooth velocity fields. With fewer calls res_2m is as good.",
 )
 @dataclass(frozen=True)
 class RES3M(ExponentialAdams):
@@ -110,7 +110,7 @@ class RES3M(ExponentialAdams):
     "dpmpp_2m",
     aliases=("dpm_solver_pp_2m",),
     reference="DPM-Solver++, arXiv:2211.01095, algorithm 2",
-    advice="The usual choice of diffusers and ComfyUI; on FLUX.2's schedule give it last='midpoint'.",
+    advice="A usual choice in diffusers and ComfyUI. From about 20 calls on FLUX.2's schedule, use last='midpoint'.",
 )
 @dataclass(frozen=True)
 class DPMSolverPP2M(ExponentialAdams):
@@ -151,7 +151,7 @@ class DPMSolverPP2M(ExponentialAdams):
     "dpmpp_3m",
     aliases=("dpm_solver_pp_3m",),
     reference="DPM-Solver++, arXiv:2211.01095; the multistep form of order 3 as in diffusers and ComfyUI",
-    advice="For parity: as shipped its order is 2. res_3m is what it means to be.",
+    advice="For parity: in its published form its order is 2. res_3m is the form of order 3.",
 )
 @dataclass(frozen=True)
 class DPMSolverPP3M(ExponentialAdams):
@@ -198,7 +198,7 @@ class DPMSolverPP3M(ExponentialAdams):
     "deis_log_rho",
     aliases=("deis_diffusers",),
     reference="DEIS, arXiv:2204.13902 (rhoAB in log rho); diffusers' DEISMultistepScheduler",
-    advice="For parity with diffusers, whose own never reaches sigma 0; this one does.",
+    advice="DEIS of diffusers, with a last step to sigma 0, which diffusers' own lacks.",
 )
 @dataclass(frozen=True)
 class DEISLogRho(Adams):

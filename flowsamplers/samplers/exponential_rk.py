@@ -94,7 +94,7 @@ class ExponentialRungeKutta(LastStep):
     "res_2s",
     presets={"exp_heun_2_x0": {"c2": 1.0, "variable": "lambda"}},
     reference="RES, arXiv:2308.02157; Hochbruck and Ostermann, Acta Numerica 19 (2010), (2.39)",
-    advice="RES4LYF's two-call method; midpoint costs the same and has a last step of order 2.",
+    advice="RES4LYF's two-call method. midpoint costs the same and has a last step of order 2.",
 )
 @dataclass(frozen=True)
 class RES2S(ExponentialRungeKutta):
@@ -135,7 +135,7 @@ class RES2S(ExponentialRungeKutta):
     "dpmpp_2s",
     aliases=("dpm_solver_pp_2s", "seeds_2_ode"),
     reference="DPM-Solver++, arXiv:2211.01095, algorithm 1",
-    advice="For parity with DPM-Solver++(2S); res_2s differs in the fourth digit.",
+    advice="For parity with DPM-Solver++(2S). res_2s differs in the fourth digit.",
 )
 @dataclass(frozen=True)
 class DPMSolverPP2S(RES2S):
@@ -247,7 +247,7 @@ class DPMSolverPP3S(RES3S):
 @register(
     "etdrk4",
     reference="Cox and Matthews, J. Comput. Phys. 176 (2002), (26) to (29)",
-    advice="Order 4 inside (0, 1); rk4 has it up to sigma 0.",
+    advice="Order 4 inside (0, 1). rk4 has order 4 up to sigma 0.",
 )
 @dataclass(frozen=True)
 class ETDRK4(ExponentialRungeKutta):
@@ -280,7 +280,7 @@ class ETDRK4(ExponentialRungeKutta):
     "krogstad",
     aliases=("res_4s", "res_4s_krogstad"),
     reference="Krogstad, J. Comput. Phys. 203 (2005); Hochbruck and Ostermann, Acta Numerica 19 (2010), (2.42)",
-    advice="As etdrk4, with smaller errors where the linear part is stiff.",
+    advice="Like etdrk4, with smaller errors if the linear part is stiff.",
 )
 @dataclass(frozen=True)
 class Krogstad(ETDRK4):

@@ -102,7 +102,7 @@ class SEEDS(LastStep):
     aliases=("dpmpp_sde", "dpmpp_sde_gpu"),
     presets={"exp_heun_2_x0_sde": {"r": 1.0, "correction": "phi_2"}},
     reference="SEEDS, arXiv:2305.14267, algorithm 2; ComfyUI; DPM-Solver++(SDE): k-diffusion",
-    advice="Two calls a step; where calls are few, dpmpp_2m_sde spends them better. eta=0 is dpmpp_2s.",
+    advice="Two calls per step. With few calls dpmpp_2m_sde is better. eta=0 is dpmpp_2s.",
 )
 @dataclass(frozen=True)
 class SEEDS2(SEEDS):
@@ -141,7 +141,7 @@ class SEEDS2(SEEDS):
 @register(
     "seeds_3",
     reference="SEEDS, arXiv:2305.14267, algorithm 3; ComfyUI",
-    advice="Three calls a step, for the same order in the noise as one. eta=0 is dpmpp_3s.",
+    advice="Three calls per step, without a higher order in the noise. eta=0 is dpmpp_3s.",
 )
 @dataclass(frozen=True)
 class SEEDS3(SEEDS):
@@ -186,7 +186,7 @@ class SEEDS3(SEEDS):
         "kdpm2_ancestral": {"base": "dpm_2"},
     },
     reference="k-diffusion's ancestral samplers; ComfyUI's form for rectified flows",
-    advice="Two calls a step, one noise; midpoint as base= has a last step of order 2.",
+    advice="Two calls per step, one draw of noise. base=midpoint has a last step of order 2.",
 )
 @dataclass(frozen=True)
 class AncestralStep(WithNoise):

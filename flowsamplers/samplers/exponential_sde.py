@@ -132,7 +132,7 @@ class DPMSolverPP2MSDE(StochasticAdams, DPMSolverPP2M):
     "dpmpp_3m_sde",
     aliases=("dpmpp_3m_sde_gpu", "dpm_solver_pp_3m_sde"),
     reference="k-diffusion's sample_dpmpp_3m_sde, after DPM-Solver++, arXiv:2211.01095",
-    advice="As dpmpp_2m_sde, from about 30 calls. eta=0 is dpmpp_3m.",
+    advice="Like dpmpp_2m_sde, from about 30 calls. eta=0 is dpmpp_3m.",
 )
 @dataclass(frozen=True)
 class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
@@ -177,7 +177,7 @@ class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
     aliases=("er_sde_3",),
     presets={"er_sde_1": {"stages": 1}, "er_sde_2": {"stages": 2}},
     reference="ER-SDE-Solver, arXiv:2309.06169, algorithms 1 to 3; ComfyUI",
-    advice="Stochastic near pure noise, nearly an ODE below: from about 16 calls.",
+    advice="Stochastic near sigma 1 and almost deterministic below; from about 16 calls.",
 )
 @dataclass(frozen=True)
 class ERSDE(StochasticAdams):

@@ -26,7 +26,7 @@ Midpoints: TypeAlias = tuple[tuple[float, float], ...]
     aliases=("bns", "neural_solver"),
     needs="table",
     reference="Bespoke non-stationary solvers, arXiv:2403.01329; differentiable solver search, arXiv:2505.21114",
-    advice="For one flow, schedule and number of steps, to which `fit_ns_solver` fits it.",
+    advice="For one flow, schedule and number of steps; `fit_ns_solver` computes its table.",
 )
 @dataclass(frozen=True)
 class NSSolver(LastStep):
@@ -111,7 +111,7 @@ class NSSolver(LastStep):
     aliases=("parallel_midpoint",),
     needs="table",
     reference="Ensemble parallel direction solver, arXiv:2507.14797; AMED-Solver, arXiv:2312.00094",
-    advice="Published tables, or nodes of your own; the calls after the first of a step do not wait for each other.",
+    advice="For published tables or your own nodes. After the first call of a step, the others can run in parallel.",
 )
 @dataclass(frozen=True)
 class ParallelMidpoints(LastStep):
@@ -186,7 +186,7 @@ def _rows(name: str, table: Sequence[Any]) -> tuple[Any, ...]:
     "fitted",
     needs="sigmas",
     reference="Bespoke non-stationary solvers, arXiv:2403.01329; GITS, arXiv:2405.11326",
-    advice="What the file of `flowsamplers fit` is wherever a sampler is named.",
+    advice="A fitted solver from `flowsamplers fit`, with its own schedule.",
 )
 @dataclass(frozen=True)
 class OnItsGrid(Sampler):

@@ -104,7 +104,7 @@ def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> li
     aliases=("stork2",),
     presets={name: {"last": "euler"} for name in ("lms2", "ipndm_v2", "deis_rhoab2")},
     reference="Hairer, Norsett, Wanner I, III.5 (variable step size)",
-    advice="The plain choice at one call a step, 16 calls and more; give it last='midpoint' on FLUX.2's schedule.",
+    advice="A simple choice from 16 calls on, one call per step. From about 20 calls on FLUX.2's schedule, use last='midpoint'.",
 )
 @dataclass(frozen=True)
 class AdamsBashforth2(Adams):
@@ -136,7 +136,7 @@ class AdamsBashforth2(Adams):
     aliases=("stork4",),
     presets={name: {"startup": "ramp", "last": "euler"} for name in ("lms3", "ipndm_v3", "deis_rhoab3")},
     reference="Hairer, Norsett, Wanner I, III.5 (variable step size)",
-    advice="From about 24 calls on; its extrapolation is wild on a large last step, so keep last='midpoint' or a flat schedule.",
+    advice="From about 24 calls on. A large last step makes its extrapolation inaccurate: use last='midpoint' or a flat schedule.",
 )
 @dataclass(frozen=True)
 class AdamsBashforth3(Adams):
@@ -165,7 +165,7 @@ class AdamsBashforth3(Adams):
     "ab4",
     presets={name: {"startup": "ramp", "last": "euler"} for name in ("lms", "lms4", "ipndm_v", "ipndm_v4")},
     reference="Hairer, Norsett, Wanner I, III.5 (variable step size)",
-    advice="For references and smooth fields at many steps; below 32 calls a lower order is better.",
+    advice="For references and smooth velocity fields with many steps. Below 32 calls a lower order is better.",
 )
 @dataclass(frozen=True)
 class AdamsBashforth4(Adams):
@@ -194,7 +194,7 @@ class AdamsBashforth4(Adams):
     aliases=("deis_tab3",),
     presets={"deis_tab2": {"max_order": 2}},
     reference="DEIS, arXiv:2204.13902 (tAB); the form of diff-sampler and ComfyUI",
-    advice="For parity with ComfyUI; ab3 does the same in sigma, and keeps its order.",
+    advice="For parity with ComfyUI. ab3 does the same in sigma and keeps order 3.",
 )
 @dataclass(frozen=True)
 class DEIS(Adams):
@@ -255,7 +255,7 @@ class UniformWeights(LinearMultistep):
     aliases=("ipndm4",),
     presets={"ipndm3": {"max_order": 3}},
     reference="Zhang and Chen, arXiv:2204.13902, appendix H.2 (iPNDM)",
-    advice="For parity; ab2 to ab4 know the lengths of their steps.",
+    advice="With few calls on FLUX.2's schedule. ab2 to ab4 use the true lengths of the steps.",
 )
 @dataclass(frozen=True)
 class IPNDM(UniformWeights):
@@ -308,7 +308,7 @@ CLASSICAL: tuple[tuple[float, ...], ...] = (
     aliases=("ge",),
     presets={"ipndm2": {"gamma": 1.5}},
     reference="Permenter and Yuan, arXiv:2306.04848, algorithm 2; ComfyUI",
-    advice="For parity: at ComfyUI's gamma=2 its order is 1; gamma=1.5 is ab2 on a uniform grid.",
+    advice="For parity. With ComfyUI's gamma=2 its order is 1; gamma=1.5 is ab2 on a uniform grid.",
 )
 @dataclass(frozen=True)
 class GradientEstimation(UniformWeights):
@@ -349,7 +349,7 @@ class GradientEstimation(UniformWeights):
 @register(
     "fireflow",
     reference="FireFlow, arXiv:2412.07517, algorithm 1",
-    advice="The first to try at 4 to 20 calls: order 2 at one call a step, and it never asks at the end of the last step.",
+    advice="Order 2 with one call per step, without a call at sigma 0; for smooth velocity fields, or from about 20 calls on.",
 )
 @dataclass(frozen=True)
 class FireFlow(LastStep):

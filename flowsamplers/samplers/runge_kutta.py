@@ -44,7 +44,7 @@ def node(at: Step, c: float) -> float:
     "midpoint",
     aliases=("rf_solver",),
     reference="C. Runge, Math. Ann. 46 (1895); RF-Solver, arXiv:2411.04746",
-    advice="The best last step for methods with a memory; by itself beaten by fireflow at half the calls.",
+    advice="A good last step for multistep methods. On its own, fireflow is as accurate with half the calls.",
 )
 @dataclass(frozen=True)
 class Midpoint(RungeKutta):
@@ -69,7 +69,7 @@ class Midpoint(RungeKutta):
     "heun",
     presets={"flow_match_heun": {"last": "euler"}},
     reference="K. Heun, Z. Math. Phys. 45 (1900); EDM, arXiv:2206.00364, algorithm 1",
-    advice="EDM's method; it asks at sigma 0, where a trained model has seen least: last='midpoint' does not.",
+    advice="EDM's method. It calls the model at sigma 0, where models are hardly trained; last='midpoint' avoids that.",
 )
 @dataclass(frozen=True)
 class Heun(RungeKutta):
@@ -95,7 +95,7 @@ class Heun(RungeKutta):
     "ralston",
     aliases=("ralston2",),
     reference="A. Ralston, Math. Comp. 16 (1962)",
-    advice="Between midpoint and heun: the smallest error bound of the two-call methods, and no call at sigma 0.",
+    advice="The two-call method with the smallest error bound; no call at sigma 0.",
 )
 @dataclass(frozen=True)
 class Ralston(RungeKutta):
@@ -136,7 +136,7 @@ class Kutta3(RungeKutta):
     "ralston3",
     aliases=("bosh3_fixed",),
     reference="A. Ralston, Math. Comp. 16 (1962); Bogacki and Shampine, Appl. Math. Lett. 2 (1989)",
-    advice="The best of order 3 in three calls, and no call at sigma 0.",
+    advice="The most accurate method of order 3 with three calls; no call at sigma 0.",
 )
 @dataclass(frozen=True)
 class Ralston3(RungeKutta):
@@ -198,7 +198,7 @@ class RK4(RungeKutta):
     )
 
 
-@register("rk38", aliases=("kutta38",), reference="W. Kutta, Z. Math. Phys. 46 (1901)", advice="As rk4, with smaller errors.")
+@register("rk38", aliases=("kutta38",), reference="W. Kutta, Z. Math. Phys. 46 (1901)", advice="Like rk4, with smaller errors.")
 @dataclass(frozen=True)
 class RK38(RungeKutta):
     r"""Kutta's 3/8 rule, of order 4.
@@ -222,7 +222,7 @@ class RK38(RungeKutta):
     "rk5",
     aliases=("butcher5",),
     reference="J. C. Butcher, J. Austral. Math. Soc. 4 (1964)",
-    advice="For references: order 5 at six calls a step.",
+    advice="For references: order 5 with six calls per step.",
 )
 @dataclass(frozen=True)
 class RK5(RungeKutta):
@@ -277,7 +277,7 @@ class LowStorage(LastStep):
 @register(
     "williamson3",
     reference="Williamson, J. Comput. Phys. 35 (1980), case 7",
-    advice="Order 3 where memory is short: two copies of the state.",
+    advice="Order 3 with little memory: two copies of the state.",
 )
 @dataclass(frozen=True)
 class Williamson3(LowStorage):
@@ -300,7 +300,7 @@ class Williamson3(LowStorage):
 @register(
     "carpenter_kennedy4",
     reference="Carpenter and Kennedy, NASA TM 109112 (1994), solution 3",
-    advice="Order 4 where memory is short: two copies of the state, five calls a step.",
+    advice="Order 4 with little memory: two copies of the state, five calls per step.",
 )
 @dataclass(frozen=True)
 class CarpenterKennedy4(LowStorage):

@@ -27,7 +27,7 @@ from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unip
         "sa_solver_diffusers": {"startup": "ramp", "predictor_order": 2, "corrector_order": 2, "simple_order_2": True},
     },
     reference="SA-Solver, arXiv:2309.05019, algorithm 1; diffusers' SASolverScheduler, ComfyUI",
-    advice="Noise in the middle of the way only; from about 20 calls. tau=0 is unipc_3.",
+    advice="Adds noise only at middle noise levels; from about 20 calls. tau=0 is unipc_3.",
 )
 @dataclass(frozen=True)
 class SASolver(PredictorCorrector):

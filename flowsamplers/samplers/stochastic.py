@@ -165,7 +165,7 @@ class FirstOrder(GaussianStep):
     "lcm",
     aliases=("euler_stochastic", "cps", "flow_match_lcm"),
     reference="LCM, arXiv:2310.04378, algorithm 3; eta: Flow-CPS, arXiv:2509.05952; diffusers' stochastic_sampling=True, FlowMatchLCM",
-    advice="For models distilled to it. As a sampler it narrows the distribution, whatever the steps.",
+    advice="For models that were distilled with it. With other models it narrows the distribution, at any number of steps.",
 )
 @dataclass(frozen=True)
 class Renoise(FirstOrder):
@@ -206,7 +206,7 @@ class Renoise(FirstOrder):
     "euler_sde",
     aliases=("memoryless", "dpmpp_1_sde"),
     reference="DPM-Solver++, arXiv:2211.01095, SDE-DPM-Solver++1; Adjoint Matching, arXiv:2409.08861; rules: SiT, arXiv:2401.08740",
-    advice="Exact in the noise, Euler's in the data: any strength, any rule, no clamp at the ends.",
+    advice="The first-order SDE sampler with exact noise: any strength, any rule, exact at both ends.",
 )
 @dataclass(frozen=True)
 class EulerSDE(FirstOrder):
@@ -252,7 +252,7 @@ class EulerSDE(FirstOrder):
     "euler_ancestral",
     aliases=("euler_a", "euler_ancestral_rf", "ltx_euler_ancestral_rf"),
     reference="ComfyUI's euler_ancestral for flow models; diffusers' LTXEulerAncestralRFScheduler",
-    advice="What users of ComfyUI and LTX know; euler_sde to second order in the step.",
+    advice="The ancestral sampler of ComfyUI and LTX; close to euler_sde for small steps.",
 )
 @dataclass(frozen=True)
 class EulerAncestral(FirstOrder):
@@ -304,7 +304,7 @@ class EulerAncestral(FirstOrder):
     "ddim_eta",
     aliases=("ddpm_rf",),
     reference="DDIM, arXiv:2010.02502, (16); k-diffusion's ancestral step, Karras et al., arXiv:2206.00364, in sigma / (1 - sigma)",
-    advice="DDIM's eta on a flow model. eta=1 is euler_sde.",
+    advice="DDIM with eta on a flow model. eta=1 is euler_sde.",
 )
 @dataclass(frozen=True)
 class DDIMEta(FirstOrder):
@@ -356,7 +356,7 @@ class DDIMEta(FirstOrder):
         "sit_increasing_decreasing": {"rule": "increasing_decreasing", "eta": 1.0},
     },
     reference="Flow-GRPO, arXiv:2505.05470, (9); DanceGRPO, arXiv:2505.07818; SiT, arXiv:2401.08740, (5)",
-    advice="For parity with reinforcement learning on flow models; as a sampler, euler_sde is exact where this one adds noise.",
+    advice="For parity with reinforcement learning on flow models. For images use euler_sde, which leaves no extra noise.",
 )
 @dataclass(frozen=True)
 class FlowSDE(GaussianStep):

@@ -186,7 +186,7 @@ def unipc_weights(
     "unipc",
     aliases=("unipc_2",),
     reference="UniPC, arXiv:2302.04867, algorithms 5 to 8",
-    advice="The usual choice for Wan and at 10 to 20 calls on flat schedules; its last step is Euler's unless last= says otherwise.",
+    advice="The usual choice for Wan, and good with 10 to 20 calls on flat schedules. Its last step is Euler's by default.",
 )
 @dataclass(frozen=True)
 class UniPC2(UniPC):

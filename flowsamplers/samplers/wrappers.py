@@ -21,7 +21,7 @@ from flowsamplers.samplers.policies import memoryless, with_first_velocity
 @register(
     "richardson",
     reference="L. F. Richardson, Phil. Trans. A 226 (1927); Hairer, Norsett, Wanner I, II.4, (4.4)",
-    advice="Turns any one-step method into one of an order more, at two and a half times the price: for references.",
+    advice="Raises the order of any one-step method by one, for two and a half times the calls: for references.",
 )
 @dataclass(frozen=True)
 class Richardson(Sampler):
@@ -96,7 +96,7 @@ def noised(x: Tensor, s0: float, s1: float, xi: Tensor) -> Tensor:
 @register(
     "churn",
     reference="EDM, arXiv:2206.00364, algorithm 2, in sigma / (1 - sigma)",
-    advice="Some noise for any one-step ODE method; by itself it mends errors, and makes more of its own as steps are few.",
+    advice="Adds a little noise to any one-step ODE method. It reduces errors with many steps and adds errors with few.",
 )
 @dataclass(frozen=True)
 class Churn(WithNoise):
@@ -150,7 +150,7 @@ class Churn(WithNoise):
 @register(
     "restart",
     reference="Restart sampling, arXiv:2306.14878, algorithm 1",
-    advice="Where errors pile up and calls are many: noise once, and much of it, instead of a little in every step.",
+    advice="Adds much noise once, in place of a little in every step; needs many calls.",
 )
 @dataclass(frozen=True)
 class Restart(WithNoise):

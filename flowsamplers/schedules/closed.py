@@ -21,7 +21,7 @@ from flowsamplers.schedules.maps import Array, at_least_one, karras_spacing
     aliases=("edm",),
     form="EDM's rule in EDM's sigma",
     reference="Karras et al., EDM, arXiv:2206.00364, (5); diffusers' UniPC with use_karras_sigmas and use_flow_sigmas",
-    advice="The rule that k-diffusion users mean by Karras, on a flow; its steps lie at low noise.",
+    advice="k-diffusion's Karras rule on a flow; most steps are at low noise.",
 )
 def karras_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> SigmaGrid:
     r"""Karras spacing of EDM's sigma from ``sigma_max`` to ``sigma_min``, the first node moved to pure noise; then 0.
@@ -79,7 +79,7 @@ def exponential_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 8
     aliases=("logsnr", "uniform_logsnr"),
     form="DPM-Solver's logSNR",
     reference="Lu et al., DPM-Solver, arXiv:2206.00927, 3.4 (uniform steps in lambda)",
-    advice="The variable in which exponential samplers interpolate; symmetric about sigma 1/2.",
+    advice="Even in the variable in which exponential samplers interpolate; symmetric about sigma 1/2.",
 )
 def uniform_lambda(steps: int, *, sigma_min: float = 1e-3, sigma_max: float = 1e3) -> SigmaGrid:
     r"""N + 1 nodes evenly spaced in the log of the signal-to-noise ratio, the outermost moved to 1 and 0.
@@ -108,7 +108,7 @@ def uniform_lambda(steps: int, *, sigma_min: float = 1e-3, sigma_max: float = 1e
     presets={"cosine": {"c": 1.0}, "cosmap": {"c": 1.0}},
     form="the rule in EDM's sigma, exact at both ends",
     reference="Sabour et al., Align Your Steps, arXiv:2404.14507, theorem 3.1; with c = 1 the cosine schedule, arXiv:2403.03206, (21)",
-    advice="A good first choice for a field without a phase at high noise; c is the standard deviation of the data.",
+    advice="A good first choice for smooth velocity fields; c is the standard deviation of the data.",
 )
 def kl_optimal_rf(steps: int, *, c: float = 1.0) -> SigmaGrid:
     r"""Evenly spaced in the arctangent of EDM's sigma over c, exact at both ends.
@@ -138,7 +138,7 @@ def kl_optimal_rf(steps: int, *, c: float = 1.0) -> SigmaGrid:
     "chebyshev",
     aliases=("arcsine",),
     reference="Chebyshev-Lobatto nodes; the beta schedule of alpha = beta = 1/2",
-    advice="Dense at both ends, in closed form.",
+    advice="Dense at both ends.",
 )
 def chebyshev(steps: int) -> SigmaGrid:
     r"""Chebyshev points: the projections of evenly spaced points on a half circle.
@@ -189,7 +189,7 @@ def laplace(steps: int, *, mu: float = 0.0, scale: float = 0.5) -> SigmaGrid:
     "linear_quadratic",
     form="Mochi and ComfyUI",
     reference="genmo Mochi, linear_quadratic_schedule; ComfyUI, comfy/samplers.py",
-    advice="Half of the steps are spent above sigma = 0.975; for models that settle their picture there.",
+    advice="Half of the steps are above sigma = 0.975; for models that decide the content of the image there.",
 )
 def linear_quadratic(steps: int, *, threshold: float = 0.025, linear_steps: int | None = None) -> SigmaGrid:
     r"""Linear steps from 1 to 1 - ``threshold``, then a parabola to 0 that begins with the same slope.
@@ -227,7 +227,7 @@ def linear_quadratic(steps: int, *, threshold: float = 0.025, linear_steps: int 
     "bong_tangent",
     form="RES4LYF",
     reference="RES4LYF, bong_tangent",
-    advice="What RES4LYF users run with res_2s and res_2m: slow at both ends and in the middle. It ignores the model's shift.",
+    advice="The schedule of RES4LYF users for res_2s and res_2m: dense at both ends and in the middle. It ignores the model's shift.",
 )
 def bong_tangent(steps: int, *, pivot: float = 0.6, slope: float = 0.2, middle: float = 0.5) -> SigmaGrid:
     r"""Two arctangent sigmoids, from 1 to ``middle`` and from there to 0.

@@ -57,7 +57,7 @@ def comfy_table(*, shift: float | None = None, mu: float = FLUX_MU, points: int 
     "simple",
     form="ComfyUI",
     reference="ComfyUI, comfy/samplers.py, simple_scheduler",
-    advice="What FLUX workflows of ComfyUI run: the shifted uniform grid, rounded to the table.",
+    advice="The schedule of ComfyUI's FLUX workflows: the shifted uniform grid, rounded to the table.",
 )
 def simple(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
     r"""Every (T/N)-th entry of the table, from its end; then 0.
@@ -116,7 +116,7 @@ def normal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, point
     "sgm_uniform",
     form="ComfyUI",
     reference="ComfyUI, comfy/samplers.py, normal_scheduler with sgm=True",
-    advice="The shifted uniform grid but for sigma_min; with T = 1,000 and no shift also the flow grid of diffusers' UniPC.",
+    advice="The shifted uniform grid except for sigma_min. With T = 1,000 and no shift it is the flow grid of diffusers' UniPC.",
 )
 def sgm_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
     """N + 1 times evenly spaced from 1 to sigma_min, shifted, the last of them replaced by 0.
@@ -145,7 +145,7 @@ def sgm_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, 
     complete=False,
     exact_steps=False,
     reference="ComfyUI, comfy/samplers.py, ddim_scheduler",
-    advice="For parity only: it begins below pure noise, at few steps far below, and often has a step more than was asked for.",
+    advice="For parity only. It begins below pure noise, far below with few steps, and often has one step too many.",
 )
 def ddim_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
     r"""Every d-th entry of the table, from its second; then 0.
@@ -179,7 +179,7 @@ def ddim_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU,
     presets={"beta57": {"alpha": 0.5, "beta": 0.7}},
     form="ComfyUI; beta57 is RES4LYF's",
     reference="Lee et al., Beta Sampling is All You Need, arXiv:2407.12173; ComfyUI, comfy/samplers.py, beta_scheduler",
-    advice="Dense at both ends of the table's index, and then shifted: quantiles 1 - i/N, where diffusers' beta has 1 - i/(N - 1).",
+    advice="Dense at both ends of the table's index, then shifted: quantiles 1 - i/N, while diffusers' beta has 1 - i/(N - 1).",
 )
 def beta_comfy(
     steps: int,
@@ -221,7 +221,7 @@ def beta_comfy(
     "karras_comfy",
     form="ComfyUI",
     reference="Karras et al., EDM, arXiv:2206.00364, (5), applied to sigma of the flow; ComfyUI, get_sigmas_karras",
-    advice="For parity: EDM's rule applied to a sigma that is not EDM's, most steps at low noise. karras_ve is the rule itself.",
+    advice="For parity: EDM's rule applied to the flow's sigma; most steps are at low noise. karras_ve is the rule in EDM's sigma.",
 )
 def karras_comfy(
     steps: int, *, rho: float = 7.0, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS
@@ -249,7 +249,7 @@ def karras_comfy(
     aliases=("polyexponential_comfy",),
     form="ComfyUI",
     reference="ComfyUI and k-diffusion, get_sigmas_exponential and get_sigmas_polyexponential, applied to sigma of the flow",
-    advice="For parity: nearly all steps at low noise. exponential_ve is the same rule in EDM's sigma.",
+    advice="For parity. Almost all steps are at low noise. exponential_ve is the same rule in EDM's sigma.",
 )
 def exponential_comfy(
     steps: int, *, rho: float = 1.0, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS
@@ -280,7 +280,7 @@ def exponential_comfy(
     aliases=("kl_optimal_comfy",),
     form="ComfyUI",
     reference="Sabour et al., Align Your Steps, arXiv:2404.14507, theorem 3.1, applied to sigma of the flow; ComfyUI, kl_optimal_scheduler",
-    advice="For parity: the rule is meant for EDM's sigma; kl_optimal_rf is that.",
+    advice="For parity. The rule is meant for EDM's sigma, as in kl_optimal_rf.",
 )
 def kl_optimal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, points: int = FLUX_POINTS) -> SigmaGrid:
     """N nodes evenly spaced in the arctangent of sigma between 1 and sigma_min; then 0.

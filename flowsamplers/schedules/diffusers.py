@@ -50,7 +50,7 @@ def explicit(sigmas: Values) -> SigmaGrid:
     "flow_match_euler",
     form="diffusers",
     reference="diffusers' FlowMatchEulerDiscreteScheduler.set_timesteps",
-    advice="For parity with a scheduler's configuration: every option of it, the same float32 numbers; it shifts its ends twice.",
+    advice="For parity with a scheduler's configuration: all its options, the same float32 numbers.",
 )
 def flow_match_euler(
     steps: int | None = None,
@@ -143,7 +143,7 @@ def flow_match_euler(
     "linear",
     aliases=("uniform",),
     reference="Liu et al., Flow Straight and Fast, arXiv:2209.03003",
-    advice="The best start for a field without a phase at high noise; measured orders on this library's pages are taken on it.",
+    advice="A good first choice for smooth velocity fields, and for small models with few tokens.",
 )
 def linear(steps: int, *, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """Evenly spaced: sigma_i = 1 - i / N.
@@ -165,7 +165,7 @@ def linear(steps: int, *, arithmetic: Arithmetic = "float64") -> SigmaGrid:
         "hunyuan_video": {"shift": 7.0},
     },
     reference="Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206, (23)",
-    advice="What most flow models ship with, each with its own shift; the larger the picture, the larger the shift.",
+    advice="The schedule of most flow models, each with its own shift. Larger images have larger shifts.",
 )
 def shift(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """Evenly spaced, then the static shift (Stable Diffusion 3: 3).
@@ -201,7 +201,7 @@ def flux1(
     aliases=("flux2_empirical",),
     form="FLUX.2",
     reference="compute_empirical_mu of black-forest-labs/flux2 and of diffusers' FLUX.2 pipelines",
-    advice="FLUX.2's own. It leaves a third to three quarters of the way to the last step: give the sampler last='midpoint'.",
+    advice="FLUX.2's own. Its last step covers a third to three quarters of the way from noise to data.",
 )
 def flux2(steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """FLUX.2: exponential time shift with the empirical mu of tokens and steps.
@@ -230,7 +230,7 @@ def flux2(steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic
     aliases=("karras_diffusers",),
     form="diffusers",
     reference="Karras et al., EDM, arXiv:2206.00364, (5), in sigma itself, between the ends of a shifted grid",
-    advice="Its last node before 0 is the shifted grid's, 0.1 or more at few steps: another schedule than ComfyUI's of that name.",
+    advice="Its last node before 0 is the shifted grid's, 0.1 or more with few steps. ComfyUI's schedule of that name is another one.",
 )
 def karras(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """FlowMatchEuler's ``use_karras_sigmas``: Karras spacing between the ends of a shifted grid.
@@ -249,7 +249,7 @@ def karras(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64"
     aliases=("exponential_diffusers",),
     form="diffusers",
     reference="diffusers' use_exponential_sigmas: log-linear in sigma, between the ends of a shifted grid",
-    advice="For parity; most of its steps lie at low noise.",
+    advice="For parity. Most of its steps are at low noise.",
 )
 def exponential(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """FlowMatchEuler's ``use_exponential_sigmas``: log-linear between the ends of a shifted grid.
@@ -268,7 +268,7 @@ def exponential(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "flo
     aliases=("beta_diffusers",),
     form="diffusers",
     reference="Lee et al., Beta Sampling is All You Need, arXiv:2407.12173, as diffusers has it: quantiles 1 - i/(N - 1)",
-    advice="Dense at both ends; for fields that are hard there. beta_comfy is another schedule.",
+    advice="Dense at both ends, for velocity fields that are hard there. beta_comfy is another schedule.",
 )
 def beta(steps: int, *, shift: float = 3.0, arithmetic: Arithmetic = "float64") -> SigmaGrid:
     """FlowMatchEuler's ``use_beta_sigmas``: quantiles of a beta distribution, 0.6 and 0.6, between the ends of a shifted grid.

@@ -65,7 +65,7 @@ TABLES: dict[str, Table] = {
     complete=False,
     reference="Pei et al., Optimal Stepsize for Diffusion Sampling, arXiv:2503.21774; Sabour et al., Align Your Steps, "
     "arXiv:2404.14507; Chen et al., GITS, arXiv:2405.11326",
-    advice="Only oss_* were made for flows, none for FLUX.2, and most begin below 1: start=1 makes a complete run of them.",
+    advice="Only the oss_* tables were made for flows, none for FLUX.2. Most begin below 1; start=1 makes the run complete.",
 )
 def table(
     steps: int, *, nodes: str | Sequence[float] = "oss_flux", space: Space = "sigma", start: float | None = None
