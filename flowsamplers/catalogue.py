@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -155,6 +155,17 @@ def entry(name: str) -> Entry:
         ValueError: there is no such sampler.
     """
     return _entry(sampler_info(name))
+
+
+def unmeasured(names: Collection[str]) -> str:
+    """A sentence that names the samplers with a fixed number of model calls that are not among those measured; empty if there is none.
+
+    Examples:
+        >>> unmeasured([i.name for i in list_samplers() if i.name != "heun"])
+        'Not measured here: `heun`.'
+    """
+    rest = [f"`{info.name}`" for info in list_samplers() if not info.adaptive and info.name not in names]
+    return f"Not measured here: {', '.join(rest)}." if rest else ""
 
 
 def _entry(info: SamplerInfo) -> Entry:

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import flowsamplers as fs
+from flowsamplers.catalogue import unmeasured
 from flowsamplers_diffusers import FlowSamplerScheduler
 
 DOCS = Path(__file__).parent.parent / "docs" / "reference"
@@ -229,6 +230,8 @@ def page() -> str:
         cost = " | ".join(f"{of[m]['made'] * models[m]['flops'] / 1e12:,.0f}" for m in models)
         runs.append(f"| `{name}` | {one['made']} | {cost} | {one['held'] / MIB:.0f} MiB | {one['held'] // latents} |")
     most = max(of[m]["held"] for of in found["samplers"].values() for m in models)
+    if left := unmeasured(found["samplers"]):
+        runs += ["", left]
     calls = sum(of[m]["made"] for of in found["samplers"].values() for m in models)
     return f"""# The full-size models, without weights
 

@@ -22,6 +22,7 @@ import diffusers  # noqa: E402
 from diffusers import FlowMatchEulerDiscreteScheduler  # noqa: E402
 
 from flowsamplers import list_samplers  # noqa: E402
+from flowsamplers.catalogue import unmeasured  # noqa: E402
 from flowsamplers_diffusers import FlowSamplerScheduler  # noqa: E402
 from klein_family import MEMBERS  # noqa: E402
 from relatives import RELATIVES, Relative, broken_promises, flow_pipelines, run, same  # noqa: E402
@@ -97,6 +98,8 @@ def page() -> str:
             f"| {name} | `{row['pipeline']}` | {_schedule(row['scheduler'])} | {equal} | {len(ran)}/{len(row['samplers'])} | "
             f"{'; '.join(remarks)} |"
         )
+    if left := unmeasured(set.intersection(*(set(row["samplers"]) for row in found["pipelines"].values()))):
+        lines += ["", left]
     lines += [
         "",
         "## Not run",
