@@ -36,17 +36,18 @@ def error(cell: Measured, flow: str | None) -> float:
 def table(schedule: str, flow: str | None) -> list[str]:
     """The best at each number of calls."""
     lines = [
-        "| calls | sampler | last step | steps | error | best of diffusers | Euler |",
-        "| --: | --- | --- | --: | --: | --- | --: |",
+        "| calls | sampler | error | best of diffusers | Euler |",
+        "| --: | --- | --: | --- | --: |",
     ]
     for budget in SHOWN:
         found = cells(schedule, budget)
         best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).best
         name, theirs = stock(schedule, budget, flow)
         euler = next(error(m, flow) for m in found if m.label == "euler")
-        last = best.sampler.get("options", {}).get("last", "its own")
+        last = best.sampler.get("options", {}).get("last")
+        steps = f"{best.steps} steps" + (f", last `{last}`" if last else "")
         lines.append(
-            f"| **{budget}** | `{best.sampler['name']}` | {last} | {best.steps} | **{percent(error(best, flow))}** "
+            f"| **{budget}** | `{best.sampler['name']}`, {steps} | **{percent(error(best, flow))}** "
             f"| {percent(theirs)} ({name.replace(' ', '&nbsp;')}) | {percent(euler)} |"
         )
     return lines
@@ -106,8 +107,12 @@ def page() -> str:
         "",
         "<!-- written by tools/build_which.py from flowsamplers/measurements/benchmark.json -->",
         "",
-        f"**With 8 model calls on FLUX.2's schedule: `{eight.best.label}`, {eight.steps} steps.** Its error is {percent(eight.best.score)}; the "
-        f"best that diffusers ships, {eight.stock.label}, has {percent(eight.stock.score)}.",
+        "**Is your model distilled?** A model for 4 steps without guidance, such as FLUX.2 [klein] 4B or 9B, is. Then use `euler` with the number of",
+        "steps of its training. On the bundled distilled model, no other sampler came measurably closer to the teacher:",
+        "[Distilled against base](../explanation/distilled.md). The rest of this page is about base models.",
+        "",
+        f"**With 8 model calls on FLUX.2's schedule: `{eight.best.label}`, {eight.steps} steps.** Its error is {percent(eight.best.score)}. The "
+        f"best scheduler of diffusers, {eight.stock.label}, has {percent(eight.stock.score)}.",
         "",
         "```python",
         "from flowsamplers_diffusers import FlowSamplerScheduler",
@@ -120,24 +125,21 @@ def page() -> str:
         'image = pipe(prompt="a cat", num_inference_steps=8).images[0]',
         "```",
         "",
-        "The rule takes only samplers that are no worse than Euler on any flow of the benchmark. Of these it names the one with the smallest",
-        "geometric mean of the errors, in which the trained networks count as much as all mixtures together. `flowsamplers.recommend`, the",
-        "README and [the swap page](swap.md) give the same answer and the same figures.",
+        f"**The two networks of the benchmark disagree, so measure your model.** With 8 calls on FLUX.2's schedule, `{last}` has an error of",
+        f"{on(last, DIGITS, 8)} on `{DIGITS}`, and Euler has {on('euler', DIGITS, 8)}. On `{EMOJI}` the same sampler has {on(last, EMOJI, 8)}, and Euler has",
+        f"{on('euler', EMOJI, 8)}. Strong guidance and few steps make samplers of higher order fail: [see the images](../gallery.md#guidance).",
+        "[The last step](../explanation/last-step.md) shows at how many calls a better last step helps on each network.",
         "",
-        f"**The two networks disagree, so measure yours.** With 8 calls on FLUX.2's schedule, `{last}` has an error of {on(last, DIGITS, 8)} on `{DIGITS}`;",
-        f"Euler has {on('euler', DIGITS, 8)}. On `{EMOJI}` the same sampler has {on(last, EMOJI, 8)}, and Euler has {on('euler', EMOJI, 8)}. With 16 calls or",
-        "more, a better last step reduces the error on both. Strong guidance and few steps make samplers of higher order fail:",
-        "[see the images](../gallery.md#guidance).",
+        f"**If you want to remember one sampler,** take `{shifted}` on FLUX.2's schedule. With {BUDGETS[0]} to {BUDGETS[-1]} model calls, its error is at most",
+        f"{shifted_regret:.1f} times the smallest one, on average and on each network. On a flat schedule take `{flat}`: at most {flat_regret:.1f} times.",
         "",
-        f"`{shifted}` is the one to remember for FLUX.2's schedule: at every number of model calls from {BUDGETS[0]} to {BUDGETS[-1]}, on "
-        f"average and on each network, its error is at most {shifted_regret:.1f} times that of the best. On a flat schedule it is `{flat}`, at most "
-        f"{flat_regret:.1f} times the best.",
-        "",
-        "A stochastic sampler has no error in this sense, and is not in these tables.",
+        "How the answer is chosen: a sampler qualifies if it is no worse than Euler on any flow of the benchmark. Of these, the answer has the",
+        "smallest geometric mean of the errors, in which the two networks have the same weight as all mixtures. `flowsamplers.recommend` and",
+        "[the swap page](swap.md) give the same answer. Stochastic samplers solve another equation, so they are not in these tables.",
         "",
         "## FLUX.2's schedule",
         "",
-        "4,096 tokens (1024x1024), the empirical mu. The error is the geometric mean of the networks and of the mixtures:",
+        "The schedule is that of 4,096 tokens (1024x1024). The error is the geometric mean over the networks and the mixtures:",
         "",
         *table("flux2", None),
         "",
@@ -154,11 +156,11 @@ def page() -> str:
         f"`make study` measures `{EMOJI}` on the schedule of its own small pictures (64 tokens), with seven samplers and other prompts.",
         f"There `{studied}` has the smallest error with 8 calls, {percent(studied_error)}. The figures of the two differ because the schedules do.",
         "",
-        "Where the tables disagree, believe the network that is most like yours. [The last step](../explanation/last-step.md) explains why it matters.",
+        "Where the tables disagree, use that of the network that is most like yours.",
         "",
         "## A flat schedule",
         "",
-        "Sigmas evenly spaced, or nearly: SD3's shift of 3 lies between this and FLUX.2's.",
+        "The sigmas are evenly spaced. SD3's schedule, with a shift of 3, lies between this one and FLUX.2's.",
         "",
         *table("linear", None),
         "",
@@ -187,21 +189,19 @@ def page() -> str:
         ">>> grid = fs.get_schedule(answer.matched, answer.steps, tokens=4096)",
         ">>> fs.nfe(answer.sampler, grid)",
         "8",
-        ">>> fs.recommend(fs.schedules.shift(8, shift=1.5)).matched  # any grid: the nearest",
+        ">>> fs.recommend(fs.schedules.shift(8, shift=1.5)).matched  # the nearest schedule",
         "'linear'",
         "",
         "```",
         "",
-        "## What this answer is worth",
+        "## How far this answer carries",
         "",
         f"* It was measured on {mixtures} mixtures of Gaussians, whose solutions are exact, and on `{DIGITS}` and `{EMOJI}`, FLUX.2 Kleins of half a",
         "  million and 2.8 million parameters. **Nothing here was measured on the real FLUX.2 weights.** Measure yours: `flowsamplers study --model ...`, see",
         "  [Measure your own model](../howto/measure-your-model.md).",
-        "* The error is the relative distance of the final state to the exact solution from the same noise. A small one says that the sampler",
-        "  drew what the model asked for, not that the image is better.",
-        "* Run a distilled model, such as FLUX.2 [klein] 4B, with `euler` and the number of steps of its training. On the bundled distilled",
-        "  model no other sampler ended measurably closer to the teacher: [Distilled against base](../explanation/distilled.md).",
-        "* Model calls count, not steps: one step of `heun` takes two. Guidance above 1 doubles what each costs.",
+        "* The error is the relative distance of the final latents to the exact solution from the same noise. A small error means that the",
+        "  sampler solved the model's equation accurately. It does not mean that the image is better.",
+        "* The tables count model calls, not steps: one step of `heun` takes two. Guidance above 1 doubles the cost of each call.",
         f"* All samplers at all of {', '.join(map(str, BUDGETS))} calls: [Benchmark](../reference/benchmark.md).",
         "",
     ]
