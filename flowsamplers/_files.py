@@ -7,6 +7,17 @@ import tempfile
 from pathlib import Path
 
 
+def as_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """The path in an argument.
+
+    Raises:
+        TypeError: it is no path; the message names the argument and the value.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}={value!r}: accepted is a path")
+    return Path(value)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all.
 

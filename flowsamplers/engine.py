@@ -430,8 +430,8 @@ def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
         raise ValueError(f"x1 is of type {type(x1).__name__}: the start is a floating (rows, ...) tensor or numpy array")
     if carry is not None and not (isinstance(carry, torch.dtype) and carry.is_floating_point):
         raise ValueError(f"carry={carry!r}: the state is carried in a floating dtype, such as torch.float32")
-    if not x1.is_floating_point() or x1.ndim < 1:
-        raise ValueError(f"x1 of shape {tuple(x1.shape)} and dtype {x1.dtype}: the start is a floating (rows, ...) tensor")
+    if not x1.is_floating_point() or x1.ndim < 1 or x1.layout is not torch.strided:
+        raise ValueError(f"x1 of shape {tuple(x1.shape)}, {x1.dtype}, {x1.layout}: the start is a floating (rows, ...) tensor")
     return carry or torch.promote_types(x1.dtype, torch.float32)
 
 

@@ -35,6 +35,7 @@ from flowsamplers.profiling import (
     row_weights,
 )
 from flowsamplers.registry import get_sampler
+from flowsamplers.registry.specifications import as_declared
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.samplers.learned import NSSolver
 from flowsamplers.schedules import flux2, linear, shift
@@ -230,7 +231,10 @@ class Rows:
         self, nfe: int, *, method: SamplerLike | None = None, rounds: int = ROUNDS, validate: bool = True, tokens: int = 4096
     ) -> Solver:
         """See `fit`."""
-        if nfe != int(nfe) or nfe < 1:
+        nfe, rounds = as_declared("nfe", nfe, "int"), as_declared("rounds", rounds, "int")
+        if rounds < 0:
+            raise ValueError(f"rounds={rounds}: must not be negative; 0 uses the profile alone")
+        if nfe < 1:
             raise ValueError(f"nfe={nfe}: a solver makes at least 1 model call")
         nodes = len(self.profile.sigmas) - 1
         if nfe > nodes:

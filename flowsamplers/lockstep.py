@@ -54,6 +54,7 @@ class Run:
     def __post_init__(self) -> None:
         """Make a tensor and a grid of what stands for them."""
         object.__setattr__(self, "x1", as_start(self.x1))
+        carry_dtype(self.x1)  # which refuses what is no start
         object.__setattr__(self, "grid", as_grid(self.grid))
 
 
@@ -269,6 +270,9 @@ def _begun(run: Run, carry: torch.dtype | None) -> Work:
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
+    for i, run in enumerate(runs):
+        if not isinstance(run, Run):
+            raise TypeError(f"runs[{i}]={run!r}: accepted are flowsamplers.Run")
     kinds = {(tuple(r.x1.shape[1:]), r.x1.dtype, r.x1.device) for r in runs}
     if len(kinds) > 1:
         raise ValueError(f"runs: rows in lock-step share one shape, dtype and device, not {sorted(map(str, kinds))}")

@@ -26,6 +26,8 @@ def schedule(*grids: SigmaGrid, labels: Sequence[str] = (), axes: Any = None) ->
     Returns:
         The axes.
     """
+    for grid in grids:
+        _is("grid", grid, "steps", "a SigmaGrid")
     axes = _axes(axes)
     for i, grid in enumerate(grids):
         shares = [k / grid.steps for k in range(grid.steps + 1)]
@@ -45,6 +47,7 @@ def trace(run: Trace, axes: Any = None) -> Any:
     Returns:
         The axes; sigma falls from left to right.
     """
+    _is("run", run, "evaluations", "a Trace")
     axes = _axes(axes)
     sigmas = [e.sigma for e in run.evaluations]
     axes.plot(sigmas, [e.x_norm for e in run.evaluations], marker=".", label="state")
@@ -66,12 +69,18 @@ def results(results: Results, axis: str = "nfe", axes: Any = None) -> Any:
     Returns:
         The axes.
     """
+    _is("results", results, "labels", "the Results of a study")
     axes = _axes(axes)
     for label in results.labels:
         axes.loglog(*results.curve(label, axis), marker=".", label=label)
     axes.set(xlabel="function evaluations" if axis == "nfe" else axis, ylabel="relative error")
     axes.legend()
     return axes
+
+
+def _is(name: str, value: Any, attribute: str, accepted: str) -> None:
+    if not hasattr(value, attribute):
+        raise TypeError(f"{name}={value!r}: accepted is {accepted}")
 
 
 def _axes(axes: Any) -> Any:

@@ -67,6 +67,11 @@ class Asked:
     condition: Sequence[Any] | None = None
     on_call: Callable[[int], None] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be asked."""
+        if not callable(self.source) and not callable(getattr(self.source, "velocity", None)):
+            raise TypeError(f"velocity={self.source!r}: accepted are velocity(x, sigma) and an object with such a method")
+
     def __call__(self, x: Tensor, sigma: float, rows: slice) -> Tensor:
         """The velocity in float64 at ``x`` ``(rows, ...)``, which are these rows of all.
 

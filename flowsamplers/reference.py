@@ -26,6 +26,7 @@ from flowsamplers.engine import StepEnd, Work, integrate
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Task, run_tasks
 from flowsamplers.methods import CashKarp5, DormandPrince8, GraggExtrapolation
+from flowsamplers.registry.specifications import as_declared
 from flowsamplers.sampler import Evaluate, Running, steps_of
 from flowsamplers.samplers.runge_kutta import RungeKutta
 
@@ -177,11 +178,25 @@ def solve(
         >>> bool(((ref.x0 - flow.solution(flow.noise([0, 1]))).norm(dim=1) / ref.x0.norm(dim=1) <= ref.error).all())
         True
     """
+    check_flow_and_start(flow, x1)
+    max_evaluations = as_declared("max_evaluations", max_evaluations, "int")
     if follow is not None and not 0 <= follow < len(x1):
         raise ValueError(f"follow={follow}: there are {len(x1)} rows")
     runs = _Runs(flow, x1, condition, (0.0,), max_batch, on_call, follow)
     found = _solved(runs, tol, max_evaluations)
     return Reference(found.states[0], found.error, found.steps, runs.spent, found.path, found.method)
+
+
+def check_flow_and_start(flow: Any, x1: Any) -> None:
+    """See that these are a flow and a start.
+
+    Raises:
+        TypeError: they are not; names the argument.
+    """
+    if not callable(getattr(flow, "velocity", None)):
+        raise TypeError(f"flow={flow!r}: accepted is an object with velocity(x, sigma, condition=None)")
+    if not isinstance(x1, Tensor):
+        raise TypeError(f"x1={x1!r}: accepted is a tensor (rows, ...)")
 
 
 def path(

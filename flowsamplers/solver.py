@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowsamplers._files import write_atomically
+from flowsamplers._files import as_path, write_atomically
 from flowsamplers.engine import nfe
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, to_config
@@ -169,10 +169,11 @@ def load_solver(path: str | Path) -> Solver:
         ValueError: the file is damaged, of another kind, or newer than this library; numbers are not finite; or weights do not add up to
             their steps.
     """
-    if not Path(path).is_file():
+    path = as_path("path", path)
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such solver file")
     try:
-        found = json.loads(Path(path).read_text(), parse_constant=_refused)
+        found = json.loads(path.read_text(), parse_constant=_refused)
         return _read(found)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]

@@ -40,6 +40,17 @@ def no_tensor(like: torch.Tensor, step: int, draw: int, clock: Any = None) -> fl
     return 0.0
 
 
+class Flow:
+    shape = (3,)
+
+    def velocity(self, x: torch.Tensor, sigma: torch.Tensor, condition: Any = None) -> torch.Tensor:
+        return x
+
+
+def study(**given: Any) -> fs.study.Study:
+    return fs.study.Study(flow=Flow(), **given)
+
+
 CASES: list[tuple[Callable[[], Any], str]] = [
     *[(sample(check=c), f"check {c!r}") for c in ("finit", "Finite", "", True, 1, "nan")],
     *[(sample(carry=c), "carry=") for c in (torch.int64, torch.bool, torch.complex64, "float32", float, 32)],
@@ -90,17 +101,50 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     *[(lambda e=e: fs.get_sampler("lcm", eta=e), f"eta={e}") for e in (-0.1, 1.1, NAN)],
     *[(lambda m=m: fs.sample_many(None, [fs.Run(X, GRID)], max_batch=m), "max_batch=") for m in (0, -1)],
     (lambda: fs.sample_many(None, [fs.Run(X, GRID), fs.Run(X[:, :1], GRID)]), "runs:"),
+    *[(lambda r=r: fs.sample_many(None, [r]), "runs[0]=") for r in (3, None, "x")],
+    *[(lambda x=x: fs.Run(x, GRID), "x1") for x in ("x", None, 1.0, X.to_sparse(), torch.ones(()))],
+    (sample(x1=X.to_sparse()), "torch.sparse_coo"),
+    *[
+        (lambda n=name, v=v: study(**{n: [v]}), f"{name}={v!r}: accepted is a whole number")
+        for name in ("nfe", "seeds")
+        for v in (2.5, "4", None, NAN, INF, True, [], 1e9)
+    ],
+    *[
+        (lambda n=name, v=v: study(**{n: v}), f"{name}={v!r}: accepted is a whole number")
+        for name in ("max_batch", "reference_evaluations", "local_nfe")
+        for v in (2.5, "4", None, NAN, [], True, -3)
+    ],
+    *[
+        (lambda n=name, v=v: study(**{n: v}), f"{name}={v!r}: accepted is a list")
+        for name in ("nfe", "seeds", "samplers", "prompts")
+        for v in ("12", 3, None)
+    ],
+    (lambda: study(metrics="lpips"), "metrics='lpips': accepted is a list of names"),
+    (lambda: study(metrics=["nope"]), "unknown metric 'nope': install a package"),
+    *[(lambda f=f: fs.study.load(f), f"folder={f!r}: accepted is a path") for f in (3, None, 1.5, [])],
+    *[(lambda f=f: fs.load_solver(f), f"path={f!r}: accepted is a path") for f in (3, None, 1.5, [])],
+    *[(lambda f=f: fs.reference.solve(f, X), "accepted is an object with velocity") for f in (None, 3, "x", decay)],
+    *[(lambda x=x: fs.reference.solve(Flow(), x), "accepted is a tensor") for x in (None, 3, "x", [1.0])],
+    *[(lambda n=n: fs.reference.solve(Flow(), X, max_evaluations=n), f"max_evaluations={n!r}") for n in (NAN, "9", 2.5, None)],
+    *[(lambda f=f: fs.fit(f, X), f"velocity={f!r}") for f in (None, 3, "x")],
+    *[(lambda f=f: fs.profile(f, X), f"velocity={f!r}") for f in (None, 3, "x")],
+    *[
+        (lambda o=o: fs.fit(decay, X, **o), f"{next(iter(o))}=")
+        for o in ({"nfe": True}, {"nfe": 2.5}, {"rounds": -1}, {"rounds": NAN})
+    ],
+    (lambda: fs.get_schedule("karras_ve", 4, rho=0), "rho=0.0: no schedule can be computed"),
+    *[(lambda f=f: f(3), "=3: accepted is") for f in (fs.plot.schedule, fs.plot.trace, fs.plot.results)],
 ]
 
 
-def test_there_are_at_least_120() -> None:
-    assert len(CASES) >= 120
+def test_there_are_at_least_240() -> None:
+    assert len(CASES) >= 240
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_a_mistake_is_named(number: int) -> None:
     call, said = CASES[number]
-    with pytest.raises((ValueError, RuntimeError, FloatingPointError), match=re.escape(said)) as caught:
+    with pytest.raises((ValueError, TypeError, RuntimeError, FloatingPointError), match=re.escape(said)) as caught:
         call()
     assert len(str(caught.value)) <= 3000
 

@@ -84,6 +84,7 @@ def fit(
 
     wanted = nfe or (8,)
     _check(rows, nodes, wanted, rounds)
+    _check_out(out, max_batch)
     check_writable(out.parent)
     own = default_prompts(model)
     fitting = prompts or own.given
@@ -157,6 +158,15 @@ def _check(rows: int | None, nodes: int, wanted: tuple[int, ...], rounds: int) -
         raise ValueError(f"rows={rows}: a fit needs at least 1")
     if rounds < 0:
         raise ValueError(f"rounds={rounds}: must not be negative; 0 uses the profile alone")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"nfe={list(wanted)}: one of them is there twice")
     for n in wanted:
         if not 1 <= n <= nodes:
             raise ValueError(f"nfe={n}: a solver makes from 1 to {nodes} calls, as many as the profile has nodes")
+
+
+def _check_out(out: Path, max_batch: int | None) -> None:
+    if max_batch is not None and max_batch < 1:
+        raise ValueError(f"max_batch={max_batch}: a model call needs at least 1 row")
+    if out.is_dir():
+        raise IsADirectoryError(f"out={str(out)!r} is a folder; name a JSON file")

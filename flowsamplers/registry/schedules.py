@@ -123,6 +123,9 @@ def _checking(builder: Builder) -> Builder:
             given.arguments[option] = check(option, given.arguments[option], signature.parameters[option].annotation)
         try:
             return builder(*given.args, **given.kwargs)
+        except (ZeroDivisionError, OverflowError) as error:
+            told = ", ".join(f"{k}={v!r}" for k, v in given.arguments.items())
+            raise ValueError(f"{told}: no schedule can be computed with these values ({error})") from None
         except ValueError as error:
             raise infinite(given.arguments, error) from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.noise import normal
 from flowsamplers.registry import METRICS, get_sampler, to_config
+from flowsamplers.registry.specifications import as_declared
 from flowsamplers.sampler import Sampler, SamplerLike, grid_from_noise, steps_of
 from flowsamplers.schedules import empirical_mu, get_schedule
 from flowsamplers.study.cost import Budget, Meter, Probe, probe
@@ -127,9 +128,8 @@ class Study:
         """Check everything that can be checked before a model is loaded."""
         if self.prompts is OWN_PROMPTS and isinstance(self.model, str):
             object.__setattr__(self, "prompts", default_prompts(self.model).given if self.flow is None else (None,))
+        self._take_lists()
         self._complete_flow()
-        for name in ("prompts", "seeds", "nfe"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "samplers", tuple(map(get_sampler, self.samplers)))
         self._check_numbers()
         self._check_metrics()
@@ -147,6 +147,13 @@ class Study:
                 kind = "stochastic (see study.stochastic_orders)" if sampler.stochastic else "adaptive"
                 name = to_config(sampler)["name"]
                 raise ValueError(f"sampler {name!r} is {kind}: it has no error against the number of steps")
+
+    def _take_lists(self) -> None:
+        for name in ("prompts", "seeds", "nfe", "samplers"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise TypeError(f"{name}={value!r}: accepted is a list")
+            object.__setattr__(self, name, tuple(cast("Iterable[Any]", value)))
 
     def _check_metrics(self) -> None:
         if isinstance(self.metrics, str):
@@ -178,8 +185,17 @@ class Study:
         object.__setattr__(self, "flow", flow)
         check_flow(flow, condition)
 
+    def _check_integers(self) -> None:
+        for name in ("nfe", "seeds"):
+            object.__setattr__(self, name, tuple(as_declared(name, v, "int") for v in getattr(self, name)))
+        for name in ("max_batch", "reference_evaluations", "local_nfe"):
+            object.__setattr__(self, name, as_declared(name, getattr(self, name), "int"))
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: accepted is a whole number that is not negative")
+
     def _check_numbers(self) -> None:
-        if not self.reference_evaluations:
+        self._check_integers()
+        if self.reference_evaluations == 0:
             object.__setattr__(self, "reference_evaluations", REFERENCES_OF.get(self.model, REFERENCE))
         for budget in self.nfe:
             if budget < 1:

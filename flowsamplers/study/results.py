@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowsamplers._files import as_path
 from flowsamplers._html import table
 from flowsamplers.orders import OrderVerdict, order
 from flowsamplers.registry import get_sampler
@@ -259,7 +260,7 @@ def load(folder: str | Path) -> Results:
         FileNotFoundError: there is no study in the folder.
         ValueError: the files do not belong to a study.
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     settings = read_settings(folder)
     rows, _ = read_rows(folder)
     return Results(settings, rows, read_sessions(folder), folder)
