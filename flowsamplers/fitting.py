@@ -273,8 +273,8 @@ class Rows:
         }
         solver = Solver(grid, sampler, about)
         if validate and self.judged is not None:
-            sets = [Judges(r.asked, r.x1, r.x0, self.max_batch) for r in (self.only(judging=True), fitting)]
-            solver = replace(solver, validation=validated(solver, *sets, tokens))
+            judges, seen = (Judges(r.asked, r.x1, r.x0, r.max_batch) for r in (self.only(judging=True), fitting))
+            solver = replace(solver, validation=validated(solver, judges, seen, tokens))
         return solver
 
     def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
