@@ -65,7 +65,7 @@ SLACK = 1.01
 STDS = (0.25, 0.75)
 """Standard deviations of Gaussian data for whose flow a solver may be exact, where polishing begins: there are several local minima."""
 WORTH = 0.8
-"""Such solvers are taken if the least of their squared errors along the paths is below this part of that for straight paths."""
+"""Of such solvers and those for straight paths, only those are tried whose squared error along the paths is not clearly larger."""
 TRIED = 2
 """Number of starts that are polished."""
 ROUNDS = 6
@@ -98,7 +98,7 @@ def fit(
     and cross-validation over the rows decides how far. Every fourth row is held back from both stages, for the validation.
 
     With ``method`` only the nodes are fitted. They are compared with a flat schedule, FLUX.2's schedule and three shifts on the rows
-    that were held back. The fit returns the best of these unless the fitted nodes are better by more than a standard error.
+    that were held back. The fit returns the best of these unless the fitted nodes are better by more than two standard errors.
 
     Args:
         velocity: ``velocity(x, sigma)``, or a `Flow`.
@@ -250,12 +250,12 @@ class Rows:
         def best(tried: list[tuple[Learned | OfMethod, Array]], most: int = 1) -> list[tuple[Learned | OfMethod, Array]]:
             return sorted(tried, key=lambda t: fitting.error(t[0].scheme(t[1])))[:most] if len(tried) > most else tried
 
-        def polished(tried: list[tuple[Learned | OfMethod, Array]], rounds: int) -> list[tuple[Learned | OfMethod, Array]]:
-            return [(family, _polished(family, theta, fitting, rounds)) for family, theta in tried]
+        def gone_on(tried: list[tuple[Learned | OfMethod, Array]], rounds: int) -> list[tuple[Learned | OfMethod, Array]]:
+            return [(family, polished(family, theta, fitting, rounds)) for family, theta in tried]
 
         begun = best([(family, theta) for family in families for theta in family.starts()], TRIED)
         first = polish if len(begun) == 1 else min(polish, TRIAL)
-        family, found = best([*begun, *polished(best(polished(begun, first)), polish - first)] if polish else begun)[0]
+        family, found = best([*begun, *gone_on(best(gone_on(begun, first)), polish - first)] if polish else begun)[0]
         if isinstance(family, OfMethod):
             found = (fitting if self.judged is None else self.only(judging=True)).no_worse(family, found)
         grid, sampler = family.solver(found)
@@ -274,23 +274,22 @@ class Rows:
         solver = Solver(grid, sampler, about)
         if validate and self.judged is not None:
             judges, seen = (Judges(r.asked, r.x1, r.x0, r.max_batch) for r in (self.only(judging=True), fitting))
-            solver = replace(solver, validation=validated(solver, judges, seen, tokens))
+            solver = replace(solver, validation=validated(solver, judges, seen, tokens, self.profile.error))
         return solver
 
     def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
-        """Exact for straight paths, or for those of Gaussian data where the profile alone promises a smaller error."""
+        """Exact for straight paths, or for those of Gaussian data: what the profile alone does not rule out."""
         dtype, most = self.x1.dtype, min(LARGEST, self.x1.numel() // DATA)
         straight = Learned(steps, moments, 0.0, dtype, most)
         if self.profile.start != 1:
             return [straight]
         gaussian = [Learned(steps, moments, std, dtype, most) for std in STDS]
-        least = min(gaussian, key=lambda f: f.cost)
-        if least.cost >= WORTH * straight.cost:
-            return [straight]
-        return gaussian if several else [least]
+        ratio = min(f.cost for f in gaussian) / max(straight.cost, np.finfo(float).tiny)
+        found = [*[straight] * (ratio >= WORTH), *gaussian * (ratio <= 1 / WORTH)]
+        return found if several else [min(found, key=lambda f: f.cost)]
 
     def no_worse(self, family: OfMethod, theta: Array) -> Array:
-        """Fitted nodes, or the best known schedule unless they are better than it by more than a standard error."""
+        """Fitted nodes, or the best known schedule unless they are better than it by more than two standard errors."""
         mine = self.errors(family.scheme(theta))
         known = [self.errors(family.scheme(other)) for other in family.known]
         best = int(np.argmin([its.sum() for its in known]))
@@ -298,7 +297,7 @@ class Rows:
         if not new or not old or not math.isfinite(new + old):
             return theta if new < old else family.known[best]
         doubt = math.sqrt(float(np.square(known[best] / old - mine / new).sum()))
-        return theta if math.log(old / new) > doubt else family.known[best]
+        return theta if math.log(old / new) > 2 * doubt else family.known[best]
 
     def error(self, scheme: Scheme) -> float:
         """Mean squared error of the end, relative, each row by its weight."""
@@ -472,7 +471,7 @@ def _nodes(log_steps: Array, start: float) -> tuple[float, ...]:
     return (float(start), *(float(start * (1 - c)) for c in np.cumsum(parts)[:-1] / parts.sum()))
 
 
-def _polished(family: Learned | OfMethod, theta: Array, rows: Rows, rounds: int) -> Array:
+def polished(family: Learned | OfMethod, theta: Array, rows: Rows, rounds: int) -> Array:
     """Gauss-Newton steps on the squared error of the end.
 
     Those of anchored families are damped towards where they began as cross-validation asks, and shortened until they help. Of nodes

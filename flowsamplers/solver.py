@@ -25,6 +25,10 @@ LOST = 1.15
 """How much larger than on the rows of the fit the error on other rows may be before the verdict speaks of it."""
 
 
+MARGIN = 10
+"""An error is certain if it is so many times that of the reference."""
+
+
 @dataclass(frozen=True)
 class Score:
     """The error of one schedule with one sampler on the validation rows.
@@ -53,6 +57,7 @@ class Validation:
         lost: the solver's error on the validation rows divided by its error on the fitting rows.
         chance: the same ratio for the best other sampler of as many calls, which was not fitted. It differs from 1 where few rows have
             most of the error.
+        paths: largest relative error of the reference paths' ends.
     """
 
     rows: int
@@ -60,6 +65,7 @@ class Validation:
     others: tuple[Score, ...]
     lost: float = math.nan
     chance: float = math.nan
+    paths: float = math.nan
 
     @property
     def verdict(self) -> str:
@@ -73,7 +79,7 @@ class Validation:
         more = [s for s in self.others if s.nfe > self.solver.nfe]
         beside = "".join(f"; {s.name} has {s.error:.2g} with {s.nfe} calls" for s in more)
         judged = "Use it" if ratio < 1 else f"Do not use it: {best.name} is better"
-        return f"{found}, {ratio:.2g} times that of {best.name}{beside}. {judged}.{self._of_new_rows}"
+        return f"{found}, {ratio:.2g} times that of {best.name}{beside}. {judged}.{self._of_new_rows}{self._of_paths}"
 
     @property
     def _of_new_rows(self) -> str:
@@ -84,6 +90,15 @@ class Validation:
         if self.lost <= LOST * self.chance:
             return f"{found}; for {self._best.name}, which was not fitted, it is {self.chance:.2g} times: chance, of few rows."
         return f"{found}: more rows would help."
+
+    @property
+    def _of_paths(self) -> str:
+        """A warning where the error is not far above that of the reference."""
+        if not self.paths > self.solver.error / MARGIN:
+            return ""
+        return (
+            f" The reference paths are off by up to {self.paths:.1g}, so that smaller errors are not certain: use more nodes."
+        )
 
     @property
     def _best(self) -> Score:
@@ -203,7 +218,7 @@ def _read(found: Any) -> Solver:
         judged["rows"],
         _score(judged["solver"]),
         tuple(map(_score, judged["others"])),
-        *(_number(judged.get(k)) for k in ("lost", "chance")),
+        *(_number(judged.get(k)) for k in ("lost", "chance", "paths")),
     )
     return Solver(grid, sampler, dict(found.get("fitted_to", {})), validation)
 

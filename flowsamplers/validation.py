@@ -71,7 +71,7 @@ class Judges:
         return Score(name, calls, *_error(torch.cat(gaps), self.x0))
 
 
-def validated(solver: Solver, judges: Judges, fitted: Judges, tokens: int) -> Validation:
+def validated(solver: Solver, judges: Judges, fitted: Judges, tokens: int, paths: float) -> Validation:
     """Measure the errors of a solver, of other samplers with as many calls, and of Euler's method on FLUX.2's schedule of 50 steps.
 
     Args:
@@ -79,6 +79,7 @@ def validated(solver: Solver, judges: Judges, fitted: Judges, tokens: int) -> Va
         judges: rows that the solver was not fitted to.
         fitted: rows that it was fitted to.
         tokens: number of tokens of an image, for FLUX.2's schedule.
+        paths: relative error of the ends of the paths.
     """
     calls, start = solver.nfe, solver.grid.start
     runs = dict[Score, Run]()
@@ -112,7 +113,7 @@ def validated(solver: Solver, judges: Judges, fitted: Judges, tokens: int) -> Va
     best = min((s for s in beside if s.nfe <= calls), key=lambda s: s.error, default=None)
     lost = _ratio(mine, fitted.score("", calls, lambda velocity, x: sample(velocity, x, solver.grid, solver.sampler)))
     chance = _ratio(best, fitted.score("", calls, runs[best])) if best else math.nan
-    return Validation(len(judges.x1), mine, beside, lost, chance)
+    return Validation(len(judges.x1), mine, beside, lost, chance, paths)
 
 
 def _ratio(judged: Score, seen: Score) -> float:

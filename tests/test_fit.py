@@ -67,6 +67,29 @@ def test_profiles_merge_and_batches_change_nothing_but_rounding(flow) -> None:
         )
 
 
+def test_files_of_several_workers_merge_into_the_profile_of_all_rows_and_a_fit_takes_it(flow, tmp_path) -> None:
+    x1, calls = flow.noise(list(range(12))), 0
+    for worker in range(3):
+        fs.profile(flow.velocity, x1[4 * worker : 4 * worker + 4], nodes=16, file=tmp_path / f"{worker}.safetensors")
+    first, *others = (Profile.load(tmp_path / f"{worker}.safetensors") for worker in range(3))
+    for other in others:
+        first = first.merge(other)
+
+    def velocity(x, sigma):
+        nonlocal calls
+        calls += len(x)
+        return flow.velocity(x, sigma)
+
+    solvers = [
+        fs.fit(velocity, x1, 4, profile=p, rounds=0, validate=False) for p in (first, fs.profile(flow.velocity, x1, nodes=16))
+    ]
+    assert first.rows == 12
+    assert solvers[0].grid.sigmas == pytest.approx(solvers[1].grid.sigmas)
+    assert calls == 2 * 12 * calls_of_a_path(16, checked=False)  # the ends alone
+    with pytest.raises(ValueError, match="same nodes and the same size"):
+        first.merge(fs.profile(flow.velocity, x1, nodes=8))
+
+
 def test_an_interrupted_profile_goes_on_where_it_was(flow, tmp_path) -> None:
     x1, file, calls = flow.noise(list(range(8))), tmp_path / "p.safetensors", 0
 
@@ -311,14 +334,16 @@ def test_no_known_schedule_is_better_on_the_rows_that_decide(rows: int, method: 
 
 
 def test_the_verdict_tells_what_new_rows_lose_and_whether_chance_explains_it() -> None:
-    def verdict(lost: float, chance: float) -> str:
+    def verdict(lost: float, chance: float, paths: float = 0.0) -> str:
         mine, other = fs.solver.Score("fitted", 8, 0.1, 0.01), fs.solver.Score("unipc", 8, 0.3, 0.01)
-        return fs.solver.Validation(16, mine, (other,), lost, chance).verdict
+        return fs.solver.Validation(16, mine, (other,), lost, chance, paths).verdict
 
     assert verdict(1.1, 1.0).endswith("Use it.")
     assert verdict(2.0, 1.0).endswith("Use it. The error is 2 times that on the rows of the fit: more rows would help.")
     assert verdict(2.0, 1.9).endswith("for unipc, which was not fitted, it is 1.9 times: chance, of few rows.")
     assert verdict(math.nan, math.nan).endswith("Use it.")
+    assert verdict(1.0, 1.0, 0.009).endswith("Use it.")
+    assert "off by up to 0.02, so that smaller errors are not certain: use more nodes." in verdict(1.0, 1.0, 0.02)
 
 
 def test_with_the_rows_that_a_mixture_should_have_new_rows_lose_little() -> None:

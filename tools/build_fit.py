@@ -21,7 +21,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.benchmark import SCHEDULES, Measured, measured, measured_stock
-from flowsamplers.fitting import Rows
+from flowsamplers.fitting import MANY_ROWS, OfMethod, Rows, polished
 from flowsamplers.flows import MixtureFlow, load_flow
 from flowsamplers.flows.prompts import default_prompts
 from flowsamplers.profiling import FOLDS, Asked, ends, path_nodes
@@ -39,6 +39,9 @@ SEED = 500_000
 """Of the first noise that judges."""
 TRIED = 4
 """So many of the best cells of the benchmark stand for the catalogue, and as many for diffusers: the best of them on the judges counts."""
+METHODS = ("ab2", "unipc", "fireflow")
+"""Samplers for which nodes alone are fitted, for `NODES_FOR` calls."""
+NODES_FOR = 8
 NORMAL = 1.96
 """Standard errors in half of a 95 % interval."""
 
@@ -59,7 +62,7 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = [
-    *(Subject(n, (4, 6, 8, 16), 256, 512, 64, 6) for n in ("appendix-a", *(f"mixture-{i}" for i in range(MIXTURES)))),
+    *(Subject(n, (4, 6, 8, 16), MANY_ROWS, 8192, 64, 6) for n in ("appendix-a", *(f"mixture-{i}" for i in range(MIXTURES)))),
     Subject("klein-digits", (4, 6, 8, 16), 24, 24, 32, 3, {"guidance_scale": 4.0}),
     Subject("klein-emoji", (4, 6, 8), 16, 9, 32, 3, {"guidance_scale": 2.5}),
 ]
@@ -91,18 +94,20 @@ class Judges:
 
     def error(self, squares: np.ndarray) -> tuple[float, float]:
         """The relative error over all rows, and half of its 95 % interval by the jackknife."""
-        size = self.x0.flatten(1).square().sum(1).numpy()
-        return _jackknife(lambda keep: np.sqrt(squares[keep].sum() / size[keep].sum()), len(size))
-
-
-def _jackknife(of: Callable[[Any], float], n: int) -> tuple[float, float]:
-    without = np.array([of(np.delete(np.arange(n), i)) for i in range(n)])
-    return float(of(np.arange(n))), NORMAL * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+        return ratio(squares, self.x0.flatten(1).square().sum(1).numpy())
 
 
 def ratio(mine: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """The ratio of two relative errors, row by row, and half of its 95 % interval."""
-    return _jackknife(lambda keep: float(np.sqrt(mine[keep].sum() / other[keep].sum())), len(mine))
+    """The root of the ratio of two sums over the same rows, and half of its 95 % interval by the jackknife."""
+    n, without = len(mine), np.sqrt((mine.sum() - mine) / (other.sum() - other))
+    spread = float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    return float(np.sqrt(mine.sum() / other.sum())), NORMAL * spread
+
+
+def of_other_rows(mine: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The ratio of two errors on different rows, and half of its 95 % interval."""
+    value = mine[0] / other[0]
+    return value, value * float(np.hypot(mine[1] / mine[0], other[1] / other[0]))
 
 
 def likely(cells: Sequence[Measured], flow: str, calls: int) -> list[Measured]:
@@ -138,7 +143,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     rows = Rows.of(source, x1, condition=condition, nodes=subject.nodes)
     told: dict[str, Any] = {
         "rows": subject.fitting,
-        "nodes": subject.nodes,
+        "intervals": subject.nodes,
         "rounds": subject.rounds,
         "torch": torch.__version__,
     }
@@ -156,7 +161,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     fitted = rows.only(judging=False)
     seen = Judges(fitted.asked, fitted.x1, fitted.x0)
     euler = other.solve(fs.schedules.flux2(MANY, tokens=4096), "euler")
-    told |= {"judges": subject.judging, "euler 50": other.error(euler), "calls": {}}
+    told |= {"judging": subject.judging, "euler 50": other.error(euler), "calls": {}}
     for calls in subject.calls:
         begun = time.perf_counter()
         solver = rows.fit(calls, rounds=subject.rounds, validate=False)
@@ -164,6 +169,9 @@ def measure(subject: Subject) -> dict[str, Any]:
         mine = other.solve(solver.grid, solver.sampler)
         found |= {"fitted": other.error(mine), "against euler 50": ratio(mine, euler)}
         found["on fitting rows"] = seen.error(seen.solve(solver.grid, solver.sampler))
+        found["lost"] = of_other_rows(found["fitted"], found["on fitting rows"])
+        known = fs.schedules.linear(calls)
+        found["lost by ab2"] = of_other_rows(other.error(other.solve(known, "ab2")), seen.error(seen.solve(known, "ab2")))
         if same is not None:
             found["on the prompts that were fitted to"] = same.error(same.solve(solver.grid, solver.sampler))
         runs = {
@@ -186,7 +194,23 @@ def measure(subject: Subject) -> dict[str, Any]:
             found["stock"],
             flush=True,
         )
+    if not given:
+        told["nodes"] = {method: nodes_for(method, rows, other) for method in METHODS}
+        print(subject.name, told["nodes"], flush=True)
     return told
+
+
+def nodes_for(method: str, rows: Rows, judges: Judges) -> dict[str, Any]:
+    """Fitted nodes beside the better of flat and FLUX.2's, and beside nodes that were fitted to the judges themselves."""
+    solver = rows.fit(NODES_FOR, method=method, validate=False)
+    steps = solver.grid.steps
+    known = min((judges.solve(g, method) for g in (fs.schedules.linear(steps), fs.schedules.flux2(steps))), key=np.sum)
+    there = Rows(judges.asked, judges.x1, judges.x0, rows.profile, len(judges.x1))
+    family = OfMethod(NODES_FOR, rows.profile.without(None), method)
+    tried = [family.solver(polished(family, theta, there, 12))[0] for theta in family.starts()]
+    least = min((judges.solve(g, method) for g in tried), key=np.sum)
+    mine = judges.solve(solver.grid, method)
+    return {"fitted": ratio(mine, known), "least": ratio(least, known), "sigmas": solver.grid.sigmas}
 
 
 # What is written
@@ -208,13 +232,31 @@ def table(told: Mapping[str, Any]) -> str:
         for calls, found in flow["calls"].items():
             cells = [found["fitted"], found["stock"]["error"], found["catalogue"]["error"], flow["euler 50"]]
             lines.append(f"| `{name}`, {calls} | " + " | ".join(map(number, cells)) + " |")
-    lines += ["", "The same errors as ratios, row by row, and on rows that the solver was fitted to:", ""]
-    lines += ["| flow, calls | fitted / diffusers | fitted / catalogue | fitted / Euler 50 | error on fitting rows |"]
-    lines += ["| --- | --: | --: | --: | --: |"]
+    lines += ["", "The same errors as ratios, row by row:", ""]
+    lines += ["| flow, calls | fitted / diffusers | fitted / catalogue | fitted / Euler 50 |", "| --- | --: | --: | --: |"]
     for name, flow in told.items():
         for calls, found in flow["calls"].items():
-            cells = [found["stock"]["ratio"], found["catalogue"]["ratio"], found["against euler 50"], found["on fitting rows"]]
+            cells = [found["stock"]["ratio"], found["catalogue"]["ratio"], found["against euler 50"]]
             lines.append(f"| `{name}`, {calls} | " + " | ".join(map(number, cells)) + " |")
+    lines += [
+        "",
+        "The error on new rows divided by that on fitting rows, beside the same ratio of `ab2` on a flat schedule:",
+        "",
+    ]
+    lines += ["| flow, calls | fitted | `ab2`, not fitted |", "| --- | --: | --: |"]
+    for name, flow in told.items():
+        for calls, found in flow["calls"].items():
+            if "lost" in found:
+                lines.append(f"| `{name}`, {calls} | {number(found['lost'])} | {number(found['lost by ab2'])} |")
+    lines += [
+        "",
+        f"Nodes alone, {NODES_FOR} calls: the error divided by that on the better of a flat schedule and FLUX.2's.",
+        "",
+    ]
+    lines += ["| flow, sampler | fitted nodes | best nodes for the judging rows themselves |", "| --- | --: | --: |"]
+    for name, flow in told.items():
+        for method, found in flow.get("nodes", {}).items():
+            lines.append(f"| `{name}`, `{method}` | {number(found['fitted'])} | {number(found['least'])} |")
     return "\n".join(lines)
 
 
