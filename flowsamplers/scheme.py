@@ -7,6 +7,7 @@ in its velocities is a scheme. Its errors along the paths of a flow follow from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -47,11 +48,15 @@ class Scheme(NamedTuple):
 def amplification(scheme: Scheme) -> float:
     r"""The largest $\sum_j |B_{kj}| / |s_{k+1} - s_0|$ of all points: how much larger an error of the velocities can come out.
 
+    It is infinite where two nodes are the same.
+
     Examples:
         >>> amplification(scheme_of("ab2", linear(4)))
         1.0
     """
     ends_ = (*scheme.sigmas[1:], scheme.end)
+    if any(b >= a for a, b in zip(scheme.sigmas, ends_, strict=True)):
+        return math.inf
     found = [float(np.abs(b).sum()) / abs(s - scheme.sigmas[0]) for b, s in zip(scheme.weights, ends_, strict=True)]
     return round(max(found), 4)
 

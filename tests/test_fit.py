@@ -257,6 +257,12 @@ def test_two_numbers_of_the_rows_stand_behind_each_parameter_that_is_polished(fl
             assert len(family.free) <= max(few, fitting.x1.numel() / 2)
 
 
+def test_equal_nodes_amplify_without_limit_and_end_no_fit() -> None:
+    assert amplification(Scheme((1.0, 1.0), (torch.tensor([0.0]).numpy(), torch.tensor([-1.0, 0.0]).numpy()))) == math.inf
+    flow = GaussianFlow([float(i) for i in range(8)], std=[0.01, 0.03, 0.1, 0.3, 1.0, 1.5, 2.0, 3.0])
+    assert fs.fit(flow.velocity, flow.noise(list(range(256))), 6, validate=False).nfe == 6  # its polishing tries equal nodes
+
+
 def test_a_fit_stays_below_the_limit_of_amplification(flow, measured, monkeypatch) -> None:
     free = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
     assert free.fitted_to["amplification"] > 4
