@@ -79,7 +79,7 @@ def page() -> str:
     samplers = [row(m, p, sampler_killers(make)) for m, (p, make) in mutants.SAMPLERS.items()]
     schedules = [row(m, p, schedule_killers(p, build)) for m, (p, build) in mutants.SCHEDULES.items()]
     text = [
-        "# Do the laws bite?",
+        "# Mistakes that the laws find",
         "",
         "<!-- written by tools/build_mutants.py from tests/mutants.py and tests/mutants_sde.py -->",
         "",

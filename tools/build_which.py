@@ -103,6 +103,11 @@ def page() -> str:
     few = ", ".join(f"`{recommend('flux2', nfe=n).best.label}`" for n in FEW)
     studied, studied_error = load(DOCS / "studies" / EMOJI).best(nfe=8)
     text = [
+        "---",
+        "search:",
+        "  boost: 4",
+        "---",
+        "",
         "# Which sampler should I use",
         "",
         "<!-- written by tools/build_which.py from flowsamplers/measurements/benchmark.json -->",
