@@ -65,7 +65,7 @@ SLACK = 1.01
 STDS = (0.25, 0.75)
 """Standard deviations of Gaussian data for whose flow a solver may be exact, where polishing begins: there are several local minima."""
 WORTH = 0.8
-"""Of such solvers and those for straight paths, only those are tried whose squared error along the paths is not clearly larger."""
+"""Solvers for Gaussian data and for straight paths are both tried if the smaller squared error is at least this part of the larger."""
 TRIED = 2
 """Number of starts that are polished."""
 ROUNDS = 6
@@ -142,7 +142,7 @@ def fit(
 
 
 def rows_for(x1: Tensor) -> int:
-    """How many rows a fit should have: of rows with few numbers some are rare and have most of the error.
+    """Number of rows that a fit should have. Among rows with few numbers, some are rare and have most of the error.
 
     Examples:
         >>> rows_for(torch.zeros(1, 2)), rows_for(torch.zeros(1, 16, 16))
@@ -278,7 +278,7 @@ class Rows:
         return solver
 
     def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
-        """Exact for straight paths, or for those of Gaussian data: what the profile alone does not rule out."""
+        """List the families that the profile does not rule out: exact for straight paths, or for those of Gaussian data."""
         dtype, most = self.x1.dtype, min(LARGEST, self.x1.numel() // DATA)
         straight = Learned(steps, moments, 0.0, dtype, most)
         if self.profile.start != 1:
@@ -304,7 +304,7 @@ class Rows:
         return float(self.errors(scheme).sum())
 
     def errors(self, scheme: Scheme) -> Array:
-        """What each row adds to it."""
+        """Compute the contribution of each row to `error`."""
         weights = row_weights(self.x1, self.x0)
         found = list[Tensor]()
         for rows in chunks(len(self.x1), self.max_batch):

@@ -22,7 +22,7 @@ SCHEMA = 1
 
 
 LOST = 1.15
-"""How much larger than on the rows of the fit the error on other rows may be before the verdict speaks of it."""
+"""Ratio of the errors on other rows and on the fitting rows above which the verdict mentions it."""
 
 
 MARGIN = 10

@@ -57,7 +57,7 @@ class CommandWithOthers(Command, click.Group):
 
 
 SEED = click.IntRange(-(2**63), 2**64 - 1)
-"""What a generator of torch takes."""
+"""The range of seeds that a torch generator takes."""
 
 
 class Size(click.ParamType[Any]):

@@ -211,7 +211,7 @@ class Results:
 
 
 def uncertainty(row: Row) -> float:
-    """How far the error of a row may be off: the reference's own error, and what rounding inside the model moves a result by."""
+    """Bound the uncertainty of a row's error: the reference's own error plus the effect of rounding inside the model."""
     return row.reference_error + row.noise_floor
 
 

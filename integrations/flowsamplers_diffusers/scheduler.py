@@ -45,7 +45,7 @@ Budget = Literal["steps", "nfe"]
 _UNUSED = (0.0, 0.0, math.inf, 1.0)
 """Stock's defaults of s_churn, s_tmin, s_tmax and s_noise, which it accepts and never uses."""
 _NEAR = 2**-8
-"""How far a time may be from its entry, as a share of the whole: bfloat16 rounds by up to 2 in 1000."""
+"""Largest distance of a time from its entry, as a share of the whole range: bfloat16 rounds by up to 2 in 1000."""
 _CARRIES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64, "model": torch.float32}
 
 
@@ -651,7 +651,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         return sigma * noise + (1.0 - sigma) * sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The same as `scale_noise`, under the name and argument order of diffusers' older schedulers."""
+        """Add noise to data like `scale_noise`, with the name and argument order of diffusers' older schedulers."""
         return self.scale_noise(original_samples, timesteps, noise)
 
 
