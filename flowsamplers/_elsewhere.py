@@ -157,7 +157,7 @@ DIFFUSERS: Mapping[str, Here] = {
     "DPMSolverMultistepScheduler": Here(
         "dpmpp_2m", 'solver_type="heun": res_2m:variable=lambda; solver_order=3: dpmpp_3m; "sde-": dpmpp_2m_sde'
     ),
-    "DPMSolverSinglestepScheduler": Here("dpmpp_2s", "solver_order=3: dpmpp_3s; its nodes are counted as stages"),
+    "DPMSolverSinglestepScheduler": Here("dpmpp_2s:nodes=grid", "solver_order=3: dpmpp_3s:nodes=grid"),
     "DPMSolverSDEScheduler": Here("dpmpp_sde"),
     "DEISMultistepScheduler": Here("deis_log_rho", "ends at sigma 0, diffusers' does not; solver_order=3: max_order=3"),
     "SASolverScheduler": Here("sa_solver_diffusers", "ends at sigma 0, diffusers' does not"),

@@ -23,20 +23,25 @@ IRREGULAR = fs.SigmaGrid([1.0, 0.93, 0.7, 0.41, 0.4, 0.15, 0.0])
 
 
 def variants(name: str) -> list[fs.Sampler]:
-    """A registered sampler with its default options; for one of each family every other choice of its last step."""
+    """A registered sampler with its default options, and what makes it another method; of some every other choice of the last step."""
     plain = fs.get_sampler(name)
+    if name == "dpmpp_2s":
+        return [plain, fs.get_sampler(name, nodes="grid")]
     if name not in ("ab2", "fireflow", "dpmpp_2m", "unipc"):
         return [plain]
     return [plain, *(fs.get_sampler(name, last=last) for last in ("euler", "midpoint"))]
 
 
+def name_of(name: str, sampler: fs.Sampler) -> str:
+    """What a test of this variant is called."""
+    return "-".join(filter(None, [name, *(str(sampler.options.get(option, "")) for option in ("last", "nodes"))]))
+
+
 EVERY_VARIANT = [(name, sampler) for name in ALL for sampler in variants(name)]
-every_variant = pytest.mark.parametrize(
-    "sampler", [s for _, s in EVERY_VARIANT], ids=[f"{n}-{s.options.get('last', '')}".rstrip("-") for n, s in EVERY_VARIANT]
-)
+every_variant = pytest.mark.parametrize("sampler", [s for _, s in EVERY_VARIANT], ids=[name_of(*v) for v in EVERY_VARIANT])
 FIXED_VARIANTS = [(n, s) for n, s in EVERY_VARIANT if not s.adaptive]
 every_fixed_variant = pytest.mark.parametrize(
-    "sampler", [s for _, s in FIXED_VARIANTS], ids=[f"{n}-{s.options.get('last', '')}".rstrip("-") for n, s in FIXED_VARIANTS]
+    "sampler", [s for _, s in FIXED_VARIANTS], ids=[name_of(*v) for v in FIXED_VARIANTS]
 )
 
 

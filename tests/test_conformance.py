@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 
 import flowsamplers as fs
-from fields import EVERY_VARIANT
+from fields import EVERY_VARIANT, name_of
 from flowsamplers.testing import SamplerConformance, ScheduleConformance, laws
 
 
 class TestEverySampler(SamplerConformance):
-    @pytest.fixture(
-        params=[s for _, s in EVERY_VARIANT], ids=lambda s: f"{fs.to_config(s)['name']}-{s.options.get('last', '')}"
-    )
+    @pytest.fixture(params=[s for _, s in EVERY_VARIANT], ids=[name_of(*variant) for variant in EVERY_VARIANT])
     def subject(self, request):
         return request.param
 

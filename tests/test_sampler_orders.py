@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -96,6 +97,21 @@ def test_options_that_change_the_order_change_what_is_declared_and_what_is_measu
         verdict = verdicts["mixture-2, shift-2"]
         assert verdict.order is not None, (name, options, verdict)
         assert abs(verdict.order - order) <= 0.2, (name, options, verdict)
+
+
+def down(steps: int) -> fs.SigmaGrid:
+    return fs.SigmaGrid([0.95 - 0.85 * i / steps for i in range(steps + 1)])
+
+
+@pytest.mark.parametrize("rest", [0, 1, 2])
+def test_dpmpp_3s_with_stages_on_the_grid_has_order_2_at_numbers_of_steps_that_leave_the_same_rest(rest: int) -> None:
+    """The steps that are left after the last group of three are Euler's or of order 2, so the error's constant depends on the rest."""
+    sampler = fs.get_sampler("dpmpp_3s", nodes="grid")
+    flow, steps = MixtureFlow.four_gaussians(), [48 + rest, 192 + rest]
+    x = flow.noise([0, 1])
+    ends = [fs.sample(flow.velocity, x, down(n), method) for n, method in [(384, "rk4"), *((n, sampler) for n in steps)]]
+    errors = [(end - ends[0]).norm().item() for end in ends[1:]]
+    assert sampler.claims.order == 2 == pytest.approx(math.log(errors[0] / errors[1]) / math.log(steps[1] / steps[0]), abs=0.2)
 
 
 def test_richardson_extrapolation_of_rk4_has_order_5() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from fields import smooth, start
+from flowsamplers.samplers.interpolation import NEAR_NOISE
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -116,6 +117,47 @@ def test_dpmpp_singlestep_equals_diffusers_on_its_intermediate_nodes(order: int,
         v = smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
         x = in_float64(scheduler.step, v, t, x, return_dict=False)[0]
     agree(ours(name, outer), x)
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+@pytest.mark.parametrize(("order", "name"), [(2, "dpmpp_2s"), (3, "dpmpp_3s")])
+def test_dpmpp_singlestep_with_stages_on_the_grid_equals_diffusers_at_every_number_of_calls(
+    order: int, name: str, steps: int
+) -> None:
+    """Whether the steps are full groups of stages or not, and whether the run ends at 0."""
+    for sigmas in (INSIDE, TO_DATA):
+        nodes = sigmas[-steps - 1 :]
+        if len(nodes) <= steps:
+            continue
+        scheduler = diffusers.DPMSolverSinglestepScheduler(
+            solver_order=order, solver_type="midpoint", lower_order_final=True, **FLOW
+        )
+        agree(ours(name, nodes, nodes="grid"), stock(scheduler, nodes))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "scheduler", "settings"),
+    [
+        ("unipc", {}, "UniPCMultistepScheduler", {"solver_order": 2}),
+        ("unipc_3", {}, "UniPCMultistepScheduler", {"solver_order": 3}),
+        ("dpmpp_2s", {"nodes": "grid"}, "DPMSolverSinglestepScheduler", {"solver_order": 2}),
+        ("dpmpp_3s", {"nodes": "grid"}, "DPMSolverSinglestepScheduler", {"solver_order": 3}),
+    ],
+)
+@pytest.mark.parametrize("steps", range(4, 9))
+def test_from_sigma_1_these_are_diffusers_from_a_millionth_below(name, options, scheduler, settings, steps) -> None:
+    """A run that begins a millionth away is about as far away all along, and no further in its weights."""
+    nodes = fs.schedules.linear(steps).sigmas
+    theirs = stock(getattr(diffusers, scheduler)(**settings, **FLOW), (1 - NEAR_NOISE, *nodes[1:]))
+    from_one = ours(name, nodes, **options)
+    assert (from_one - theirs).abs().max() <= 10 * NEAR_NOISE * theirs.abs().max()
+
+
+def test_a_grid_whose_second_node_is_nearer_to_1_than_diffusers_begins_goes_on_to_the_data() -> None:
+    nodes = (1.0, 1 - 1e-7, 0.6, 0.3, 0.0)
+    for name, options in (("unipc", {}), ("unipc_3", {"solve": "full"}), ("dpmpp_3s", {"nodes": "grid"})):
+        gap = ours(name, nodes, **options) - ours(name, (1.0, 0.6, 0.3, 0.0), **options)
+        assert gap.norm() < 0.5 * ours(name, nodes, **options).norm()
 
 
 def test_heun_equals_flow_match_heun() -> None:

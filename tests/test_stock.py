@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -73,32 +75,67 @@ def test_the_seed_decides_the_noise(name: str) -> None:
     assert not torch.equal(a, c)
 
 
+def test_a_scheduler_may_have_other_options() -> None:
+    grid, plain = fs.schedules.linear(4), stock.STOCK["UniPC-2"]
+    uncorrected = dataclasses.replace(plain, options={**plain.options, "disable_corrector": [0]})
+    assert torch.equal(stock.run(plain, steady, start(), grid), stock.run("UniPC-2", steady, start(), grid))
+    assert not torch.equal(stock.run(uncorrected, steady, start(), grid), stock.run("UniPC-2", steady, start(), grid))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", ["UniPC-2", "UniPC-3", "DPM++ 2S", "DPM++ 3S"])
+def test_what_begins_where_diffusers_begins_has_its_error_at_every_number_of_calls(name: str, schedule: str) -> None:
+    """On a network with guidance a start of another kind cost up to 2.8 times the error with 4 to 8 calls."""
+    flow = MixtureFlow.four_gaussians()
+    x = flow.noise(list(range(32)))
+    truth, sampler = flow.solution(x), fs.get_sampler(stock.SAME_NAME[name])
+    for calls in (*range(4, 17), 32, 64):
+        grid = fs.get_schedule(schedule, calls, **SCHEDULES[schedule])
+        assert fs.nfe(sampler, grid) == calls
+        ours, theirs = (
+            (run - truth).norm()
+            for run in (fs.sample(flow.velocity, x, grid, sampler), stock.run(name, flow.velocity, x, grid))
+        )
+        assert ours <= 1.02 * theirs, calls
+
+
 def test_an_unknown_scheduler_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"name='UniPC': not a scheduler of diffusers here; one of FlowMatchEuler, .*UniPC-2"):
         stock.run("UniPC", steady, start(), [1.0, 0.0])
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "against-stock.json"
-ROWS = json.loads(PAGE.read_text())
+MEASURED = json.loads(PAGE.read_text())
+COMPARISON = tool("build_stock_comparison")
+
+
+def same_name(flow: str) -> list[dict[str, Any]]:
+    return [row for row in MEASURED[flow] if row["sampler"] in COMPARISON.labels()]
 
 
 def test_every_sampler_is_at_least_as_accurate_as_diffusers_of_the_same_name() -> None:
-    """On both schedules at 4 to 64 calls; within the 2 % that float32 and the first node at 1 - 1e-6 leave to chance."""
-    assert {(r["schedule"], r["stock"], r["calls"]) for r in ROWS} == {
-        (schedule, name, calls) for schedule in SCHEDULES for name in stock.SAME_NAME for calls in (4, 8, 16, 32, 64)
+    """On the mixtures within the 2 % that float32 and another start leave to chance; on the network, as far as ten starts can tell."""
+    for flow, budgets in COMPARISON.BUDGETS.items():
+        assert {(r["schedule"], r["stock"], r["calls"]) for r in same_name(flow)} == {
+            (schedule, name, calls) for schedule in SCHEDULES for name in stock.SAME_NAME for calls in budgets
+        }
+        above = [r for r in same_name(flow) if COMPARISON.is_above(r)]
+        assert [r for r in above if flow == "mixtures" or not COMPARISON.is_undecided(r)] == []
+
+
+def test_the_page_shows_the_comparison_and_says_first_how_it_ends() -> None:
+    assert PAGE.with_suffix(".md").read_text() == COMPARISON.page(), "python tools/build_stock_comparison.py --page"
+    same, _, own = COMPARISON.page().partition("## DPM++ 2S and 3S with stages of their own")
+    above = {
+        kind: sum(COMPARISON.is_above(r) for r in rows)
+        for kind, rows in {
+            "same": [r for flow in COMPARISON.FLOWS for r in same_name(flow)],
+            "all": [r for flow in COMPARISON.FLOWS for r in MEASURED[flow]],
+        }.items()
     }
-    assert {
-        (r["schedule"], r["stock"], r["calls"]): r["ours"] / r["theirs"] for r in ROWS if r["ours"] > 1.02 * r["theirs"]
-    } == {}
-
-
-def test_the_page_shows_the_comparison_on_the_trained_network_and_says_first_where_diffusers_is_better() -> None:
-    comparison = tool("build_stock_comparison")
-    assert PAGE.with_suffix(".md").read_text() == comparison.page(), "python tools/build_stock_comparison.py --page"
-    head, _, trained = comparison.page().partition("## klein-digits")
-    worse = [r for r in comparison.on_klein_digits() if r["ours"] > 1.02 * r["theirs"]]
-    assert f" {len(worse)} of the " in head.split("##")[0]
-    assert trained.count("**") == 2 * len(worse) > 0
+    assert same.count("**") == 2 * above["same"]
+    assert same.count("cannot be told from 1") == above["same"]
+    assert own.partition("## What makes")[0].count("**") == 2 * (above["all"] - above["same"]) > 0
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -112,8 +149,8 @@ def test_the_figures_of_the_comparison_come_out_again(schedule: str) -> None:
         gaps = [(solve(velocity, x).double() - truth).norm() / truth.norm() for velocity, x, truth in problems]
         return math.exp(sum(math.log(gap) for gap in gaps) / len(gaps))
 
-    for row in (r for r in ROWS if (r["schedule"], r["calls"]) == (schedule, 8)):
-        name, sampler = row["stock"], fs.get_sampler(stock.SAME_NAME[row["stock"]])
+    for row in (r for r in MEASURED["mixtures"] if (r["schedule"], r["calls"]) == (schedule, 8)):
+        name, sampler = row["stock"], fs.get_sampler(row["sampler"])
         ours = fs.get_schedule(schedule, steps_for(sampler, schedule, 8), **SCHEDULES[schedule])
         theirs = fs.get_schedule(schedule, 4 if stock.STOCK[name].doubled else 8, **SCHEDULES[schedule])
         mine = error(lambda velocity, x, grid=ours, sampler=sampler: fs.sample(velocity, x, grid, sampler))

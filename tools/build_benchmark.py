@@ -76,14 +76,14 @@ class Cell(NamedTuple):
 
 
 def candidates() -> list[dict[str, Any]]:
-    """Every ODE sampler with fixed steps, as it comes and with other last steps."""
+    """Every ODE sampler with fixed steps, as it comes and with other last steps; and what is a scheduler of diffusers by its options."""
     found: list[dict[str, Any]] = []
     for info in fs.list_samplers():
         if info.stochastic or info.adaptive:
             continue
         found.append({"name": info.name})
         found += [{"name": info.name, "options": {"last": last}} for last in LASTS if "last" in info.options]
-    return found
+    return [*found, *(config for config in stock.SAME_NAME.values() if config not in found)]
 
 
 def mixtures() -> dict[str, tuple[Velocity, Tensor, Tensor]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from flowsamplers._errors import unknown
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
-from flowsamplers.samplers.interpolation import VARIABLES, Variable, phi
+from flowsamplers.samplers.interpolation import VARIABLES, Variable, half_log_snr, off_noise, phi
 from flowsamplers.samplers.policies import LastStep, with_first_velocity
 
 INVERSES: dict[str, Callable[[float], float]] = {
@@ -131,6 +132,64 @@ class RES2S(ExponentialRungeKutta):
         return (phi(2, h) / self.c2,)
 
 
+Nodes: TypeAlias = Literal["own", "grid"]
+
+
+@dataclass(frozen=True)
+class StagesOnTheGrid(ExponentialRungeKutta):
+    r"""Base of the methods whose stages may be the nodes of the grid, as in diffusers' DPMSolverSinglestepScheduler.
+
+    With ``nodes="grid"`` a step is one call. Every p steps are one step of the method of order p, and its stages lie at the nodes between,
+    wherever those are. All later moves start again from the first node of the p, with the data predictions $D_0, D_1, \dots$ made since:
+
+    $$
+    x' = \frac{\sigma'}{\sigma_0} x_0 + \Bigl(1 - \frac{\sigma'}{\sigma_0}\Bigr) D_0 + c', \qquad
+    c' = \alpha' h\,b\,\frac{D_j - D_0}{\theta}, \qquad \theta = \frac{\lambda_j - \lambda_0}{h},\ h = \lambda' - \lambda_0
+    $$
+
+    with $b = \varphi_1(-h)/2$ for j = 1 and $b = \varphi_2(-h)$ for j = 2. The last step of a run is Euler's, from where the run stands.
+    ``sigma = 1`` is put at $1 - 10^{-6}$, see `off_noise`. The order is 2. Steps that are left after the last p are of lower order, so
+    the error falls unevenly with the number of steps.
+    """
+
+    nodes: Nodes = "own"
+
+    def __post_init__(self) -> None:
+        """Check the options; state what a method with these nodes claims."""
+        super().__post_init__()
+        if self.nodes not in ("own", "grid"):
+            raise unknown("nodes", self.nodes, ("own", "grid"))
+        if self.nodes == "grid":
+            if self.variable != "lambda":
+                raise ValueError(f"variable={self.variable!r}: with nodes='grid' the variable is 'lambda'")
+            self._limit_order(2)
+            object.__setattr__(self, "literature", type(self).order)
+            object.__setattr__(self, "multistep", True)
+
+    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+        """See `Sampler.step`."""
+        if self.nodes == "own":
+            return (yield from super().advance(x, at, state))
+        v = yield Evaluate(x, at.s0)
+        stage = at.index % type(self).order
+        if stage == 0 or state is None or at.last:
+            return x + at.h * v, self._after(at, (at.s0, v, torch.zeros_like(x)))
+        first, v0, correction = state
+        (start,) = off_noise(at.s0, first)
+        h = half_log_snr(at.s1) - half_log_snr(start)
+        if not math.isfinite(h):  # up a grid from sigma 0
+            return x + at.h * v, None
+        theta = (half_log_snr(at.s0) - half_log_snr(start)) / h
+        # D_0 is the same all along the line from x_0 with velocity v_0, which the run has left by the correction
+        difference = correction + at.s0 * (v0 - v)
+        b = phi(1, h) / 2 if stage == 1 else phi(2, h)
+        corrected = ((1 - at.s1) * h * b / theta) * difference
+        return x + at.h * v0 + (corrected - correction), self._after(at, (first, v0, corrected))
+
+    def _after(self, at: Step, state: State) -> State:
+        return None if (at.index + 1) % type(self).order == 0 else state
+
+
 @register(
     "dpmpp_2s",
     aliases=("dpm_solver_pp_2s", "seeds_2_ode"),
@@ -138,18 +197,21 @@ class RES2S(ExponentialRungeKutta):
     advice="For parity with DPM-Solver++(2S). res_2s differs in the fourth digit.",
 )
 @dataclass(frozen=True)
-class DPMSolverPP2S(RES2S):
+class DPMSolverPP2S(StagesOnTheGrid, RES2S):
     r"""DPM-Solver++(2S): as `RES2S`, with the correction $b_2 = \varphi_1(-h)/(2 c_2)$.
+
+    With ``nodes="grid"`` it is DPM-Solver++(2S) of diffusers, one call a step, see `StagesOnTheGrid`.
 
     Args:
         last: policy of the last step, see `LastStep`.
         variable: see `ExponentialRungeKutta`.
         c2: node of the second stage.
+        nodes: where the stages lie: ``"own"``, as many calls a step as the order; or ``"grid"``, one.
 
     Examples:
         >>> import flowsamplers as fs
-        >>> fs.nfe("dpmpp_2s", fs.schedules.linear(8))
-        16
+        >>> fs.nfe("dpmpp_2s", fs.schedules.linear(8)), fs.nfe("dpmpp_2s:nodes=grid", fs.schedules.linear(8))
+        (16, 8)
     """
 
     variable: Variable = "lambda"
@@ -224,19 +286,22 @@ class RES3S(ExponentialRungeKutta):
     advice="For parity with DPM-Solver++(3S).",
 )
 @dataclass(frozen=True)
-class DPMSolverPP3S(RES3S):
+class DPMSolverPP3S(StagesOnTheGrid, RES3S):
     r"""DPM-Solver++(3S): `RES3S` in $\lambda$ with nodes 1/3 and 2/3.
+
+    With ``nodes="grid"`` it is DPM-Solver++(3S) of diffusers, one call a step, see `StagesOnTheGrid`.
 
     Args:
         last: policy of the last step, see `LastStep`.
         variable: see `ExponentialRungeKutta`.
         c2: node of the second stage.
         c3: node of the third stage.
+        nodes: as in `DPMSolverPP2S`.
 
     Examples:
         >>> import flowsamplers as fs
-        >>> fs.nfe("dpmpp_3s", fs.schedules.linear(8))
-        24
+        >>> fs.nfe("dpmpp_3s", fs.schedules.linear(8)), fs.nfe("dpmpp_3s:nodes=grid", fs.schedules.linear(8))
+        (24, 8)
     """
 
     variable: Variable = "lambda"

@@ -112,7 +112,7 @@ def moments(prediction: str, variable: str, s0: float, s1: float, count: int, sd
         return (1.0,) * count if s1 == 0 < s0 else ()
     if prediction == "noise" and (s0 >= 1 or s1 >= 1):
         return ()
-    in_lambda = sde.eta > 0 or variable == "ve_sigma"
+    in_lambda = sde.eta > 0 or variable == "ve_sigma" or (variable == "lambda" and s0 >= 1 - NEAR_NOISE)
     u, measure = _rule_in_lambda(s0, s1, sde) if in_lambda else _rule(prediction, s0, s1)
     theta = np.array([(g(float(w)) - start) / length for w in u])
     return tuple(float(np.dot(measure, theta**k)) for k in range(count))
@@ -174,6 +174,30 @@ def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> lis
     thetas = [(g(s) - g(s0)) / length for s in past]
     finite = next((i for i, t in enumerate(thetas) if not math.isfinite(t)), len(thetas))
     return thetas[:finite]
+
+
+NEAR_NOISE = 1e-6
+"""How far from ``sigma = 1`` diffusers starts a method that works in the log-SNR."""
+
+
+def off_noise(s1: float, s0: float, past: Sequence[float] = ()) -> tuple[float, ...]:
+    r"""The nodes ``(s0, *past)`` of falling sigmas, with ``sigma = 1`` where diffusers puts it: $10^{-6}$ below.
+
+    There the log-SNR is -13.8, so the prediction made at ``sigma = 1`` counts a little instead of not at all.
+
+    Args:
+        s1: sigma at the end of the step; no node is moved as far as this.
+        s0: sigma at its start.
+        past: sigmas of the earlier predictions, the newest first.
+
+    Examples:
+        >>> off_noise(0.5, 0.75, (1.0,)), off_noise(0.5, 0.75)
+        ((0.75, 0.999999), (0.75,))
+    """
+    nodes = (s1, s0, *past)
+    if nodes[-1] < 1:
+        return nodes[1:]
+    return (*nodes[1:-1], 1 - min(NEAR_NOISE, (1 - nodes[-2]) / 2))
 
 
 def regular(variable: str, s0: float, s1: float, past: Sequence[float], *, new: bool = False) -> str:

@@ -125,4 +125,4 @@ class SASolver(PredictorCorrector):
         """See `PredictorCorrector`."""
         used = past[: self.corrector_order - 2 if new else self.predictor_order - 1]
         solve = "shortcut" if self.simple_order_2 else "full"
-        return unipc_weights("lambda", "bh1", solve, s0, s1, used, new=new, sde=self.sde(s0))
+        return unipc_weights("lambda", "bh1", solve, s0, s1, used, new=new, corrects=self.corrects, sde=self.sde(s0))

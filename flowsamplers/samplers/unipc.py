@@ -12,7 +12,16 @@ from torch import Tensor
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
-from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, Variable, moments, polynomial_weights, positions, regular
+from flowsamplers.samplers.interpolation import (
+    NO_NOISE,
+    VARIABLES,
+    Variable,
+    moments,
+    off_noise,
+    polynomial_weights,
+    positions,
+    regular,
+)
 from flowsamplers.samplers.multistep import LinearMultistep, combined
 from flowsamplers.samplers.policies import RAMP, with_first_velocity
 from flowsamplers.samplers.sde import SDE
@@ -113,6 +122,10 @@ class UniPC(PredictorCorrector):
     ``solve="full"`` the $\rho_j$ solve the paper's linear system, B drops out, and both integrate a polynomial. With ``"shortcut"``, as in
     other programs, $\rho = 1/2$ if a single unknown remains; there $B = h$ (bh1) differs from $B = 1 - e^{-h}$ (bh2).
 
+    In $\lambda$ the corrected method has ``sigma = 1`` where diffusers has it, at $1 - 10^{-6}$, see `off_noise`. In $-\log\sigma$ the
+    predictor of the second step would extrapolate ten times as far. The corrector leaves little to gain from that, and with 4 calls a
+    guided network loses by it.
+
     Args:
         last: policy of the last step, see `LastStep`; its starting point is corrected first.
         startup: policy of the first steps, see `Multistep`.
@@ -145,7 +158,8 @@ class UniPC(PredictorCorrector):
 
     def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool = False) -> list[float]:
         """See `PredictorCorrector`."""
-        return unipc_weights(self.variable, self.base, self.solve, s0, s1, past[: self.memory - 1], new=new)
+        used = past[: self.memory - 1]
+        return unipc_weights(self.variable, self.base, self.solve, s0, s1, used, new=new, corrects=self.corrector)
 
 
 def _sigmas(memory: Memory) -> tuple[float, ...]:
@@ -162,10 +176,14 @@ def unipc_weights(
     past: tuple[float, ...],
     *,
     new: bool,
+    corrects: bool,
     sde: SDE = NO_NOISE,
 ) -> list[float]:
     """Compute the weights of (D_j - D) for the new prediction, if there is one, and for the earlier ones; see `UniPC`."""
     if sde.eta == 0:
+        if corrects and variable == "lambda":
+            s0, *earlier = off_noise(s1, s0, past)
+            past = tuple(earlier)
         variable = regular(variable, s0, s1, past, new=new)
     m = moments("data", variable, s0, s1, len(past) + 2, sde)
     if not m:

@@ -80,8 +80,8 @@ SAME_NAME: dict[str, dict[str, Any]] = {
     "DPM++ 2M": {"name": "dpmpp_2m"},
     "DPM++ 2M Heun": {"name": "res_2m", "options": {"variable": "lambda"}},
     "DPM++ 3M": {"name": "dpmpp_3m"},
-    "DPM++ 2S": {"name": "dpmpp_2s"},
-    "DPM++ 3S": {"name": "dpmpp_3s"},
+    "DPM++ 2S": {"name": "dpmpp_2s", "options": {"nodes": "grid"}},
+    "DPM++ 3S": {"name": "dpmpp_3s", "options": {"nodes": "grid"}},
     "DEIS-2": {"name": "deis_log_rho"},
     "DEIS-3": {"name": "deis_log_rho", "options": {"max_order": 3}},
 }
@@ -89,7 +89,7 @@ SAME_NAME: dict[str, dict[str, Any]] = {
 
 
 def run(
-    name: str,
+    name: str | Stock,
     velocity: Callable[[Tensor, Tensor], Tensor],
     x1: Tensor,
     grid: SigmaGrid | Sequence[float],
@@ -99,7 +99,7 @@ def run(
     """Solve a flow with a scheduler of diffusers.
 
     Args:
-        name: a key of `STOCK`, for example ``"UniPC-2"``.
+        name: a key of `STOCK`, for example ``"UniPC-2"``, or a `Stock` with other options.
         velocity: ``velocity(x, sigma)`` with ``x`` of shape ``(rows, ...)`` and ``sigma`` of shape ``(rows,)``, both float32.
         x1: the start, ``(rows, ...)``; it is cast to float32.
         grid: a `SigmaGrid`, or falling sigmas that end at 0.
@@ -117,9 +117,9 @@ def run(
         >>> round(x0[0, 0].item(), 3)  # exp(-1) is 0.368
         0.369
     """
-    if name not in STOCK:
+    if isinstance(name, str) and name not in STOCK:
         raise ValueError(f"name={name!r}: not a scheduler of diffusers here; one of {', '.join(STOCK)}")
-    stock = STOCK[name]
+    stock = STOCK[name] if isinstance(name, str) else name
     scheduler = scheduler_on(stock, grid)
     generator = torch.Generator(x1.device).manual_seed(seed)
     noise = {"generator": generator} if stock.stochastic else {}

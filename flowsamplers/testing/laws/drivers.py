@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from itertools import pairwise
@@ -182,7 +183,9 @@ def rows_that_change_places_are_not_worse_than_eulers(case: Case, steps: int = 2
     allowed = error(Euler())
     plain = float((sample(smooth, x1, grid, sampler, seed=SEED)[order] - truth).norm())
     found = error(sampler)
-    assert found <= max(allowed, plain) * (1 + 2**-20), (  # a sampler that computes its sigma may be a rounding of it off
+    # four roundings of x in each step; sin(3 x) + sigma x has the Lipschitz constant 4, so they grow by at most exp(4)
+    rounding = 4 * steps * torch.finfo(x1.dtype).eps * float(x1.norm()) * math.exp(4)
+    assert found <= max(allowed, plain) + rounding, (
         f"{type(sampler).__name__}: rows that changed places miss by {found:.1e}, Euler's by less"
     )
 
