@@ -41,12 +41,10 @@ def test_on_flux2s_schedule_the_best_here_has_at_most_a_quarter_of_the_error_of_
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_on_the_uniform_schedule_the_best_here_is_better_but_in_two_cells_with_10_and_20_calls(budget: int) -> None:
-    """There UniPC of diffusers, which begins at 1 - 1e-6, has 0.9 and 0.995 times the error of the best here."""
-    worse = [flow for flow in (*MIXTURES, *NETWORKS) if ratio("linear", budget, flow) > 1]
-    assert worse == {10: ["klein-emoji"], 20: ["mixture-3"]}.get(budget, [])
-    assert ratio("linear", budget, "klein-emoji") < 1.01
-    assert ratio("linear", budget, "mixture-3") < 1.15
+def test_on_the_uniform_schedule_the_best_here_is_at_least_as_good_on_every_flow(budget: int) -> None:
+    """Up to the rounding of float32, where the best here is the same method as the best of diffusers."""
+    worse = {flow: ratio("linear", budget, flow) for flow in (*MIXTURES, *NETWORKS)}
+    assert {flow: r for flow, r in worse.items() if r > 1.001} == {}
 
 
 def test_every_ode_sampler_is_in_it() -> None:
@@ -73,9 +71,9 @@ def test_recommend_keeps_its_word() -> None:
             answer = fs.recommend(schedule, nfe)
             grid = fs.get_schedule(schedule, answer.steps, **options)
             assert fs.nfe(answer.sampler, grid) <= nfe
-            if (schedule, nfe) == ("flux2", 4):  # where DPM++ 3S of diffusers is a hundredth better than Euler
-                assert answer.best.label == "euler"
-                assert 1 < answer.best.score / answer.stock.score < 1.02
+            if (schedule, nfe) == ("flux2", 4):  # where DPM++ 3S of diffusers is better by less than a hundredth
+                assert answer.best.label == "unipc"
+                assert 1 < answer.best.score / answer.stock.score < 1.01
             else:
                 assert answer.best.score <= answer.stock.score
             assert answer.best.label in str(answer)
