@@ -233,7 +233,7 @@ def test_what_nobody_foresaw_is_one_line_too_and_a_variable_shows_where(monkeypa
     def lost(*args: object, **kwargs: object) -> None:
         raise KeyError("sigma")
 
-    monkeypatch.setattr("flowsamplers.cli.cite.citations.cite", lost)
+    monkeypatch.setattr("flowsamplers.citations.cite", lost)
     result = CliRunner().invoke(main, ["cite"])
     assert result.exit_code == 2
     assert result.stderr == "Error: unexpected KeyError: 'sigma' (FLOWSAMPLERS_TRACEBACK=1 shows where)\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -255,13 +256,19 @@ def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:
     assert file.read_bytes() == b"not safe"
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "ftruncate", "replace", "open", "mkdir"])
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(
+    ("call", "before", "error"),
+    [
+        ("write", True, OSError),
+        ("fsync", False, KeyboardInterrupt),
+        ("replace", True, KeyboardInterrupt),
+        ("mkdir", False, OSError),
+    ],
+)
 def test_rows_are_written_once_or_not_at_all_wherever_a_write_is_interrupted(
     tmp_path, monkeypatch, call, before, error
 ) -> None:
-    """A fault at each system call of the store in turn; afterwards the same command ends with the rows of an undisturbed study."""
+    """A fault in a whole study; the next test has one at every call of the store. Afterwards the same command ends with the rows of an undisturbed study."""
     expected = {row.key: row.error for row in SMALL.run(tmp_path / "undisturbed", references=tmp_path / "shared").rows}
     owner = Path if call == "replace" else os
     real, count = getattr(owner, call), 0
@@ -286,6 +293,94 @@ def test_rows_are_written_once_or_not_at_all_wherever_a_write_is_interrupted(
         rows = SMALL.run(folder, references=tmp_path / "shared").rows
         assert len(rows) == len(expected)
         assert {row.key: row.error for row in rows} == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+CALLS = ("open", "write", "fsync", "ftruncate", "truncate", "replace", "mkdir", "unlink", "close", "fstat")
+FAULTS = {
+    "an interrupt before": KeyboardInterrupt(),
+    "an interrupt after": KeyboardInterrupt(),
+    "an error of the device": OSError(errno.EIO, "Input/output error"),
+    "no space, and half of what was to be written": OSError(errno.ENOSPC, "No space left on device"),
+    "a kill, and half of what was to be written": None,
+    "a kill after": None,
+}
+
+
+def sitting(folder: Path, rows: list[Row]) -> None:
+    """What a study does with its folder: it writes down the rows that are not there yet, one at a time."""
+    store = Store(folder)
+    try:
+        store.claim(SMALL.settings())
+        there = {row.key for row in store.rows()}
+        store.describe({"flow": {"weights": "0"}, "versions": {"torch": "2"}})
+        for row in rows:
+            if row.key not in there:
+                store.append([row])
+        store.log({"rows": 1, "evaluations": 1, "model_calls": 1, "seconds": 1.0, "engine": "local", "stopped": ""})
+    finally:
+        store.close()
+
+
+def counted(monkeypatch, fault: str, at: int) -> list[str]:
+    """Patch every system call: the one with this number fails. Gives their names, as they are made."""
+    made: list[str] = []
+
+    def patched(name: str, real):
+        def call(*args, **kwargs):
+            made.append(name)
+            mine = len(made) == at
+            if mine and "half" in fault and name == "write":
+                real(args[0], bytes(args[1])[: len(args[1]) // 2])
+            if mine and "after" not in fault:
+                os._exit(9) if "kill" in fault else fail(fault)
+            result = real(*args, **kwargs)
+            if mine:
+                os._exit(9) if "kill" in fault else fail(fault)
+            return result
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, patched(name, getattr(os, name)))
+    return made
+
+
+def fail(fault: str) -> None:
+    raise FAULTS[fault]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_every_system_call_in_turn_loses_no_row_and_doubles_none(tmp_path, monkeypatch, fault: str) -> None:
+    if "kill" in fault and not hasattr(os, "fork"):
+        pytest.skip("needs os.fork")
+    study = Study(**{**vars(SMALL), "samplers": ("euler",), "nfe": (1, 2)})
+    rows = list(study.run(tmp_path / "earned").rows)
+    with monkeypatch.context() as patched:
+        made = counted(patched, fault, 0)
+        sitting(tmp_path / "undisturbed", rows)
+    assert {"write", "fsync", "ftruncate", "replace", "open", "mkdir", "close"} <= set(made)
+    for at in range(1, len(made) + 1):
+        folder = tmp_path / str(at)
+        with monkeypatch.context() as patched:
+            if "kill" in fault:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    child = os.fork()
+                if not child:
+                    counted(patched, fault, at)
+                    with contextlib.suppress(BaseException):
+                        sitting(folder, rows)
+                    os._exit(0)
+                os.waitpid(child, 0)
+            else:
+                counted(patched, fault, at)
+                with contextlib.suppress(KeyboardInterrupt, OSError):
+                    sitting(folder, rows)
+        if (folder / "study.json").exists() and (folder / "rows.jsonl").exists():
+            keys = [row.key for row in load(folder).rows]
+            assert keys == [row.key for row in rows][: len(keys)]
+        sitting(folder, rows)
+        assert load(folder).rows == rows, f"{made[at - 1]}, call {at}"
 
 
 def test_one_flipped_bit_of_a_stored_reference_is_noticed(tmp_path) -> None:
