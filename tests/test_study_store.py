@@ -268,7 +268,7 @@ def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:
 def test_rows_are_written_once_or_not_at_all_wherever_a_write_is_interrupted(
     tmp_path, monkeypatch, call, before, error
 ) -> None:
-    """A fault in a whole study; the next test has one at every call of the store. Afterwards the same command ends with the rows of an undisturbed study."""
+    """A fault in a whole study, whose rows are afterwards those of an undisturbed one; the store's own calls have one each below."""
     expected = {row.key: row.error for row in SMALL.run(tmp_path / "undisturbed", references=tmp_path / "shared").rows}
     owner = Path if call == "replace" else os
     real, count = getattr(owner, call), 0
