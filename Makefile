@@ -14,7 +14,7 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
 .PHONY: study
-study: $(VENV)/.study ## measure the error against the number of steps on the bundled Klein (about five minutes)
+study: $(VENV)/.study ## measure the error against the number of model calls on the bundled klein-emoji (about two minutes after the setup)
 	$(BIN)/flowsamplers study
 
 .PHONY: test

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,24 @@ def load_solver(path: str | Path) -> Solver:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise ValueError(f"{path}: not a solver file that can be used ({reason})") from error
+
+
+def bundled_solvers(model: str) -> list[Solver]:
+    """Read the solvers that ship with a bundled model, by their number of model calls.
+
+    Args:
+        model: the name of a model. Only ``"klein-emoji"`` has some.
+
+    Returns:
+        The solvers; none for any other model.
+
+    Examples:
+        >>> [s.nfe for s in bundled_solvers("klein-emoji")], bundled_solvers("klein-digits")
+        ([4, 6, 8], [])
+    """
+    folder = files("flowsamplers") / "measurements" / "fitted"
+    found = [_read(json.loads(f.read_text())) for f in folder.iterdir() if f.name.rpartition("-")[0] == model]
+    return sorted(found, key=lambda solver: solver.nfe)
 
 
 def _read(found: Any) -> Solver:

@@ -148,6 +148,11 @@ def test_the_recommended_sampler_is_no_worse_than_euler_on_any_flow(schedule: st
     assert best.score == min(m.score for m in cells if m.no_worse_than(euler))
 
 
+def test_every_row_has_its_errors_by_prompt_in_one_form() -> None:
+    """On klein-emoji alone, which has several prompts."""
+    assert {tuple(m.each) for m in [*measured(), *measured_stock()]} == {("klein-emoji",)}
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("nfe", [*range(1, 33), 48, 64])
 def test_between_the_measured_numbers_of_calls_it_is_no_worse_than_euler_either(schedule: str, nfe: int) -> None:

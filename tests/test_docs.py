@@ -49,6 +49,20 @@ def test_the_first_study_page_shows_the_committed_rows() -> None:
     assert terminal(load(DOCS / "studies" / "klein-emoji")) in page
 
 
+@pytest.mark.parametrize(
+    "place", ["README.md", "Makefile", "docs/index.md", "docs/start/first-study.md", "docs/reference/cli.md", "help"]
+)
+def test_every_place_names_the_measured_time_of_the_default_study(place: str) -> None:
+    """Processor time, so that a busy machine does not count; three quarters of a minute more or less are still about two minutes."""
+    from flowsamplers.cli.study import study
+
+    text = str(study.help) if place == "help" else (ROOT / place).read_text()
+    assert re.findall(r"\w+ \w+ minutes", re.sub(r"\s+", " ", text)) == ["about two minutes"]
+    took = json.loads((DOCS / "studies" / "klein-emoji" / "time.json").read_text())
+    assert took["threads"] == 1
+    assert 75 < took["processor seconds"] < 165
+
+
 def test_the_steps_page_shows_the_committed_table() -> None:
     page = (DOCS / "start" / "first-study.md").read_text()
     table = (DOCS / "studies" / "klein-steps" / "klein-steps.txt").read_text().split("\n\n")[-1]

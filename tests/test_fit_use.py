@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import flowsamplers as fs
 from flowsamplers.cli import main
+from flowsamplers.cli.fit import prompts_of_rows
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.testing import laws
 
@@ -229,3 +230,12 @@ def test_a_bad_file_is_a_sentence_and_exit_code_2(content: str, tmp_path) -> Non
     assert done.exit_code == 2
     assert "not a solver file that can be used" in done.output
     assert run("generate", "--sampler", str(tmp_path / "none.json")).exit_code == 2
+
+
+@pytest.mark.parametrize("count", range(1, 13))
+def test_every_prompt_is_fitted_to_or_judges_whatever_their_number(count: int) -> None:
+    """With 4 prompts, taken by the number of the row, the last would fall on the rows that judge and never be fitted to."""
+    fitting, judging = [f"fit {i}" for i in range(count)], ["judge 1", "judge 2"]
+    given = prompts_of_rows(fitting, judging, 16)
+    assert {*given[3::4]} == {*judging}
+    assert {*given} - {*judging} == {*fitting}

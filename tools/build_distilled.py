@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ EXPLANATION = Path(__file__).parent.parent / "docs" / "explanation"
 DATA, PAGE, PLOT, PICTURES = (EXPLANATION / f"distilled{end}" for end in (".json", ".md", ".svg", ".png"))
 SAMPLERS = ("euler", "ab2", "midpoint", "fireflow", "unipc", "dpmpp_2m", "lcm", "euler_sde")
 CALLS = (1, 2, 3, 4, 6, 8, 16)
+COLUMNS = (2, 4, 8, 16)
+"""Of these the columns of the page, few enough for a phone."""
 FEW = (2, 4, 8)
 """Model calls on schedules that the student was not trained for."""
 ROWS = slice(0, len(COMMON_PROMPTS), 2)
@@ -192,34 +194,38 @@ def figure(found: dict[str, Any]) -> None:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """The measured part of the page."""
-    lines: list[str] = []
+    """The measured part of the page: at most five columns without intervals, so that a phone can show them."""
+    lines = ["The figure shows all numbers of calls with their intervals, and [distilled.json](distilled.json) holds them."]
     for key, title in MEASURES.items():
-        lines += ["", f"**{title.capitalize()}**, on the schedule that the student learned, by number of model calls:", ""]
-        lines += ["| sampler | " + " | ".join(map(str, CALLS)) + " |", "| --- |" + " --: |" * len(CALLS)]
-        for name in SAMPLERS:
-            by = {r["calls"]: r[key] for r in found["runs"] if r["sampler"] == name and r["schedule"] == "own"}
-            lines.append(f"| `{name}` | " + " | ".join(_cell(by.get(c)) for c in CALLS) + " |")
-    lines += ["", "**Other schedules**, 4 calls, distance to the teacher's end point:", ""]
-    lines += ["| sampler | own | of 4,096 tokens | linear |", "| --- | --: | --: | --: |"]
-    for name in SAMPLERS:
-        by = {r["schedule"]: r["to_teacher"] for r in found["runs"] if (r["sampler"], r["calls"]) == (name, 4)}
-        lines.append(f"| `{name}` | " + " | ".join(_cell(by.get(s)) for s in SCHEDULES) + " |")
+        runs = [r for r in found["runs"] if r["schedule"] == "own" and r["calls"] in COLUMNS]
+        most = max(r[key][1] for r in runs)
+        lines += ["", f"**{title.capitalize()}**, on the schedule that the student learned, by number of model calls"]
+        lines += [f"(95 % intervals: at most ± {most:.2f}):", ""]
+        lines += _table(["sampler", *map(str, COLUMNS)], "sampler", "calls", COLUMNS, key, runs)
+    runs = [r for r in found["runs"] if r["calls"] == 4]
+    most = max(r["to_teacher"][1] for r in runs)
     lines += [
         "",
-        "**The teacher** itself:",
+        f"**Other schedules**, 4 calls, distance to the teacher's end point (95 % intervals: at most ± {most:.2f}):",
         "",
-        "| | to the teacher | recognized | to the data | energy |",
-        "| --- | --: | --: | --: | --: |",
     ]
-    for label in ("teacher", "teacher in 4 calls"):
-        cells = [_cell(found[label][k] if (label, k) != ("teacher", "to_teacher") else None) for k in MEASURES]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines += _table(["sampler", "own", "4,096 tokens", "linear"], "sampler", "schedule", SCHEDULES, "to_teacher", runs)
+    lines += ["", "**The teacher** itself:", "", "| | 50 calls | 4 calls |", "| --- | --: | --: |"]
+    for key, title in MEASURES.items():
+        itself = "" if key == "to_teacher" else _cell(found["teacher"][key])
+        lines.append(f"| {title} | {itself} | {_cell(found['teacher in 4 calls'][key])} |")
     return "\n".join(lines).strip()
 
 
-def _cell(value: list[float] | None) -> str:
-    return "" if value is None else f"{value[0]:.3f} ± {value[1]:.3f}"
+def _table(head: list[str], row: str, column: str, columns: Sequence[Any], key: str, runs: list[dict[str, Any]]) -> list[str]:
+    """Samplers down, something else across; what was not run stays empty."""
+    by = {(r[row], r[column]): f"{r[key][0]:.3f}" for r in runs}
+    cells = [[f"`{name}`", *(by.get((name, c), "") for c in columns)] for name in SAMPLERS]
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---", *["--:"] * len(columns)], *cells)]
+
+
+def _cell(value: list[float]) -> str:
+    return f"{value[0]:.3f} ± {value[1]:.3f}"
 
 
 def page() -> str:

@@ -31,6 +31,7 @@ from train_klein_emoji import COMMON_PROMPTS, FLIPPED, GUIDANCE, SETS, Data, emo
 from train_klein_emoji import card as teacher_card
 
 import flowsamplers as fs
+from flowsamplers.solver import bundled_solvers
 from flowsamplers.study import chance_level, energy_distance, sliced_wasserstein
 from flowsamplers_diffusers import KleinFlow
 
@@ -393,6 +394,41 @@ def facts(found: dict[str, Any], name: str) -> str:
     return "\n".join(lines)
 
 
+def fitted() -> str:
+    """The solvers that ship with the model: how they were made, and their errors on rows that were not fitted to."""
+    solvers = bundled_solvers("klein-emoji")
+    about = solvers[0].fitted_to
+    asked = [
+        f"--{option} '{p}'" for option, key in (("prompt", "prompts"), ("held-prompt", "held_prompts")) for p in about[key]
+    ]
+    calls = " ".join(str(s.nfe) for s in solvers)
+    lines = [
+        "## Fitted solvers",
+        f'`flowsamplers.solver.bundled_solvers("klein-emoji")` gives a solver for each of {calls.replace(" ", ", ")} model calls, made by',
+        "",
+        "```bash",
+        f"flowsamplers fit --model klein-emoji --nfe {calls} --rows 16 --nodes 32 --rounds 3 --seed {about['first_seed']} --out klein-emoji.json \\",
+        *(f"    {' '.join(asked[i : i + 4])} \\" for i in range(0, len(asked) - 4, 4)),
+        f"    {' '.join(asked[len(asked) - 4 :])}",
+        "```",
+        "",
+        f"Errors on {solvers[0].validation.rows} rows with the held prompts, none of which was fitted to:",
+        "",
+        "| model calls | fitted | best other sampler with as many calls | its error |",
+        "| --: | --: | --- | --: |",
+    ]
+    for solver in solvers:
+        judged = solver.validation
+        best = min((s for s in judged.others if s.nfe <= solver.nfe), key=lambda s: s.error)
+        lines.append(
+            f"| {solver.nfe} | {judged.solver.error:.3f} ± {2 * judged.solver.uncertainty:.3f} | {best.name} | "
+            f"{best.error:.3f} ± {2 * best.uncertainty:.3f} |"
+        )
+    return "\n".join(
+        [*lines, "", "The pictures and figures of the site that show these solvers are of other prompts and other noises."]
+    )
+
+
 def cards(found: dict[str, Any]) -> dict[Path, str]:
     """The cards of both models."""
     made = []
@@ -402,7 +438,7 @@ def cards(found: dict[str, Any]) -> dict[Path, str]:
     told, (command, machine) = found["training"]["student"], MADE["student"]
     measured = f"\n## Measured\n{facts(found, 'student')}\n"
     return {
-        BUNDLED / "klein_emoji" / "README.md": teacher_card("\n".join(made), facts(found, "teacher")),
+        BUNDLED / "klein_emoji" / "README.md": teacher_card("\n".join(made), f"{facts(found, 'teacher')}\n\n{fitted()}"),
         BUNDLED / "klein_emoji_distilled" / "README.md": student_card(
             "klein-emoji", subjects()["klein-emoji"], command, told["steps"], 60 * told["minutes"], measured, machine
         ),
@@ -411,7 +447,7 @@ def cards(found: dict[str, Any]) -> dict[Path, str]:
 
 def page() -> str:
     """The page with its measured part renewed."""
-    return with_measured(PAGE, "measure_klein_emoji.py", table(json.loads(DATA.read_text())))
+    return with_measured(PAGE, "measure_klein_emoji.py", f"{table(json.loads(DATA.read_text()))}\n\n{fitted()}")
 
 
 def main() -> None:

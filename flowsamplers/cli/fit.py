@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress
-from flowsamplers.cli.types import Command, Cost, Several
+from flowsamplers.cli.types import SEED, Command, Cost, Several
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowsamplers.study.cost import Budget, Meter
 
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     type=int,
     help="Starting noises, each with a prompt. Every fourth is used for validation.  [default: 32; 4,096 of up to 64 numbers]",
 )
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first starting noise; the others count on.")
 @click.option("--nfe", type=int, cls=Several, help="Model calls, one or several.  [default: 8]")
 @click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the reference paths.")
 @click.option("--rounds", type=int, default=4, show_default=True, help="Gauss-Newton steps; 0 uses only the profile.")
@@ -49,6 +52,7 @@ def fit(
     prompts: tuple[str, ...],
     held: tuple[str, ...],
     rows: int | None,
+    seed: int,
     nfe: tuple[int, ...],
     nodes: int,
     rounds: int,
@@ -75,7 +79,7 @@ def fit(
     """  # noqa: D301
     import torch
 
-    from flowsamplers.fitting import FOLDS, Rows, noised_images, rows_for
+    from flowsamplers.fitting import Rows, noised_images, rows_for
     from flowsamplers.flows import default_prompts
     from flowsamplers.profiling import batch_of
     from flowsamplers.study.cost import Meter, probe
@@ -97,10 +101,7 @@ def fit(
             "Pass --distilled to fit to it all the same"
         )
     rows = rows or rows_for(flow.noise([0]))
-    # Every fourth row judges: it has a seed of its own, as all rows, and a prompt that no other has.
-    condition = [
-        judging[i // FOLDS % len(judging)] if i % FOLDS == FOLDS - 1 else fitting[i % len(fitting)] for i in range(rows)
-    ]
+    condition = prompts_of_rows(fitting, judging, rows)
     edits = start < 1
     cost = evaluations_at_most(rows, wanted, rounds, nodes, edits=edits)
     metered = Meter(flow, budget)
@@ -110,7 +111,13 @@ def fit(
         text = f"at most {cost:,} evaluations, {plan['passes']:,} forward passes, about {plan['seconds']:.0f} s"
         click.echo(json.dumps(plan) if as_rows else text)
         return
-    about = {**described, "prompts": list(fitting), "torch": torch.__version__}
+    about = {
+        **described,
+        "prompts": list(fitting),
+        "held_prompts": list(judging),
+        "first_seed": seed,
+        "torch": torch.__version__,
+    }
     done = 0
     with progress(quiet) as report:
 
@@ -120,7 +127,7 @@ def fit(
             report("fit", done, cost)
 
         source = _Conditioned(metered)
-        noise = flow.noise(list(range(rows + edits * rows)))
+        noise = flow.noise([seed + i for i in range(rows + edits * rows)])
         x1 = noised_images(source, noise, start, condition, nodes) if edits else noise
         measured = Rows.of(
             source,
@@ -143,6 +150,22 @@ def fit(
         if solver.validation is not None:
             click.echo("\n".join([*solver.validation.lines(), "", solver.validation.verdict]))
         click.echo(f"solver: {path}\n")
+
+
+def prompts_of_rows(fitting: Sequence[str | None], judging: Sequence[str | None], rows: int) -> list[str | None]:
+    """Give every fourth row a prompt that judges, and the others the prompts to fit to, each in turn.
+
+    Examples:
+        >>> prompts_of_rows(["a", "b"], ["z"], 8)
+        ['a', 'b', 'a', 'z', 'b', 'a', 'b', 'z']
+    """
+    from flowsamplers.fitting import FOLDS
+    from flowsamplers.validation import JUDGE
+
+    return [
+        judging[i // FOLDS % len(judging)] if i % FOLDS == JUDGE else fitting[(i - i // FOLDS) % len(fitting)]
+        for i in range(rows)
+    ]
 
 
 class _Conditioned:

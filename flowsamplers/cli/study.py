@@ -76,7 +76,7 @@ def study(
 ) -> None:
     """Measure the error of samplers against the number of model calls.
 
-    Without arguments, it measures the bundled klein-emoji on this machine, in two to three minutes. To continue an interrupted study,
+    Without arguments, it measures the bundled klein-emoji on this machine, in about two minutes. To continue an interrupted study,
     give the same command again.
 
     \b

@@ -22,6 +22,7 @@ from flowsamplers.registry import METRICS, get_sampler, to_config
 from flowsamplers.registry.specifications import as_declared
 from flowsamplers.sampler import Sampler, SamplerLike, grid_from_noise, steps_of
 from flowsamplers.schedules import empirical_mu, get_schedule
+from flowsamplers.solver import bundled_solvers
 from flowsamplers.study.cost import Budget, Meter, Probe, probe
 from flowsamplers.study.results import Results
 from flowsamplers.study.run import Engine, Progress, run
@@ -44,13 +45,13 @@ DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = (
     "dpmpp_2m",
 )
 OWN_PROMPTS: tuple[str | None, ...] = ("the model's own",)
-"""Stands for `flows.default_prompts` of the model, or for one None if ``flow`` is given."""
+"""Stands for the first two of `flows.default_prompts` of the model, or for one None if ``flow`` is given."""
 
 
 REFERENCE = 2400
 """Evaluations of a reference: two resolutions of 32 and 64 steps, and a cross-check."""
-REFERENCES_OF = {"klein-emoji": 1400}
-"""Fewer where a call takes longer: 16 and 32 steps, and an error of about a thousandth."""
+REFERENCES_OF = {"klein-emoji": 700}
+"""Fewer where a call takes longer: 8 and 16 steps, and an error of at most about a thousandth."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ class Study:
 
     Args:
         model: name of the model, see `flows.load_flow`; with ``flow`` only a name for the results.
-        prompts: the prompts; one None for a model without prompts. By default `flows.default_prompts` of the model, and one None
-            if ``flow`` is given.
+        prompts: the prompts; one None for a model without prompts. By default the first two of `flows.default_prompts` of the
+            model, and one None if ``flow`` is given.
         seeds: seeds of the noises; every prompt is run from every noise.
-        samplers: names, configurations or objects; no stochastic or adaptive samplers.
+        samplers: names, configurations or objects; no stochastic or adaptive samplers. By default `DEFAULT_SAMPLERS`, and for a model
+            that ships with fitted solvers these too, see `solver.bundled_solvers`.
         nfe: numbers of model calls; each sampler takes as many steps as fit into each.
         schedule: name of a schedule.
         schedule_options: its options; ``tokens`` is filled in from the model.
@@ -88,7 +90,7 @@ class Study:
         flow_options: options of the model's loader: height, width, guidance_scale, guidance_interval,
             batched_guidance, dtype, device, offload, full_time.
         max_batch: largest number of rows in one model call; it changes the cost of a study, not its results.
-        reference_evaluations: budget of each reference. By default `REFERENCE`, and for the bundled klein-emoji 1400.
+        reference_evaluations: budget of each reference. By default `REFERENCE`, and for the bundled klein-emoji 700.
         local_nfe: up to this number of model calls the local errors of the first prompt and seed are measured.
         metrics: names of registered metrics, see `registry.METRICS`; each compares the decoded image with the reference's.
         flow: your own model in place of one that is opened by name; only ``velocity(x, sigma)`` is required, see
@@ -126,8 +128,6 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
-        if self.prompts is OWN_PROMPTS and isinstance(self.model, str):
-            object.__setattr__(self, "prompts", default_prompts(self.model).given if self.flow is None else (None,))
         self._take_lists()
         self._complete_flow()
         object.__setattr__(self, "samplers", tuple(map(get_sampler, self.samplers)))
@@ -166,14 +166,25 @@ class Study:
         if self.flow is not None and self.metrics and not hasattr(self.flow, "decode"):
             raise ValueError(f"metrics={list(self.metrics)}: they compare images, and this flow has no decode(x0, 'pt')")
 
+    def _complete_named(self) -> None:
+        """Fill in the prompts of a model that is opened by name, and the solvers that ship with it."""
+        if self.shape is not None:
+            raise ValueError(f"shape={self.shape}: this is the shape of a row of an object, which is given as flow=")
+        if self.prompts is OWN_PROMPTS:
+            object.__setattr__(self, "prompts", default_prompts(self.model).given[:2])
+        if self.samplers is DEFAULT_SAMPLERS and not self.flow_options:
+            fitted = [s.as_sampler for s in bundled_solvers(self.model) if s.nfe in self.nfe]
+            object.__setattr__(self, "samplers", (*DEFAULT_SAMPLERS, *fitted))
+
     def _complete_flow(self) -> None:
         """Give an object that was passed as the flow what it does not bring, and see that it works."""
         if not isinstance(self.model, str):
             raise TypeError(f"model={type(self.model).__name__}: accepted is a name; give an object as flow=")
         if self.flow is None:
-            if self.shape is not None:
-                raise ValueError(f"shape={self.shape}: this is the shape of a row of an object, which is given as flow=")
+            self._complete_named()
             return
+        if self.prompts is OWN_PROMPTS:
+            object.__setattr__(self, "prompts", (None,))
         if self.flow_options:
             raise ValueError(
                 f"flow_options={dict(self.flow_options)}: these are for a model that is opened by name, not for flow="

@@ -22,6 +22,10 @@ DISTILLED = (
     "This model is distilled for a few steps: its ODE has no limit that means quality.\n"
     "The errors are distances from the model's own fine solution. They do not measure\nhow good the images are."
 )
+FITTED = (
+    "The fitted solvers were made for one model. Each number of calls has its own\n"
+    "solver with its own schedule. All other samplers share one schedule."
+)
 _SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -30,6 +34,8 @@ def terminal(results: Results) -> str:
     parts = [caution(results), table(results), pictures(results), best_lines(results), order_lines(results), takeaway(results)]
     if results.settings.get("flow", {}).get("is_distilled"):
         parts.append(DISTILLED)
+    if "fitted" in results.labels:
+        parts.append(FITTED)
     return "\n\n".join(part for part in parts if part)
 
 

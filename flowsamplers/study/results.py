@@ -170,10 +170,15 @@ class Results:
         return fits[-1] if fits else {}
 
     def orders(self) -> dict[str, OrderVerdict]:
-        """Judge the order that each sampler declares for complete runs, from its errors against the number of steps."""
+        """Judge the order that each sampler declares for complete runs, from its errors against the number of steps.
+
+        A sampler that brings its own schedule has none: with another number of steps it is another sampler.
+        """
         verdicts: dict[str, OrderVerdict] = {}
         for name in self.labels:
             rows = [r for r in self.rows if r.label == name]
+            if get_sampler(rows[0].sampler, **rows[0].options).own_grid is not None:
+                continue
             failed = {r.steps for r in rows if r.status != "ok"}
             steps, errors = self.curve(name, "steps")
             points = sorted([*zip(steps, errors, strict=True), *((n, float("nan")) for n in failed - set(steps))])

@@ -124,10 +124,18 @@ def label(name: str, options: Mapping[str, Any]) -> str:
     Examples:
         >>> label("ab2", {"last": "midpoint"})
         'ab2 last=midpoint'
+        >>> label("fitted", {"sigmas": [1.0, 0.4, 0.0], "method": {"name": "ns_solver", "options": {"table": [[1.0], [1.5, -0.5]]}}})
+        'fitted'
     """
-    named = {k: v for k, v in options.items() if not isinstance(v, list | tuple)}  # tables and schedules are no names
-    shown = [f"{k}={v['name'] if isinstance(v, Mapping) and 'name' in v else v}" for k, v in named.items()]
+    shown = [f"{k}={text}" for k, v in options.items() if (text := _in_words(v))]
     return " ".join([name, *shown])
+
+
+def _in_words(value: Any) -> str:
+    """The value of an option; nothing for tables, schedules, and samplers that are made by one."""
+    if isinstance(value, Mapping) and "name" in value:
+        return "" if sampler_info(value["name"]).needs else value["name"]
+    return "" if isinstance(value, list | tuple) else str(value)
 
 
 def label_of(sampler: Sampler) -> str:
