@@ -12,6 +12,7 @@ that could be an answer or stand in a table with all of them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
