@@ -71,11 +71,8 @@ def test_recommend_keeps_its_word() -> None:
             answer = fs.recommend(schedule, nfe)
             grid = fs.get_schedule(schedule, answer.steps, **options)
             assert fs.nfe(answer.sampler, grid) <= nfe
-            if (schedule, nfe) == ("flux2", 4):  # where DPM++ 3S of diffusers is better by less than a hundredth
-                assert answer.best.label == "unipc"
-                assert 1 < answer.best.score / answer.stock.score < 1.01
-            else:
-                assert answer.best.score <= answer.stock.score
+            # with 4 calls on FLUX.2's schedule DPM++ 3S of diffusers is better by less than a hundredth
+            assert answer.best.score <= (1.01 if (schedule, nfe) == ("flux2", 4) else 1) * answer.stock.score
             assert answer.best.label in str(answer)
     assert fs.recommend(fs.schedules.flux2(8, tokens=4096)).matched == "flux2"
     assert fs.recommend(fs.schedules.linear(8), 8).matched == "linear"
