@@ -35,6 +35,7 @@ from torch import Tensor
 from flowsamplers._devices import digest
 from flowsamplers._files import write_atomically
 from flowsamplers.engine import Velocity, carry_dtype
+from flowsamplers.evaluated import Asked
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow
 from flowsamplers.samplers.learned import gaussian_path
@@ -49,50 +50,6 @@ HELD = 2**26
 """Numbers in float64 that are held at once beside the rows themselves, half a gigabyte: batches of large rows are smaller."""
 SCHEMA = 2
 """Version of the file. A file with a higher number was written by a newer version of this library; 1 had no start in its matrices."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A velocity callable or a `Flow`, asked for chunks of rows at one sigma.
-
-    Attributes:
-        source: ``velocity(x, sigma)``, or an object with ``velocity(x, sigma, condition)``.
-        dtype: of the x that the model is given.
-        condition: of each row, for a flow.
-        on_call: told the number of rows after every model call.
-    """
-
-    source: Velocity | Flow
-    dtype: torch.dtype
-    condition: Sequence[Any] | None = None
-    on_call: Callable[[int], None] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be asked."""
-        if not callable(self.source) and not callable(getattr(self.source, "velocity", None)):
-            raise TypeError(f"velocity={self.source!r}: accepted are velocity(x, sigma) and an object with such a method")
-
-    def __call__(self, x: Tensor, sigma: float, rows: slice) -> Tensor:
-        """The velocity in float64 at ``x`` ``(rows, ...)``, which are these rows of all.
-
-        Raises:
-            ValueError: a velocity of another shape.
-            FloatingPointError: a velocity that is not finite.
-        """
-        at = torch.full((len(x),), sigma, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device)
-        with torch.no_grad():
-            if callable(self.source):
-                v = self.source(x.to(self.dtype), at)
-            else:
-                given = None if self.condition is None else self.condition[rows]
-                v = self.source.velocity(x.to(self.dtype), at, given)
-        if v.shape != x.shape:
-            raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}")
-        if not bool(torch.isfinite(v).all()):
-            raise FloatingPointError(f"velocity is not finite at sigma {sigma}")
-        if self.on_call is not None:
-            self.on_call(len(x))
-        return v.double()
 
 
 @dataclass(frozen=True, eq=False)
