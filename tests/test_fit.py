@@ -267,6 +267,7 @@ def test_a_fit_stays_below_the_limit_of_amplification(flow, measured, monkeypatc
     free = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
     assert free.fitted_to["amplification"] > 4
     monkeypatch.setattr("flowsamplers.fitting.MOST", 2.0)
+    monkeypatch.setattr("flowsamplers.fitting_families.MOST", 2.0)
     held = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
     assert held.fitted_to["amplification"] <= 2
     assert error(flow, held.grid, held.sampler) < error(flow, fs.schedules.linear(8), "unipc") / 2
