@@ -72,7 +72,8 @@ class Validation:
     def verdict(self) -> str:
         """Summarize the scores in a sentence or two."""
         same = [s for s in self.others if s.nfe <= self.solver.nfe]
-        found = f"{self.solver.nfe} calls have an error of {self.solver.error:.2g} on {self.rows} rows that were not fitted to"
+        calls = "1 call has" if self.solver.nfe == 1 else f"{self.solver.nfe} calls have"
+        found = f"{calls} an error of {self.solver.error:.2g} on {self.rows} rows that were not fitted to"
         if not same:
             return found + "."
         best = self._best

@@ -350,6 +350,8 @@ def test_the_verdict_tells_what_new_rows_lose_and_whether_chance_explains_it() -
     assert verdict(2.0, 1.9).endswith("for unipc, which was not fitted, it is 1.9 times: chance, of few rows.")
     assert verdict(math.nan, math.nan).endswith("Use it.")
     assert verdict(1.0, 1.0, 0.009).endswith("Use it.")
+    once = fs.solver.Validation(16, fs.solver.Score("fitted", 1, 0.1, 0.01), ())
+    assert once.verdict.startswith("1 call has an error of 0.1 on 16 rows")
     assert "off by up to 0.02, so that smaller errors are not certain: use more nodes." in verdict(1.0, 1.0, 0.02)
 
 
