@@ -195,8 +195,8 @@ def measure(subject: Subject) -> dict[str, Any]:
             flush=True,
         )
     if not given:
-        told["nodes"] = {method: nodes_for(method, rows, other) for method in METHODS}
-        print(subject.name, told["nodes"], flush=True)
+        told["nodes alone"] = {method: nodes_for(method, rows, other) for method in METHODS}
+        print(subject.name, told["nodes alone"], flush=True)
     return told
 
 
@@ -256,7 +256,7 @@ def table(told: Mapping[str, Any]) -> str:
     ]
     lines += ["| flow, sampler | fitted nodes | best nodes for the judging rows themselves |", "| --- | --: | --: |"]
     for name, flow in told.items():
-        for method, found in flow.get("nodes", {}).items():
+        for method, found in flow.get("nodes alone", {}).items():
             lines.append(f"| `{name}`, `{method}` | {number(found['fitted'])} | {number(found['least'])} |")
     return "\n".join(lines)
 
