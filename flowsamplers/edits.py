@@ -8,20 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SAFETY = 32
+"""How many times a move may be taken by the weights of what is remembered and still be less than Euler's correction."""
+
 
 class Edits:
-    r"""Track the elements that an edit moved so far that their earlier velocities are no longer useful.
+    r"""Track the rows that an edit moved so far that their earlier velocities are no longer useful.
 
     A step that remembers velocities ends at Euler's end and a correction c, which is what Euler's error is estimated by. Where the state
     is moved by d, the remembered velocities are those of points d away. They are wrong by at most $L |d|$, and with them the next
     correction by $h L |d|$, where L is the Lipschitz constant of the velocity. An explicit step needs $h L \le 1$. So memory does less harm
-    than good as long as
+    than good as long as $|d| \le |c|$, if the weights of what is remembered are at most 1. They are larger where the order is high or
+    the steps grow, so a row keeps its memory as long as
 
-    $$ |d| \le |c| $$
+    $$ 32 |d| \le |c| $$
 
-    with the norms of a row and the last step's c. If a row is moved further, its moved elements go on by Euler steps until everything that
-    is remembered was seen where they are now. Before the first correction the step's own move takes its place: the velocity that is
-    remembered then belongs to a point as far away as that. Nothing here waits for the device.
+    with the norms of the row and the last step's c. If it is moved further, the whole row goes on by Euler steps until everything that is
+    remembered was seen where it is now: a network couples its elements. Before the first correction the step's own move takes its
+    place: the velocity that is remembered then belongs to a point as far away as that. Nothing here waits for the device.
     """
 
     def __init__(self) -> None:
@@ -32,7 +36,7 @@ class Edits:
 
     @property
     def pending(self) -> bool:
-        """Whether there may be elements that go on by Euler steps."""
+        """Whether there may be rows that go on by Euler steps."""
         return self._age is not None
 
     def moves(self, length: float, velocity: Tensor) -> None:
@@ -53,13 +57,13 @@ class Edits:
             by: the move, ``(rows, ...)``.
             inside: whether a velocity of the current step is among what is remembered.
         """
-        far = (by != 0) & (row_norm(by) > (0 if self._worth is None else self._worth))
-        age = torch.full_like(by, torch.iinfo(torch.int16).max // 2, dtype=torch.int16) if self._age is None else self._age
+        far = SAFETY * row_norm(by) > (0 if self._worth is None else self._worth)
+        age = torch.full_like(far, torch.iinfo(torch.int16).max // 2, dtype=torch.int16) if self._age is None else self._age
         self._youngest = -1 if inside else 0
         self._age = torch.where(far, self._youngest, age)
 
     def settled(self, point: Tensor, euler: Tensor, memory: int, *, step_ends: bool) -> Tensor:
-        """Compute the correction that puts elements that moved far onto an Euler step.
+        """Compute the correction that puts rows that moved far onto an Euler step.
 
         Args:
             point: where it goes on.

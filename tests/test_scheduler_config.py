@@ -215,3 +215,33 @@ def test_a_saved_pipeline_opens_in_a_fresh_process_that_has_imported_the_package
     saved, given, size, config = json.loads(ran.stdout.splitlines()[-1])
     assert (saved, given, size) == ("Flux2KleinPipeline", "Flux2KleinPipeline", [16, 16])
     assert {k: v for k, v in config.items() if not k.startswith("_")} == options(scheduler)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of numpy, for what diffusers does
+def test_a_schedule_that_was_taken_over_can_be_changed_and_handed_back() -> None:
+    """``flow_shift`` again, a re-spacing, a save, and the way back to the scheduler that it came from."""
+    unipc = UniPCMultistepScheduler(**FLOW, flow_shift=3.0, solver_order=3)
+    ours = FlowSamplerScheduler.from_config(unipc.config, sampler="unipc_3")
+
+    def sigmas(scheduler) -> list[float]:
+        scheduler.set_timesteps(7)
+        return scheduler.sigmas.tolist()
+
+    shifted = sigmas(UniPCMultistepScheduler(**FLOW, flow_shift=5.0))
+    assert sigmas(FlowSamplerScheduler.from_config(ours.config, flow_shift=5.0)) == shifted
+    again = FlowSamplerScheduler.from_config(ours.config, shift=5.0)
+    assert sigmas(FlowSamplerScheduler.from_config(again.config, sampler="ab2")) == shifted
+    karras = sigmas(UniPCMultistepScheduler(**FLOW, flow_shift=3.0, use_karras_sigmas=True))
+    for config in (unipc.config, ours.config):
+        assert sigmas(FlowSamplerScheduler.from_config(config, use_karras_sigmas=True)) == karras
+    back = UniPCMultistepScheduler.from_config(ours.config)
+    assert sigmas(back) == sigmas(unipc)
+    assert (back.config.prediction_type, back.config.solver_order) == ("flow_prediction", 3)
+
+
+def test_options_of_another_scheduler_that_cannot_be_honoured_are_named() -> None:
+    with pytest.raises(ValueError, match="'flow_shift': did you mean 'shift'"):
+        FlowSamplerScheduler.from_config(FlowMatchEulerDiscreteScheduler().config, flow_shift=5.0)
+    scheduler = FlowSamplerScheduler.from_config(UniPCMultistepScheduler(**FLOW, use_beta_sigmas=True).config)
+    with pytest.raises(ValueError, match="use_beta_sigmas=True: with it, UniPCMultistepScheduler makes sigmas from 157"):
+        scheduler.set_timesteps(4)

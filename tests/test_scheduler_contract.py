@@ -190,6 +190,8 @@ EDITS = {
     "shifted": lambda x: x + 1,
     "another image": lambda x: ANOTHER,
     "one half painted": lambda x: torch.cat([x[:, :3], ANOTHER[:, 3:]], 1),
+    "nudged": lambda x: x + 0.01,
+    "one element nudged": lambda x: torch.cat([x[:, :5], x[:, 5:] + 0.1], 1),
 }
 
 
@@ -269,6 +271,15 @@ def test_a_network_with_one_output_buffer_and_a_host_that_edits_what_it_passed(n
     assert torch.equal(latents, expected)
 
 
+@every_ode_sampler
+def test_a_host_that_casts_the_sample_has_not_edited_it(name) -> None:
+    """Velocities in float32, latents in bfloat16: the rounding stays out of the state, as it does where the model returns bfloat16."""
+    scheduler, x = begun(name), torch.ones_like(X1)
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.ones_like(X1), t, x.bfloat16(), return_dict=False)[0]
+    assert x.abs().max() <= 16 * len(scheduler.timesteps) * torch.finfo(torch.float32).eps
+
+
 # Schedules put in from outside
 
 
@@ -290,6 +301,49 @@ def test_slices_for_image_to_image_begin_where_they_begin(name, carry) -> None:
             x = sliced.step(field(x, t), t, x, return_dict=False)[0]
             y = whole.step(field(y, u), u, y, return_dict=False)[0]
         assert torch.equal(x, y)
+
+
+@every_ode_sampler
+def test_slices_of_plain_numbers_begin_where_they_begin(name) -> None:
+    """Equal times of a sampler with several calls a step are then told apart by the place alone: a loop begins with the first entry."""
+    for k in range(len(begun(name).timesteps)):
+        sliced, whole = begun(name), begun(name)
+        sliced.sigmas, sliced.timesteps = sliced.sigmas[k:].tolist(), sliced.timesteps[k:].tolist()
+        whole.set_begin_index(k)
+        x = y = X1
+        for t, u in zip(sliced.timesteps, whole.timesteps[k:], strict=True):
+            x = sliced.step(field(x, u), t, x, return_dict=False)[0]
+            y = whole.step(field(y, u), u, y, return_dict=False)[0]
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda x: x.mul_(0.8), lambda x: x.data.mul_(0.8), lambda x: np.multiply(x, 0.8, out=x.numpy())]
+)
+def test_a_schedule_is_followed_by_whatever_way_it_was_written(write) -> None:
+    scheduler, stock = begun("euler"), FlowMatchEulerDiscreteScheduler()
+    stock.set_timesteps(sigmas=NODES)
+    for each in (scheduler, stock):
+        write(each.sigmas)
+        write(each.timesteps)
+    assert torch.equal(loop(scheduler), loop(stock))
+
+
+def test_a_schedule_that_was_assigned_needs_no_set_timesteps() -> None:
+    for name in ("euler", "ab2", "unipc", "dpmpp_2m"):
+        scheduler = FlowSamplerScheduler(sampler=name)
+        scheduler.sigmas = torch.tensor([*NODES, 0.0])
+        scheduler.timesteps = 1000 * scheduler.sigmas[:-1]
+        assert torch.equal(loop(scheduler), loop(begun(name)))
+
+
+def test_before_set_timesteps_data_are_noised_as_stock_does() -> None:
+    """Trainers draw from the 1000 times of a new scheduler."""
+    scheduler, stock = FlowSamplerScheduler(shift=3.0), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    times = stock.timesteps[[3, 999, 500, 20]]
+    assert torch.equal(scheduler.scale_noise(X1, times, 2 * X1), stock.scale_noise(X1, times, 2 * X1))
+    with pytest.raises(ValueError, match="call set_timesteps first"):
+        scheduler.step(X1, times[0], X1)
 
 
 @every_ode_sampler_and_carry

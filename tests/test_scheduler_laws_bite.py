@@ -18,6 +18,7 @@ from flowsamplers_diffusers import testing as kit
 LAWS = (
     kit.another_number_of_rows_is_another_run,
     kit.rows_that_change_places_keep_their_velocities,
+    kit.tensors_belong_to_who_made_them,
     kit.noise_comes_from_the_generator_of_each_call,
     kit.a_cut_sample_cuts_the_graph,
     kit.nothing_is_held_after_the_last_call,
@@ -34,10 +35,11 @@ class Remembers(Stock):
         at_start = index == (self._begin_index or 0)
         history = None if at_start or self.before is None else self.remembered(self.before, v)
         out = super().step(v if history is None else 1.5 * v - 0.5 * history, t, x, **options)
+        v = v.clone() if self.copies else v
         self.before = None if index + 1 == len(self.timesteps) and not self.holds else v.detach() if self.cuts else v
         return out
 
-    holds, cuts = False, True
+    holds, cuts, copies = False, True, True
 
     def remembered(self, before: Tensor, v: Tensor) -> Tensor | None:
         return before if before.shape == v.shape else None
@@ -56,6 +58,24 @@ class KeepsGraph(Remembers):
 
 class Holds(Remembers):
     holds = True
+
+
+class KeepsTheBuffer(Remembers):
+    copies = False
+
+
+class TrustsTheCounter(Stock):
+    """Goes on from its master copy unless torch has counted an edit of what it handed out."""
+
+    handed: tuple[Any, int, Tensor] | None = None
+
+    def step(self, v: Tensor, t: Any, x: Tensor, **options: Any) -> Any:
+        if self.handed is not None and (id(x), x._version) == self.handed[:2]:
+            x = self.handed[2]
+        last = (self._step_index or 0) + 1 == len(self.timesteps)
+        out = super().step(v, t, x, **options)
+        self.handed = None if last or out[0].requires_grad else (id(out[0]), out[0]._version, out[0].clone())
+        return out
 
 
 class FirstGenerator(Stock):
@@ -94,6 +114,8 @@ MUTANTS = {
     AnotherShape: "another_number_of_rows_is_another_run",
     Remembers: "rows_that_change_places_keep_their_velocities",
     KeepsGraph: "a_cut_sample_cuts_the_graph",
+    KeepsTheBuffer: "tensors_belong_to_who_made_them",
+    TrustsTheCounter: "tensors_belong_to_who_made_them",
     Holds: "nothing_is_held_after_the_last_call",
     FirstGenerator: "noise_comes_from_the_generator_of_each_call",
     GlobalGenerator: "noise_comes_from_the_generator_of_each_call",

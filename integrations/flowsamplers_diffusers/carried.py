@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import weakref
 from typing import Any
 
 import torch
@@ -90,8 +88,6 @@ class CarriedRun:
         self.stepper = Stepper(method, grid, sample.to(dtype), noise, begin=begin)
         self._dtype, self._rounds = dtype, rounds
         self._handed_dtype: torch.dtype | None = None
-        self._handed: weakref.ref[Tensor] | None = None
-        self._version = math.nan
         self._origin: Any = None
 
     def take(self, v: Tensor, sample: Tensor, *, sign: int = 1) -> Tensor:
@@ -106,39 +102,39 @@ class CarriedRun:
         if out.grad_fn is None or not stepper.remembers:
             stepper.detach()
         self.next += 1
-        self._handed, self._handed_dtype, self._version = weakref.ref(out), v.dtype, version(out)
+        self._handed_dtype = v.dtype
         self._origin = out.grad_fn if stepper.remembers else None
         return out
 
     def _accept(self, sample: Tensor) -> None:
+        """Go on from the sample. Its values say what the host edited: a write through ``.data`` or numpy leaves no other trace."""
         if self._handed_dtype is None:
-            return
-        handed = None if self._handed is None else self._handed()
-        if sample is handed and version(sample) == self._version and not sample.requires_grad:
             return
         if self._origin is not None and not _descends(sample, self._origin):
             self.stepper.detach()
         master = self.stepper.point  # with the graph, where the step has to be replayed for it
         with torch.no_grad():
             given = master.to(self._handed_dtype)
+            given = given if self._rounds else given.to(sample.dtype)  # the host may have cast what it was given
+            if sample.is_cpu and not sample.requires_grad and torch.equal(sample, given.to(sample.dtype)):
+                return  # only on the CPU is it no wait to know
             kept = torch.where(sample == given, master - given.to(master.dtype), torch.zeros_like(master))
         self.stepper.edit(sample.to(self._dtype) + kept)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Neither a weak reference nor a node of the graph can be pickled; values are compared then."""
-        return {**self.__dict__, "_handed": None, "_origin": None}
+        """A node of the graph cannot be pickled."""
+        return {**self.__dict__, "_origin": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CarriedRun:
         """A run of its own that goes on from the same sample, in the same graph."""
         copied = memo[id(self)] = type(self).__new__(type(self))
-        shared = {"_handed": self._handed, "_origin": self._origin}
-        copied.__dict__.update(copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in shared}, memo) | shared)
+        copied.__dict__.update({**copy.deepcopy({**self.__dict__, "_origin": None}, memo), "_origin": self._origin})
         return copied
 
 
-def version(x: Tensor) -> float:
-    """Return the tensor's count of in-place edits; NaN for a tensor made in inference mode, which has none."""
-    return math.nan if x.is_inference() else x._version
+def as_it_is(x: Tensor) -> list[float] | int | None:
+    """What tells whether a vector was edited in place: its values where nothing waits for them, else torch's counter, if it has one."""
+    return x.tolist() if x.is_cpu else None if x.is_inference() else x._version
 
 
 def _descends(x: Tensor, origin: Any) -> bool:

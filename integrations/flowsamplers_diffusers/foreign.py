@@ -17,8 +17,13 @@ from flowsamplers.grid import SigmaGrid
 logger = logging.getLogger(__name__)
 
 
-def translated(config: Any, accepted: Collection[str]) -> Any:
+def translated(config: Any, accepted: Collection[str], changes: Mapping[str, Any]) -> Any:
     """Translate a configuration of any scheduler to FlowMatchEuler's options; warn if something is lost.
+
+    Args:
+        config: the configuration.
+        accepted: names of our options.
+        changes: what the caller wants otherwise, by our names or the other scheduler's.
 
     Raises:
         ValueError: a key is unknown and similar to one of ours.
@@ -27,20 +32,23 @@ def translated(config: Any, accepted: Collection[str]) -> Any:
         return config
     values: dict[str, Any] = dict(config)
     _refuse_typos(values, accepted)
-    predicts = values.pop("prediction_type", None) or "flow_prediction"
+    predicts = values.get("prediction_type") or "flow_prediction"
     if predicts != "flow_prediction":
         logger.warning(
             "prediction_type=%r: the model does not predict a velocity, and this scheduler takes nothing else", predicts
         )
-    if values.pop("use_flow_sigmas", False) and not values.get("schedule_of"):
-        values["schedule_of"] = _description(config)
-        values["shift"] = values.pop("flow_shift", 1.0)
+    if values.pop("use_flow_sigmas", False):
+        known = values.get("schedule_of")
+        shift = values.pop("flow_shift", 1.0)
+        values["schedule_of"] = _description({**(known or {}), **values, **changes}, known)
         values = {k: v for k, v in values.items() if k in accepted or k.startswith("_")}
-        logger.warning(
-            "use_flow_sigmas: the schedule of %s is taken over with shift=%s; the method is what sampler= names",
-            values["schedule_of"]["_class_name"],
-            values["shift"],
-        )
+        values["shift"] = changes.get("flow_shift", shift)
+        if not known:
+            logger.warning(
+                "use_flow_sigmas: the schedule of %s is taken over with shift=%s; the method is what sampler= names",
+                values["schedule_of"]["_class_name"],
+                changes.get("shift", values["shift"]),
+            )
     return values
 
 
@@ -69,13 +77,21 @@ def sigmas_of(description: Mapping[str, Any], steps: int, *, shift: float, mu: f
         scheduler = cls(**{k: v for k, v in {**description, "flow_shift": shift}.items() if k in takes})
         scheduler.set_timesteps(steps, **dynamic)
     *nodes, end = scheduler.sigmas.tolist()
+    if not all(0 <= s <= 1 for s in nodes):
+        chosen = [k for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if description.get(k)]
+        raise ValueError(
+            f"{' and '.join(f'{k}=True' for k in chosen)}: with it, {name} makes sigmas from {nodes[0]:.3g} to {nodes[-1]:.3g}, and "
+            "noise levels of a flow lie between 0 and 1. Set it to False in from_config, or pass sigmas to set_timesteps"
+        )
     return SigmaGrid([*nodes, end if end < nodes[-1] else 0.0])
 
 
-def _description(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is needed to make the scheduler again, as JSON values."""
-    kept = {k: v for k, v in config.items() if not k.startswith("_") and _is_json(v)}
-    return {"_class_name": _class_of(config), **kept}
+def _description(config: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is needed to make the scheduler again, as JSON values; of one that is described already, with what has changed since."""
+    name = known["_class_name"] if known else _class_of(config)
+    takes = inspect.signature(getattr(diffusers, name).__init__).parameters
+    kept = {k: v for k, v in config.items() if k in takes and k != "flow_shift" and _is_json(v)}
+    return {"_class_name": name, "use_flow_sigmas": True, **kept}
 
 
 def _class_of(config: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from flowsamplers.sampler import Sampler
 from flowsamplers.samplers import Euler, Renoise
 from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
 from flowsamplers.solver import load_solver
-from flowsamplers_diffusers.carried import CallNoise, CarriedRun, version
+from flowsamplers_diffusers.carried import CallNoise, CarriedRun, as_it_is
 from flowsamplers_diffusers.foreign import sigmas_of, translated
 from flowsamplers_diffusers.hosts import Order, skips_layers, told_the_target
 
@@ -161,7 +161,11 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._check_respacing()
         self._init_stock()
         given = self.config.get("_use_default_values", [])
-        flags = {"seed": self._seed, **({} if schedule_of is None else {"use_flow_sigmas": True})}
+        other = {}
+        if schedule_of is not None:  # as diffusers does, keep what only the other scheduler reads: one may swap back
+            other = {k: v for k, v in schedule_of.items() if k not in self.config and not k.startswith("_")}
+            other |= {"use_flow_sigmas": True, "flow_shift": shift}
+        flags = {"seed": self._seed, **other}
         self.register_to_config(**flags, _use_default_values=[k for k in given if k not in flags or seed is None])
         self.num_inference_steps: int | None = None
         self.grid: SigmaGrid | None = None
@@ -170,7 +174,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._told_of_shape = self._told_of_start = self._noised = False
         self._first = 0
         self._run: CarriedRun | None = None
-        self._followed: tuple[Any, ...] = ()
+        self._mark_followed()
         self._told: tuple[list[float], list[float]] = ([], [])
         self.order = Order(1)
 
@@ -203,13 +207,14 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
                 belongs into ``sampler_options``.
         """
         accepted = sorted(cls._get_init_keys(cls) - {"self"})
+        swapped = isinstance(config, dict) and bool(config.get("use_flow_sigmas"))  # pyright: ignore[reportUnknownMemberType]
         for name in kwargs:
-            if name not in (*accepted, "flow_shift") and not return_unused_kwargs:
+            if name not in (accepted if not swapped else [*accepted, "flow_shift"]) and not return_unused_kwargs:
                 error = unknown("option", name, accepted)
                 raise ValueError(f"{error}. Options of the sampler go into sampler_options={{{name!r}: ...}}")
-        if isinstance(config, dict) and "flow_shift" in kwargs:
-            config = {**config, "flow_shift": kwargs.pop("flow_shift")}
-        return super().from_config(translated(config, accepted), return_unused_kwargs=return_unused_kwargs, **kwargs)
+        config = translated(config, accepted, kwargs)
+        kwargs = {k: v for k, v in kwargs.items() if not (swapped and k == "flow_shift")}
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @staticmethod
     def _get_init_keys(input_class: Any) -> set[str]:
@@ -404,7 +409,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
         """Find the index of an entry of ``timesteps``: by its place in memory, else by the nearest value.
 
-        Among equal entries it is the first that begins a step.
+        Of equal ones it is the first entry, or else the first that begins a step.
 
         Raises:
             ValueError: no entry is close enough, or two entries are equal up to the rounding of the time; the message names them.
@@ -419,13 +424,13 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         first: dict[float, int] = {}
         for i, t in enumerate(listed):
             begins = len(listed) == len(self._calls) and self._calls[i].stage == 0
-            if t not in first or (begins and self._calls[first[t]].stage > 0):
+            if t not in first or (begins and first[t] > 0 and self._calls[first[t]].stage > 0):
                 first[t] = i
         found = {t: _nearest(t, first, self.config.num_train_timesteps) for t in {float(t) for t in times}}
         return [first[found[float(t)]] for t in times]
 
     def _mark_followed(self) -> None:
-        self._followed = (self.sigmas, version(self.sigmas), self.timesteps, version(self.timesteps))
+        self._followed = (self.sigmas, as_it_is(self.sigmas), self.timesteps, as_it_is(self.timesteps))
 
     def _follow(self) -> None:
         """Go by ``sigmas`` and ``timesteps`` that were put in from outside.
@@ -434,10 +439,9 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             ValueError: the sampler makes other model calls on these sigmas.
         """
         sigmas, seen, timesteps, told = self._followed
-        if self.sigmas is sigmas and self.timesteps is timesteps:
-            inference = sigmas.is_inference() or timesteps.is_inference()
-            if inference or (version(sigmas), version(timesteps)) == (seen, told):
-                return
+        same = self.sigmas is sigmas and self.timesteps is timesteps
+        if same and (as_it_is(sigmas), as_it_is(timesteps)) == (seen, told):
+            return
         self.sigmas, self.timesteps = (torch.as_tensor(x, dtype=torch.float32) for x in (self.sigmas, self.timesteps))
         if not self.sigmas.is_meta and not self.timesteps.is_meta:
             self._adopt(self.sigmas.tolist(), self.timesteps.tolist())
@@ -528,6 +532,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._check_arguments(timestep, s_churn, s_tmin, s_tmax, s_noise, per_token_timesteps)
         _check_tensors(model_output, sample)
         self._follow()
+        if not self._calls:
+            raise ValueError("step: call set_timesteps first")
         if self._step_index is None:
             self._init_step_index(timestep)  # pyright: ignore[reportArgumentType]
         index = int(self._step_index or 0)
@@ -606,8 +612,6 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     def _check_arguments(
         self, timestep: Any, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float, per_token: Tensor | None
     ) -> None:
-        if not self._calls:
-            raise ValueError("step: call set_timesteps first")
         if isinstance(timestep, float) and not math.isfinite(timestep):
             raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps")
         if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):

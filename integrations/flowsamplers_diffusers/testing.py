@@ -258,6 +258,42 @@ def rows_that_change_places_keep_their_velocities(make: Factory) -> None:
     assert gap <= 16 * calls * torch.finfo(torch.float32).eps, f"rows that changed places end {gap:.1e} away from where they go"
 
 
+def tensors_belong_to_who_made_them(make: Factory) -> None:
+    """A host that writes into the sample has edited it, by whatever way. What the host writes elsewhere changes nothing.
+
+    The network returns one buffer every time, the host keeps its latents in another, and both are overwritten after ``step``.
+    """
+    x1 = torch.ones(1, 4, 8)
+
+    def end(edit: Callable[[Tensor], Any], *, buffers: bool) -> Tensor:
+        scheduler, x, out = begin(make), x1.clone(), torch.empty_like(x1)
+        for i, t in enumerate(scheduler.timesteps):
+            sigma = (t.double() / scheduler.config.num_train_timesteps).expand(1)
+            v = out.copy_(smooth_like(x, sigma)) if buffers else smooth_like(x, sigma)
+            new = scheduler.step(v, t, x, return_dict=False)[0]
+            if buffers:
+                v.fill_(7)
+            x = x.copy_(new) if buffers else new
+            if i == 1:
+                edited = edit(x)
+                x = x if edited is None else edited
+        return x
+
+    with torch.random.fork_rng(devices=[]):
+        for edit in (lambda x: x, lambda x: 1.25 * x):
+            torch.manual_seed(0)
+            plain = end(edit, buffers=False)
+            torch.manual_seed(0)
+            assert torch.equal(plain, end(edit, buffers=True)), "a tensor that was passed is read after the call"
+        for way in ("in place", "through .data"):
+
+            def write(x: Tensor, way: str = way) -> None:
+                (x if way == "in place" else x.data).mul_(1.25)
+
+            torch.manual_seed(0)
+            assert torch.equal(plain, end(write, buffers=False)), f"an edit {way} is ignored"
+
+
 def noise_comes_from_the_generator_of_each_call(make: Factory) -> None:
     """``step(generator=g)`` draws the same numbers as stock: tensors with the sample's shape, in order, from the generator of that call."""
     scheduler, x1 = begin(make), torch.ones(3, 4, 8)
@@ -350,6 +386,7 @@ SCHEDULER_LAWS: tuple[Callable[[Factory], None], ...] = (
     runs_repeat_and_copies_agree,
     another_number_of_rows_is_another_run,
     rows_that_change_places_keep_their_velocities,
+    tensors_belong_to_who_made_them,
     noise_comes_from_the_generator_of_each_call,
     a_cut_sample_cuts_the_graph,
     nothing_is_held_after_the_last_call,
