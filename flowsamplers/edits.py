@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SAFETY = 32
-"""How many times a move may be taken by the weights of what is remembered and still be less than Euler's correction."""
-
 
 class Edits:
     r"""Track the rows that an edit moved so far that their earlier velocities are no longer useful.
@@ -18,17 +15,21 @@ class Edits:
     A step that remembers velocities ends at Euler's end and a correction c, which is what Euler's error is estimated by. Where the state
     is moved by d, the remembered velocities are those of points d away. They are wrong by at most $L |d|$, and with them the next
     correction by $h L |d|$, where L is the Lipschitz constant of the velocity. An explicit step needs $h L \le 1$. So memory does less harm
-    than good as long as $|d| \le |c|$, if the weights of what is remembered are at most 1. They are larger where the order is high or
-    the steps grow, so a row keeps its memory as long as
+    than good as long as
 
-    $$ 32 |d| \le |c| $$
+    $$ |d| \le |c| $$
 
     with the norms of the row and the last step's c. If it is moved further, the whole row goes on by Euler steps until everything that is
-    remembered was seen where it is now: a network couples its elements. Before the first correction the step's own move takes its
-    place: the velocity that is remembered then belongs to a point as far away as that. Nothing here waits for the device.
+    remembered was seen where it is now: a network couples its elements. A sampler with noise keeps its steps where nothing was edited,
+    because an Euler step has no noise. Before the first correction the step's own move takes its place: the velocity that is remembered
+    then belongs to a point as far away as that. Nothing here waits for the device.
+
+    Args:
+        noisy: whether the sampler draws noise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, noisy: bool) -> None:
+        self._noisy = noisy
         self._worth: Tensor | None = None
         self._corrected = False
         self._age: Tensor | None = None
@@ -57,7 +58,8 @@ class Edits:
             by: the move, ``(rows, ...)``.
             inside: whether a velocity of the current step is among what is remembered.
         """
-        far = SAFETY * row_norm(by) > (0 if self._worth is None else self._worth)
+        far = row_norm(by) > (0 if self._worth is None else self._worth)
+        far = far & (by != 0) if self._noisy else far
         age = torch.full_like(far, torch.iinfo(torch.int16).max // 2, dtype=torch.int16) if self._age is None else self._age
         self._youngest = -1 if inside else 0
         self._age = torch.where(far, self._youngest, age)

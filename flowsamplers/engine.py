@@ -144,7 +144,7 @@ class _Watched:
     """What happens at the end of every step where somebody watches: ``on_step``, and what its edits do to the memory."""
 
     def __init__(self, sampler: Sampler, on_step: OnStep) -> None:
-        self.sampler, self.on_step, self.edits = sampler, on_step, Edits()
+        self.sampler, self.on_step, self.edits = sampler, on_step, Edits(noisy=sampler.noisy)
         self.answers = list[tuple[Request, Tensor]]()
 
     def begins(self, x: Tensor, state: State) -> None:

@@ -66,7 +66,7 @@ class Stepper:
         self._received: tuple[Tensor, ...] = ()
         self._offset: Tensor | None = None
         self._edited: Tensor | None = None
-        self._edits = Edits()
+        self._edits = Edits(noisy=self.sampler.noisy)
         self._from_the_start = True
         self._work: StepGenerator | None = None
         self._request: Evaluate | None = None

@@ -110,8 +110,10 @@ CHURN = {"noise_option": "churn", "look_back": 99, **NOISY}
 def raised(self, at):
     """EDM's sigma before the step, in the noise-to-signal ratio."""
     gamma = min(self.churn / at.count, math.sqrt(2) - 1)
-    rho = (1 + gamma) * at.s0 / (1 - at.s0) if at.s0 < 1 else math.inf
-    return rho / (1 + rho) if at.s0 < 1 else 1.0
+    if at.s0 == 1 or gamma == 0:
+        return at.s0
+    rho = (1 + gamma) * at.s0 / (1 - at.s0)
+    return rho / (1 + rho)
 
 
 @parent("churn", options={"churn": 1.0}, **CHURN)

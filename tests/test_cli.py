@@ -144,8 +144,8 @@ def test_a_budget_stops_a_study_and_the_same_command_goes_on(tmp_path, studied) 
     spent = json.loads((studied / "sessions.jsonl").read_text())["evaluations"]
     assert "it ended before the first row" in " ".join(run(*command, "--budget", "100", code=2).split())
     text = run(*QUICK, "--out", str(tmp_path / "s"), "--budget", str(spent - 30))
-    assert "runs early; the same command goes on." in " ".join(text.split())
-    assert "runs early" not in run(*command)
+    assert "runs were made; give the same command again to continue." in " ".join(text.split())
+    assert "again to continue" not in run(*command)
     assert len((tmp_path / "s" / "rows.jsonl").read_text().splitlines()) == 14
 
 

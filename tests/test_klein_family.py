@@ -122,7 +122,7 @@ def test_a_shift_in_any_callback_is_the_shift_of_the_result_where_the_velocity_i
     calls = len(pipe.scheduler.timesteps)
     first = 0 if not fs.get_sampler(name).stochastic else calls - 1
     assert torch.allclose((edited - plain)[first:calls], torch.full((calls - first,), SHIFT), rtol=0, atol=1e-5)
-    assert torch.equal(edited[calls:], plain[calls:])
+    torch.testing.assert_close(edited[calls:], plain[calls:], rtol=0, atol=calls * 2**-23 * plain.abs().max().item())
 
 
 @every_member_with_callbacks

@@ -258,7 +258,10 @@ def test_timesteps_are_those_of_the_dry_run(name) -> None:
 
 @every_fixed_sampler
 def test_an_edit_in_any_callback_appears_in_the_result(name) -> None:
-    """With a constant velocity the effect of a shift is the shift itself; fresh noise replaces a part of it."""
+    """With a constant velocity the effect of a shift is the shift itself; fresh noise replaces a part of it.
+
+    What was not edited stays as it was. If the edit is larger than a step's correction, the row takes Euler steps, which round otherwise.
+    """
     sampler = fs.get_sampler(name)
     v = torch.full((1, 3), 0.25)
     for inplace in (False, True):
@@ -275,7 +278,7 @@ def test_an_edit_in_any_callback_appears_in_the_result(name) -> None:
                     sample = sample.add_(torch.tensor([0.0, 8.0, 0.0])) if inplace else sample + torch.tensor([0.0, 8.0, 0.0])
             ends.append(sample)
         for end in ends[1:]:
-            assert torch.equal(end[:, [0, 2]], ends[0][:, [0, 2]])  # what was not edited stays as it was, bit for bit
+            torch.testing.assert_close(end[:, [0, 2]], ends[0][:, [0, 2]], rtol=len(run.timesteps) * 2**-23, atol=0)
             if not sampler.stochastic:
                 assert (end[:, 1] - ends[0][:, 1]).item() == pytest.approx(8.0, abs=1e-5)
 

@@ -31,7 +31,7 @@ FILES = {
         for name in ("error-vs-nfe", "best-at-nfe", "error-vs-steps", "trajectory", "schedule")
         for kind in ("png", "svg")
     ),
-    *("rows.jsonl", "rows.csv", "study.json", "probe.json", "sessions.jsonl", "report.html", "references"),
+    *("rows.jsonl", "rows.csv", "study.json", "probe.json", "sessions.jsonl", "report.html", "references", ".lock"),
 }
 
 
