@@ -36,8 +36,8 @@ FORMULAS = {
     "UniPC-3": "unipc_3",
     "DPM++ 2M": "dpmpp_2m",
     "DPM++ 3M": "dpmpp_3m",
-    "DPM++ 2S": "dpmpp_2s",
-    "DPM++ 3S": "dpmpp_3s",
+    "DPM++ 2S": "dpmpp_2s:nodes=grid",
+    "DPM++ 3S": "dpmpp_3s:nodes=grid",
 }
 """The samplers that correspond to diffusers' schedulers."""
 MANY = 50
