@@ -8,7 +8,6 @@ The work folder is that of ``tools/train_klein_emoji.py``; what was drawn is kep
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from building import with_measured
+from building import build_with_data, with_measured
 from measure_klein_emoji import SEED, Gallery, drawn, features, kept, labels_of, models, originals, rms, share, solve
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -233,18 +232,12 @@ def page() -> str:
     return with_measured(PAGE, "build_distilled.py", tables(json.loads(DATA.read_text())))
 
 
-def main() -> None:
-    """Measure, or only write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder of the data and of what was drawn")
-    parser.add_argument("--page", action="store_true", help="figure and page from what is there")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if not args.page:
-        DATA.write_text(json.dumps(measure(args.work), indent=1) + "\n")
+def publish() -> None:
+    """Write the figure and the page from what was measured."""
     figure(json.loads(DATA.read_text()))
     PAGE.write_text(page())
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    build_with_data(__doc__, "folder of the data and of what was drawn", DATA, measure, publish)

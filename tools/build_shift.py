@@ -8,7 +8,6 @@ The work folder keeps what was solved, so that a measurement that was interrupte
 
 from __future__ import annotations
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from building import with_measured
+from building import build_with_data, with_measured
 from measure_klein_emoji import kept, models, share, solve
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, GUIDANCE
@@ -136,18 +135,12 @@ def page() -> str:
     return with_measured(PAGE, "build_shift.py", tables(json.loads(DATA.read_text())))
 
 
-def main() -> None:
-    """Measure, or only write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder of what was solved")
-    parser.add_argument("--page", action="store_true", help="figure and page from what is there")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if not args.page:
-        DATA.write_text(json.dumps(measure(args.work), indent=1) + "\n")
+def publish() -> None:
+    """Write the figure and the page from what was measured."""
     figure(json.loads(DATA.read_text()))
     PAGE.write_text(page())
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    build_with_data(__doc__, "folder of what was solved", DATA, measure, publish)

@@ -5,12 +5,13 @@ python tools/build_which.py --page
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, Measured, finalists, measured, measured_stock, recommend
+from build_benchmark import cells
+
+from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, Measured, measured, recommend
 from flowsamplers.study import load
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -19,16 +20,9 @@ SHOWN = (4, 8, 16, 32)
 DIGITS, EMOJI = NETWORKS
 
 
-def cells(schedule: str, budget: int, flow: str | None = None, of: Sequence[Measured] = ()) -> list[Measured]:
-    """What was measured at a number of model calls; where klein-emoji counts, with all of its prompts."""
-    if flow == DIGITS:
-        return [m for m in of or measured() if (m.schedule, m.nfe) == (schedule, budget)]
-    return finalists(of or measured(), schedule, budget)
-
-
 def stock(schedule: str, budget: int, flow: str | None) -> tuple[str, float]:
     """The best of what diffusers ships, by its name, and its error."""
-    found = cells(schedule, budget, flow, measured_stock())
+    _, found = cells(schedule, budget, flow)
     best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).stock
     return best.label, error(best, flow)
 
@@ -45,7 +39,7 @@ def table(schedule: str, flow: str | None) -> list[str]:
         "| --: | --- | --: | --- | --: |",
     ]
     for budget in SHOWN:
-        found = cells(schedule, budget, flow)
+        found, _ = cells(schedule, budget, flow)
         best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).best
         name, theirs = stock(schedule, budget, flow)
         euler = next(error(m, flow) for m in found if m.label == "euler")
@@ -83,12 +77,12 @@ def regret(label: str, schedule: str) -> float:
 
 def least(schedule: str, budget: int, flow: str) -> float:
     """The smallest error on a network."""
-    return min(error(m, flow) for m in cells(schedule, budget, flow))
+    return min(error(m, flow) for m in cells(schedule, budget, flow)[0])
 
 
 def on(label: str, flow: str, budget: int) -> str:
     """The error of a sampler on FLUX.2's schedule."""
-    return percent(next(error(m, flow) for m in cells("flux2", budget, flow) if m.label == label))
+    return percent(next(error(m, flow) for m in cells("flux2", budget, flow)[0] if m.label == label))
 
 
 def one_to_remember(schedule: str) -> tuple[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,3 +47,24 @@ def build(
     if given.check:
         sys.exit(text != page.read_text())
     page.write_text(text)
+
+
+def build_with_data(
+    doc: str | None, work: str, data: Path, measure: Callable[[Path | None], object], publish: Callable[[], object]
+) -> None:
+    """Run a tool that measures once and for long: measure into a JSON file, unless ``--page`` is given, and publish what is in it.
+
+    Args:
+        doc: for ``--help``.
+        work: what the folder of ``--work`` holds, for ``--help``.
+        data: the JSON file.
+        measure: measures anew; it gets the folder.
+        publish: writes figures and pages from the file.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help=work)
+    parser.add_argument("--page", action="store_true", help="write figures and pages from what was measured")
+    given = parser.parse_args()
+    if not given.page:
+        data.write_text(json.dumps(measure(given.work), indent=1) + "\n")
+    publish()

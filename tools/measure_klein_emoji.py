@@ -8,7 +8,6 @@ The work folder is that of ``tools/train_klein_emoji.py``; what was drawn is kep
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from building import with_measured
+from building import build_with_data, with_measured
 from distil_klein import card as student_card
 from distil_klein import subjects
 from PIL import Image, ImageDraw, ImageFont
@@ -450,15 +449,8 @@ def page() -> str:
     return with_measured(PAGE, "measure_klein_emoji.py", f"{table(json.loads(DATA.read_text()))}\n\n{fitted()}")
 
 
-def main() -> None:
-    """Measure, or only write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder of the data and the checkpoints")
-    parser.add_argument("--page", action="store_true", help="page and cards from what is there")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if not args.page:
-        DATA.write_text(json.dumps(measure(args.work), indent=1) + "\n")
+def publish() -> None:
+    """Write figures, cards and the page from what was measured."""
     found = json.loads(DATA.read_text())
     losses(found)
     for path, text in cards(found).items():
@@ -467,4 +459,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    build_with_data(__doc__, "folder of the data and the checkpoints", DATA, measure, publish)

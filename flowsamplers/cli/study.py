@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @click.group(cls=CommandWithOthers, invoke_without_command=True)
 @model_options("klein-emoji")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt; may be repeated.")
-@click.option(
-    "--seed", "--seeds", "seeds", type=SEED, cls=Several, help="Seeds of the noise, one or several.  [default: 0 1 2]"
-)
+@click.option("--seed", "--seeds", "seeds", type=SEED, cls=Several, help="Seeds of the noise, one or several.  [default: 0 1]")
 @click.option(
     "--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="NAME or NAME:option=value, one or several."
 )
