@@ -181,9 +181,15 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
     return Recommendation(sampler, steps_for(sampler, matched, nfe), best, stock, matched, distance)
 
 
-def finalists(cells: Sequence[Measured], schedule: str, nfe: int) -> list[Measured]:
-    """Return the cells at a number of calls that were run with the most prompts: the others were worse with the first prompts."""
+def finalists(cells: Sequence[Measured], schedule: str, nfe: int, flow: str | None = None) -> list[Measured]:
+    """Return the cells at a number of calls that can be compared on a flow, or on all flows.
+
+    Where a flow with several prompts counts, these are the cells that were run with all of its prompts: the others were worse with the
+    first prompts.
+    """
     here = [m for m in cells if (m.schedule, m.nfe) == (schedule, nfe)]
+    if flow is not None and not any(flow in m.each for m in here):
+        return here
     most = max(m.starts for m in here)
     return [m for m in here if m.starts == most]
 

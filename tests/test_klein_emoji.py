@@ -144,6 +144,7 @@ def test_a_training_that_is_done_takes_no_further_step(tmp_path: Path) -> None:
 def few_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
     """A work folder with two plain pictures in the place of the packages."""
     training = tool("train_klein_emoji")
+    tool("distil_klein")  # takes the prompts when it is imported: the real ones
     monkeypatch.setattr(training, "PROMPTS", {"Food & Drink": "pizza=pizza"})
     told = [
         {"name": name, "unified": str(i), "short_names": [short], "category": "Food & Drink", "image": f"{i}.png"}

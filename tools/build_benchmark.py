@@ -277,13 +277,9 @@ def _write(names: list[str], rows: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def cells(schedule: str, budget: int, flow: str | None = None) -> tuple[list[Measured], list[Measured]]:
-    """All cells here, and those of diffusers; where klein-emoji counts, those that were run with all of its prompts."""
-    if flow not in (None, "klein-emoji"):
-        here, theirs = (
-            [m for m in found if (m.schedule, m.nfe) == (schedule, budget)] for found in (measured(), measured_stock())
-        )
-        return here, theirs
-    return benchmark.finalists(measured(), schedule, budget), benchmark.finalists(measured_stock(), schedule, budget)
+    """The cells here, and those of diffusers, that can be compared."""
+    here, theirs = (benchmark.finalists(found, schedule, budget, flow) for found in (measured(), measured_stock()))
+    return here, theirs
 
 
 def _error(cell: Measured, flow: str | None) -> float:

@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from build_benchmark import cells
-
-from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, Measured, measured, recommend
+from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, Measured, finalists, measured, measured_stock, recommend
 from flowsamplers.study import load
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -22,7 +20,7 @@ DIGITS, EMOJI = NETWORKS
 
 def stock(schedule: str, budget: int, flow: str | None) -> tuple[str, float]:
     """The best of what diffusers ships, by its name, and its error."""
-    _, found = cells(schedule, budget, flow)
+    found = finalists(measured_stock(), schedule, budget, flow)
     best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).stock
     return best.label, error(best, flow)
 
@@ -39,7 +37,7 @@ def table(schedule: str, flow: str | None) -> list[str]:
         "| --: | --- | --: | --- | --: |",
     ]
     for budget in SHOWN:
-        found, _ = cells(schedule, budget, flow)
+        found = finalists(measured(), schedule, budget, flow)
         best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).best
         name, theirs = stock(schedule, budget, flow)
         euler = next(error(m, flow) for m in found if m.label == "euler")
@@ -77,12 +75,12 @@ def regret(label: str, schedule: str) -> float:
 
 def least(schedule: str, budget: int, flow: str) -> float:
     """The smallest error on a network."""
-    return min(error(m, flow) for m in cells(schedule, budget, flow)[0])
+    return min(error(m, flow) for m in finalists(measured(), schedule, budget, flow))
 
 
 def on(label: str, flow: str, budget: int) -> str:
     """The error of a sampler on FLUX.2's schedule."""
-    return percent(next(error(m, flow) for m in cells("flux2", budget, flow)[0] if m.label == label))
+    return percent(next(error(m, flow) for m in finalists(measured(), "flux2", budget, flow) if m.label == label))
 
 
 def one_to_remember(schedule: str) -> tuple[str, float]:

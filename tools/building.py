@@ -50,7 +50,7 @@ def build(
 
 
 def build_with_data(
-    doc: str | None, work: str, data: Path, measure: Callable[[Path | None], object], publish: Callable[[], object]
+    doc: str | None, work: str, data: Path, measure: Callable[[Path], object], publish: Callable[[], object]
 ) -> None:
     """Run a tool that measures once and for long: measure into a JSON file, unless ``--page`` is given, and publish what is in it.
 
