@@ -56,8 +56,7 @@ ifneq ($(wildcard tools/build_$(NAME).py),)
 else
 	$(BIN)/python -c "import sys, flowsamplers; flowsamplers.sampler_info(sys.argv[1])" "$(NAME)"
 	$(BIN)/python tools/build_catalogue.py "$(NAME)"
-	$(BIN)/python tools/build_full_size.py --page
-	$(BIN)/python tools/build_relatives.py --page
+	$(BIN)/python tools/build_compatibility.py
 	$(BIN)/python tools/build_benchmark.py
 endif
 

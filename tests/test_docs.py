@@ -35,10 +35,7 @@ TOOLS = {
     "build_cli": "reference/cli.md",
     "build_citations": "reference/citations.md",
     "build_gallery": "gallery.md",
-    "build_full_size": "reference/full-size.md",
-    "build_klein_family": "reference/klein-family.md",
-    "test_versions": "reference/versions.md",
-    "build_relatives": "reference/pipelines.md",
+    "build_compatibility": "reference/compatibility.md",
     "build_names": "reference/names.md",
 }
 """Pages that a tool writes whole, from committed measurements or the registry."""
@@ -110,8 +107,8 @@ def test_full_size_measurements_know_every_sampler() -> None:
     found = json.loads((DOCS / "reference" / "full-size.json").read_text())["samplers"]
     known = [i.name for i in fs.list_samplers() if not i.adaptive]
     assert list(found) == [name for name in known if name in found]
-    page = (DOCS / "reference" / "full-size.md").read_text()
-    assert [name for name in known if f"`{name}`" not in page] == [], "python tools/build_full_size.py --page"
+    page = (DOCS / "reference" / "compatibility.md").read_text()
+    assert [name for name in known if f"`{name}`" not in page] == [], "python tools/build_compatibility.py"
 
 
 def test_every_supported_version_of_diffusers_passes_every_test_of_the_integration() -> None:

@@ -166,7 +166,7 @@ def test_a_range_registered_with_the_configuration_bounds_the_respacing_as_in_st
 def test_the_committed_table_has_every_pipeline_with_every_sampler_and_all_holds() -> None:
     """But for the pipelines that give every token a time of its own, which only euler can do, and new samplers; the page names these."""
     found = json.loads((ROOT / "docs" / "reference" / "pipelines.json").read_text())["pipelines"]
-    page = (ROOT / "docs" / "reference" / "pipelines.md").read_text()
+    page = (ROOT / "docs" / "reference" / "compatibility.md").read_text()
     assert list(found) == list(RELATIVES)
     for name, row in found.items():
         names = [s for s in FIXED if s in row["samplers"]]

@@ -1,7 +1,7 @@
 """The full-size models without weights: every sampler through the stock pipeline on torch's meta device, and what a run costs.
 
 python tools/build_full_size.py          measures, and writes docs/reference/full-size.json and the page
-python tools/build_full_size.py --page   writes the page from the committed measurements
+python tools/build_full_size.py --page   writes the page, docs/reference/compatibility.md, from the committed measurements
 """
 
 from __future__ import annotations
@@ -23,18 +23,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import flowsamplers as fs
-from flowsamplers.catalogue import unmeasured
 from flowsamplers_diffusers import FlowSamplerScheduler
 
-DOCS = Path(__file__).parent.parent / "docs" / "reference"
-PAGE, DATA = DOCS / "full-size.md", DOCS / "full-size.json"
+DATA = Path(__file__).parent.parent / "docs" / "reference" / "full-size.json"
 SIDE, STEPS, TEXT = 1024, 4, 512
 MODELS: dict[str, dict[str, int]] = {
     "klein-4B": {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680},
     "klein-9B": {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288},
 }
 """What differs between the two; the rest is the class's default, or in `pipeline`."""
-MIB, GIB = 2**20, 2**30
 
 
 class Transformer(Flux2Transformer2DModel):
@@ -203,73 +200,8 @@ def measure() -> dict[str, Any]:
     return found
 
 
-# The page
-
-
-def page() -> str:
-    """The whole page, from the committed measurements."""
-    found = json.loads(DATA.read_text())
-    models: dict[str, dict[str, float]] = found["models"]
-    latents = (SIDE // 16) ** 2 * 128 * 4
-    rows = {
-        "parameters": [f"{m['parameters'] / 1e9:.3f}e9" for m in models.values()],
-        "weights in bfloat16": [f"{m['weight_bytes'] / GIB:.2f} GiB" for m in models.values()],
-        "one evaluation": [f"{m['flops'] / 1e12:.1f} TFLOP" for m in models.values()],
-        "activations of an evaluation, at their peak": [f"{m['activation_bytes'] / MIB:.0f} MiB" for m in models.values()],
-        "activations of the decoder, at their peak": [f"{m['decoding_bytes'] / MIB:.0f} MiB" for m in models.values()],
-        "the pipeline's latents, bfloat16": [f"{latents / 2 / MIB:.0f} MiB"] * len(models),
-    }
-    table = ["| | " + " | ".join(models) + " |", "| --- |" + " --: |" * len(models)]
-    table += [f"| {what} | {' | '.join(cells)} |" for what, cells in rows.items()]
-    runs = [
-        f"| sampler | model calls | {' | '.join(f'TFLOP, {m}' for m in models)} | held between calls | of it latents |",
-        "| --- | --: |" + " --: |" * (len(models) + 2),
-    ]
-    for name, of in found["samplers"].items():
-        one = next(iter(of.values()))
-        cost = " | ".join(f"{of[m]['made'] * models[m]['flops'] / 1e12:,.0f}" for m in models)
-        runs.append(f"| `{name}` | {one['made']} | {cost} | {one['held'] / MIB:.0f} MiB | {one['held'] // latents} |")
-    most = max(of[m]["held"] for of in found["samplers"].values() for m in models)
-    if left := unmeasured(found["samplers"]):
-        runs += ["", left]
-    calls = sum(of[m]["made"] for of in found["samplers"].values() for m in models)
-    return f"""# The full-size models, without weights
-
-<!-- written by tools/build_full_size.py from docs/reference/full-size.json -->
-
-Every sampler runs in the real configurations of FLUX.2 [klein] 4B and 9B, with correct shapes and dtypes, and no step waits for the GPU.
-The memory that the scheduler adds is small: at most {most / MIB:.0f} MiB.
-
-The runs use torch's `meta` device, on which a tensor has a shape, a dtype and a device, but no data. No weights are needed, and no images
-result. Reading a value on this device raises an error, so `.item()`, `.tolist()` or a branch on a value would be found. The stock
-`Flux2KleinPipeline.__call__` ran at 1024 x 1024 in bfloat16:
-
-* Each of the {len(found["samplers"])} samplers took {STEPS} steps on both models.
-* Each run made as many model calls as the dry run had said, {calls:,} in all.
-* The network's inputs had the same shapes, strides, dtypes and device in all calls, so a compiled network is reused.
-
-The velocity field `KleinFlow` also runs there with every sampler (`tests/test_full_size.py`). The path goes from a prompt through a text
-encoder of the real size to the image, with guidance in two passes and in one batch.
-
-The figures are from torch {found["torch"]} and diffusers {found["diffusers"]}.
-
-{chr(10).join(table)}
-
-Torch's `FlopCounterMode` counts the operations, a multiplication and an addition as two. The activations are the largest amount of memory
-that the operations of one evaluation use at once. Attention counts as one kernel that does not store its scores. The overhead of the memory
-allocator is not included. A base model with guidance makes two such passes in each model call.
-
-## A run of {STEPS} steps
-
-The column *held between calls* is the memory that the scheduler uses while the model runs: the float32 state, the previous velocities of a
-multistep method, the velocities and the noise of the current step, and temporary values of the sampler. It is the same for both models. One
-float32 copy of the latents takes {latents / MIB:.0f} MiB at this size. The last column counts such copies.
-
-{chr(10).join(runs)}
-"""
-
-
 if __name__ == "__main__":
+    from build_compatibility import PAGE, page
     from building import build
 
     build(__doc__, PAGE, page, lambda _: DATA.write_text(json.dumps(measure(), indent=1) + "\n"))

@@ -251,7 +251,7 @@ with full_precision_time(pipe.transformer, pipe.scheduler):  # and time
 
 The pipeline rounds the time, but the scheduler still has the exact value. Inside the context, the transformer computes its time embedding from
 the scheduler's float32 value for the current call. It does so only if that value equals the pipeline's value up to rounding. The context also
-works with stock's scheduler, and in every pipeline of [the Klein family](../reference/klein-family.md).
+works with stock's scheduler, and in every pipeline of [the Klein family](../reference/compatibility.md#flux2-klein).
 
 `KleinFlow(pipe, full_time=True)` and `flowsamplers study --full-time` do the same for velocity fields. This page compares solutions of the
 model's equation. It does not say which images look better, since a model may have been trained with rounded or with exact times.
