@@ -277,7 +277,7 @@ def page() -> str:
         "",
         f"![Images by sampler and model calls](studies/{MODEL}/images.png)",
         "",
-        "The errors tell them apart. [How to read the plot](howto/read-a-plot.md).",
+        "The errors tell them apart. [How to read the plot](howto/measure-your-model.md#read-the-plot).",
         "",
         f"![Relative error against model calls](studies/{MODEL}/error-vs-nfe.png)",
         "",
