@@ -168,6 +168,18 @@ def test_live_latents_of_methods_whose_count_is_known() -> None:
     assert live_latents("dopri5", fs.SigmaGrid([1.0, 0.0])) >= 9
 
 
+@pytest.mark.parametrize("name", ["heun", "kutta3", "rk4", "rk38", "rk5"])
+def test_a_sum_of_slopes_holds_one_product_at_a_time(name: str) -> None:
+    """The state, the slopes, the last stage, and for a sum: the old sum, the product and the new sum."""
+    assert live_latents(name, fs.schedules.linear(4)) <= 1 + fs.nfe(name, fs.SigmaGrid([0.9, 0.1])) + 4
+
+
+@pytest.mark.parametrize(("name", "twin"), [("seeds_2", "dpmpp_2s"), ("seeds_3", "dpmpp_3s")])
+def test_noise_is_drawn_when_it_is_needed_so_it_takes_no_more_memory_than_the_ode_method(name: str, twin: str) -> None:
+    grid = fs.schedules.linear(8)
+    assert live_latents(name, grid) <= live_latents(twin, grid)
+
+
 @pytest.mark.parametrize("name", ["dopri5", "bosh3", "tsit5", "dpm_adaptive"])
 def test_step_control_gives_up_on_a_velocity_that_is_noise(name: str) -> None:
     calls = 0

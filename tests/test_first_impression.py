@@ -43,14 +43,21 @@ def test_help_and_version_import_nothing(args: list[str]) -> None:
         ["list"],
         ["list", "--json"],
         ["list", "fireflow", "karras"],
+        ["cite"],
+        ["cite", "fireflow"],
+        ["cite", "ab2:last=midpoint", "--schedule", "karras"],
         ["schedule", "--steps", "4", "--size", "1024x1024"],
         ["schedule", "--schedule", "karras"],
         ["schedule", "--sigmas", "1,0.5,0"],
     ],
 )
-def test_lists_and_schedules_need_no_torch(args: list[str]) -> None:
+def test_lists_citations_and_schedules_need_no_torch(args: list[str]) -> None:
     pytest.importorskip("click")
     assert imported_by(f"from flowsamplers.cli import main; main({args}, standalone_mode=False)") <= {"numpy"}
+
+
+def test_names_and_options_of_samplers_need_no_torch() -> None:
+    assert imported_by("import flowsamplers as fs; fs.to_config(fs.get_sampler('unipc', last='ralston3'))") <= {"numpy"}
 
 
 def test_samplers_of_other_packages_are_listed_beside_what_is_stored(monkeypatch) -> None:

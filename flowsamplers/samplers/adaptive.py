@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
 from flowsamplers.samplers.runge_kutta import linear_combination
 from flowsamplers.samplers.tableaux import PAIRS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
 """Safety factor of a proposed step, and how far it may shrink and grow."""
@@ -96,9 +96,9 @@ class Adaptive(Sampler):
             left = None if left is None else left - table.stages + 1
             floor.called(table.stages - 1, sigma)
             new = linear_combination(x, h, table.b, k)
-            error = self._error(linear_combination(torch.zeros_like(x), h, table.error, k), x, new)
+            error = self._error(linear_combination(x.new_zeros(x.shape), h, table.error, k), x, new)
             if error > 1 and not final:
-                floor.check(length, sigma, x, self._error(h * torch.finfo(x.dtype).eps * k1, x, new))
+                floor.check(length, sigma, x, self._error(h * _eps(x) * k1, x, new))
             if error <= 1 or final:
                 if end == at.s1:
                     return new, state
@@ -108,7 +108,7 @@ class Adaptive(Sampler):
             before = max(error, 1e-4) if error <= 1 else before
 
     def _error(self, estimate: Tensor, x: Tensor, new: Tensor) -> float:
-        return worst(estimate / (self.atol + self.rtol * torch.maximum(x.abs(), new.abs())))
+        return worst(estimate / (self.atol + self.rtol * x.abs().maximum(new.abs())))
 
 
 def worst(errors: Tensor) -> float:
@@ -121,6 +121,12 @@ def worst(errors: Tensor) -> float:
     if math.isnan(found):
         raise FloatingPointError("the velocity is not finite, so no step can be accepted")
     return found
+
+
+def _eps(x: Tensor) -> float:
+    import torch  # noqa: PLC0415  (the names and options of samplers are read without it)
+
+    return torch.finfo(x.dtype).eps
 
 
 class Floor:
@@ -161,10 +167,9 @@ class Floor:
             RuntimeError: rounding alone exceeds the tolerance, or no shorter step exists.
         """
         if rounding > 1:
-            eps = torch.finfo(x.dtype).eps
             raise self._error(
                 sigma,
-                f"the tolerance is below the rounding of {x.dtype} ({eps:.0e}). Raise rtol or atol, or carry=torch.float64",
+                f"the tolerance is below the rounding of {x.dtype} ({_eps(x):.0e}). Raise rtol or atol, or carry=torch.float64",
             )
         if length <= 16 * math.ulp(sigma):
             raise self._error(
@@ -281,7 +286,7 @@ class DPMAdaptive(Sampler):
             sigma *= max(LEAST, SAFETY * error**-0.5)
 
     def _scale(self, low: Tensor, before: Tensor) -> Tensor:
-        return (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
+        return (self.rtol * low.abs().maximum(before.abs())).clamp(min=self.atol)
 
     def _pair(
         self, x: Tensor, v: Tensor, sigma: float, end: float, h: float

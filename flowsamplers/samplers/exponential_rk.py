@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from flowsamplers._errors import unknown
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import VARIABLES, Variable, half_log_snr, off_noise, phi
 from flowsamplers.samplers.policies import LastStep, with_first_velocity
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INVERSES: dict[str, Callable[[float], float]] = {
     "lambda": lambda y: 1 / (1 + math.exp(y)),
@@ -75,7 +75,8 @@ class ExponentialRungeKutta(LastStep):
             classical = get_sampler(CLASSICAL[type(self).order])
             end, _ = yield from with_first_velocity(classical.step(x, at, classical.init(x)), v)
             return end, state
-        d0, further = x - at.s0 * v, list[Tensor]()
+        d0 = x - at.s0 * v
+        further: list[Tensor] = []
 
         def stage(sigma: float, row: Row) -> Tensor:
             end = x + (sigma - at.s0) * v
@@ -173,7 +174,7 @@ class StagesOnTheGrid(ExponentialRungeKutta):
         v = yield Evaluate(x, at.s0)
         stage = at.index % type(self).order
         if stage == 0 or state is None or at.last:
-            return x + at.h * v, self._after(at, (at.s0, v, torch.zeros_like(x)))
+            return x + at.h * v, self._after(at, (at.s0, v, x.new_zeros(x.shape)))
         first, v0, correction = state
         (start,) = off_noise(at.s0, first)
         h = half_log_snr(at.s1) - half_log_snr(start)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
@@ -19,8 +16,11 @@ from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerat
 from flowsamplers.samplers.exponential_rk import RES2S, DPMSolverPP2S, DPMSolverPP3S, ExponentialRungeKutta
 from flowsamplers.samplers.interpolation import half_log_snr
 from flowsamplers.samplers.policies import LastStep
-from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise
+from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise, renewed
 from flowsamplers.samplers.wrappers import WithNoise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Correction: TypeAlias = Literal["phi_1", "phi_2"]
 
@@ -75,26 +75,18 @@ class SEEDS(LastStep):
             return exact_step(x, v, at.s0, at.s1, self.sde, fresh_noise(x, at, at.s0, at.s1, self.sde)), state
         z, tableau = (1 + self.eta) * h, self.without_noise
         rows = [*tableau.stages(z), (1.0, tableau.weights(z))]
-        sigmas = [at.s1 if c == 1 else 1 / (1 + math.exp(start + c * h)) for c, _ in rows]
-        d0, further = x - at.s0 * v, list[Tensor]()
-        for (_, row), sigma, noise in zip(rows, sigmas, self._path(x, at, sigmas), strict=True):
-            point = exact_step(x, v, at.s0, sigma, self.sde, noise)
+        further: list[Tensor] = []  # D_j - D_0
+        before, point, n = at.s0, x, x.new_zeros(x.shape)  # the noise that has come in since the start of the step
+        for draw, (c, row) in enumerate(rows):
+            sigma = at.s1 if c == 1 else 1 / (1 + math.exp(start + c * h))
+            n = renewed(n, at, before, sigma, self.sde, draw)
+            point = exact_step(x, v, at.s0, sigma, self.sde, n)
             for w, d in zip(row, further, strict=True):
                 point = point + ((1 - sigma) * z * w) * d
-            if len(further) == len(rows) - 1:
-                return point, state
-            further.append(point - sigma * (yield Evaluate(point, sigma)) - d0)
-        raise AssertionError("the last row returns")
-
-    def _path(self, like: Tensor, at: Step, sigmas: list[float]) -> list[Tensor]:
-        """The noise that has come in since the start of the step, at each of these sigmas."""
-        path, before, n = list[Tensor](), at.s0, torch.zeros_like(like)
-        for draw, sigma in enumerate(sigmas):
-            n, new = self.sde.kept(before, sigma) * n, fresh_noise(like, at, before, sigma, self.sde, draw)
-            n = n if new is None else n + new
-            path.append(n)
+            if draw < len(rows) - 1:
+                further.append(point - sigma * (yield Evaluate(point, sigma)) - (x - at.s0 * v))
             before = sigma
-        return path
+        return point, state
 
 
 @register(

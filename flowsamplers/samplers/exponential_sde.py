@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
@@ -29,6 +27,9 @@ from flowsamplers.samplers.interpolation import Variable, moments
 from flowsamplers.samplers.multistep import Adams
 from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.sde import SDE, Rule, exact_step, fresh_noise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Correction: TypeAlias = Literal["midpoint", "heun"]
 CORRECTIONS = ("midpoint", "heun")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.policies import LastStep
 from flowsamplers.samplers.runge_kutta import linear_combination, node
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROOT3 = math.sqrt(3)
 

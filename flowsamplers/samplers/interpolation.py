@@ -20,12 +20,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from flowsamplers.samplers.sde import SDE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Prediction: TypeAlias = Literal["velocity", "data", "noise"]
 Variable: TypeAlias = Literal["sigma", "neg_log_sigma", "lambda", "ve_sigma", "vp_time"]

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.policies import METHOD, LastStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Row: TypeAlias = tuple[float, ...]
 Midpoints: TypeAlias = tuple[tuple[float, float], ...]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, StepGenerator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 METHOD = "method"
 """Value of ``last``: the method itself takes the last step."""

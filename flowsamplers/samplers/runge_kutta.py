@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.policies import LastStep
 from flowsamplers.samplers.tableaux import ButcherTableau, low_storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class RungeKutta(LastStep):
 
 def linear_combination(x: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """Compute ``x + h * sum_j weights[j] * slopes[j]``; ``x`` itself if all weights are zero."""
-    terms = [(h * w) * k for w, k in zip(weights, slopes, strict=True) if w]
-    return reduce(Tensor.add, terms, x)
+    for w, k in zip(weights, slopes, strict=True):
+        if w:
+            x = x + (h * w) * k
+    return x
 
 
 def node(at: Step, c: float) -> float:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from flowsamplers._errors import one_of
 from flowsamplers.registry import register
@@ -18,6 +16,9 @@ from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
 from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise
 from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unipc_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register(

@@ -15,14 +15,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from flowsamplers._errors import unknown
-from flowsamplers.noise import Clock
 from flowsamplers.sampler import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowsamplers.noise import Clock
 
 Rule: TypeAlias = Literal["reverse_time", "er_sde"]
 """The rules that depend on sigma only through lambda, as exponential integrators need."""
@@ -169,3 +172,9 @@ def fresh_noise(like: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: in
     """Draw the fresh noise of a step from s0 to s1, of variance 1 - e^{-2G}; None if its factor is zero."""
     fresh = sde.fresh(s0, s1) if s1 > 0 else 0.0
     return fresh * at.noise(like, draw, clock=sde.clock(s0, s1)) if fresh > 0 else None
+
+
+def renewed(n: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: int) -> Tensor:
+    """Continue a noise from s0 to s1: the part of it that is kept, and fresh noise."""
+    kept, fresh = sde.kept(s0, s1) * n, fresh_noise(n, at, s0, s1, sde, draw)
+    return kept if fresh is None else kept + fresh

@@ -20,17 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import Clock
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, steps_of
 from flowsamplers.samplers.sde import SDE, AnyRule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowsamplers.noise import Clock
 
 
 class GaussianStep(Sampler):
@@ -84,6 +85,8 @@ class GaussianStep(Sampler):
         Returns:
             The log-densities, ``(rows, N)``.
         """
+        import torch  # noqa: PLC0415  (names and options are read without it)
+
         steps = zip(steps_of(grid), states, velocities, states[1:], strict=False)
         return torch.stack([self.log_prob(x.detach(), v, at, end.detach()) for at, x, v, end in steps], dim=1)
 

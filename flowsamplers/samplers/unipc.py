@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
-from typing import ClassVar, Literal, TypeAlias
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
@@ -26,10 +24,13 @@ from flowsamplers.samplers.multistep import LinearMultistep, combined
 from flowsamplers.samplers.policies import RAMP, with_first_velocity
 from flowsamplers.samplers.sde import SDE
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Base: TypeAlias = Literal["bh1", "bh2"]
 Solve: TypeAlias = Literal["shortcut", "full"]
 
-Memory: TypeAlias = tuple[tuple[float, Tensor], ...]
+Memory: TypeAlias = "tuple[tuple[float, Tensor], ...]"
 """The state: sigmas and data predictions, the newest first."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
