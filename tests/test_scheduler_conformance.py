@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from fields import ALL, FIXED
 from flowsamplers.testing import laws
 from flowsamplers_diffusers import FlowSamplerScheduler
 from flowsamplers_diffusers.testing import DiffusersSchedulerConformance, subject_of_scheduler
+from tooling import tool
 
 ROOT = Path(__file__).parent.parent
 ODE = [n for n in FIXED if not fs.sampler_info(n).stochastic]
@@ -37,19 +36,9 @@ class TestEveryStochasticSampler(DiffusersSchedulerConformance):
         return lambda **config: FlowSamplerScheduler(sampler=request.param, seed=0, **config)
 
 
-@cache
-def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("build_stock_defects", ROOT / "tools" / "build_stock_defects.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def stock() -> dict[str, dict[str, str]]:
-    module = tool()
+    module = tool("build_stock_defects")
     return {name: module.verdicts(make) for name, make in module.SCHEDULERS.items()}
 
 
@@ -85,10 +74,13 @@ def test_what_is_right_in_stock_passes(stock: dict[str, dict[str, str]]) -> None
 
 def test_the_page_is_what_the_tool_writes() -> None:
     """In every supported version of diffusers: none has mended a defect of another."""
-    page = (ROOT / "docs" / "reference" / "stock-defects.md").read_text()
-    found, expected = tool().page(), re.sub(r"(schedulers of diffusers) [\d.]+", rf"\1 {diffusers.__version__}", page)
+    page = (ROOT / "docs" / "reference" / "differences.md").read_text()
+    found, expected = (
+        tool("build_stock_defects").page(),
+        re.sub(r"(schedulers of diffusers) [\d.]+", rf"\1 {diffusers.__version__}", page),
+    )
     if Version(diffusers.__version__) < Version("0.39"):  # the full re-noise ignores the generator
-        found, expected = (re.sub(r"\| `noise_comes_from.*\n", "", text) for text in (found, expected))
+        found, expected = (re.sub(r"\| \[noise comes from.*\n", "", text) for text in (found, expected))
     assert found == expected
 
 

@@ -1,10 +1,11 @@
-"""Which law kills which mutant: writes docs/reference/mutants.md from tests/mutants.py.
+"""Which law kills which mutant: writes tests/mutants.json from tests/mutants.py and tests/mutants_sde.py.
 
 python tools/build_mutants.py
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from flowsamplers.grid import SigmaGrid  # noqa: E402
 from flowsamplers.schedules import linear, shift  # noqa: E402
 from flowsamplers.testing import laws  # noqa: E402
 
-PAGE = ROOT / "docs" / "reference" / "mutants.md"
+DATA = ROOT / "tests" / "mutants.json"
 SOUND: dict[str, Callable[[int], SigmaGrid]] = {"linear": linear, "shift": lambda n: shift(n, shift=3.0)}
 STEPS = (1, 2, 5, 40)
 
@@ -68,39 +69,16 @@ def schedule_killers(parent: str, build: Callable[[int], SigmaGrid]) -> list[str
     )
 
 
-def row(mistake: str, parent: str, found: list[str]) -> str:
-    """A line of the table."""
-    return f"| {mistake} | `{parent}` | {len(found)} | {', '.join(f'`{k}`' for k in found)} |"
-
-
-def page() -> str:
-    """The whole page."""
-    head = ["| mistake | in | laws | killed by |", "| --- | --- | --: | --- |"]
-    samplers = [row(m, p, sampler_killers(make)) for m, (p, make) in mutants.SAMPLERS.items()]
-    schedules = [row(m, p, schedule_killers(p, build)) for m, (p, build) in mutants.SCHEDULES.items()]
-    text = [
-        "# Mistakes that the laws find",
-        "",
-        "<!-- written by tools/build_mutants.py from tests/mutants.py and tests/mutants_sde.py -->",
-        "",
-        f"A test that cannot fail proves nothing. Here are {len(samplers)} samplers and {len(schedules)} schedules with one realistic",
-        "mistake each, and the laws of the kit that find it. The correct methods that they were made of pass every law.",
-        "",
-        "## Samplers",
-        "",
-        *head,
-        *samplers,
-        "",
-        "## Schedules",
-        "",
-        *head,
-        *schedules,
-        "",
-    ]
-    return "\n".join(text)
+def table() -> str:
+    """The whole file: for each mistake the laws that find it."""
+    found = {
+        "samplers": {mistake: sampler_killers(make) for mistake, (_, make) in mutants.SAMPLERS.items()},
+        "schedules": {mistake: schedule_killers(*made) for mistake, made in mutants.SCHEDULES.items()},
+    }
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
     from building import build
 
-    build(__doc__, PAGE, page)
+    build(__doc__, DATA, table)

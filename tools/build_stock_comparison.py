@@ -29,10 +29,9 @@ DATA = PAGE.with_suffix(".json")
 BUDGETS = {"mixtures": (4, 8, 16, 32, 64), "klein-digits": (4, 8, 16)}
 OWN_STAGES = {"DPM++ 2S": {"name": "dpmpp_2s"}, "DPM++ 3S": {"name": "dpmpp_3s"}}
 """The same formulas with stages of their own, so with more calls a step and fewer steps."""
-TITLES = {"linear": "The uniform schedule", "flux2": "FLUX.2's schedule at 4,096 tokens"}
 LIMIT = 1.02
 RESAMPLED = 4000
-FLOWS = {"mixtures": "mixtures of Gaussians", "klein-digits": "klein-digits"}
+FLOWS = ("mixtures", "klein-digits")
 Velocity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -204,106 +203,89 @@ def page() -> str:
     """The tables."""
     data = json.loads(DATA.read_text())
     same = labels()
-    lines = [
-        "# Against diffusers' schedulers of the same name",
-        "",
-        "<!-- written by tools/build_stock_comparison.py -->",
-        "",
-        *_answer(data, same),
-        "",
-        "Each cell shows the error here as a multiple of the error there, and the error there in parentheses. Multiples above 1.02 are bold.",
-        "The schedulers are diffusers' own classes, run in float32 on the same nodes, with their own start and last steps.",
-        "The full figures are in [against-stock.json](against-stock.json).",
-    ]
-    about = {
-        "mixtures": [
-            "The error is the relative distance to the exact solution, as a geometric mean over six mixtures of Gaussians with 32 starts each.",
-        ],
-        "klein-digits": [
-            "The error is the relative distance to the reference, over ten prompts with a start each and guidance 4. In brackets:",
-            "the interval that holds the multiple for 95 of 100 draws of the starts (bootstrap).",
-        ],
-    }
-    for name, title in FLOWS.items():
-        lines += ["", f"## {title[0].upper() + title[1:] if name == 'mixtures' else title}", "", *about[name]]
-        for schedule, heading in TITLES.items():
-            rows = [r for r in data[name] if r["schedule"] == schedule and r["sampler"] in same]
-            suffix = "" if name == "mixtures" else f", {title}"
-            lines += ["", f"### {heading}{suffix}", "", *_table(rows, intervals=name != "mixtures")]
-    lines += [
-        "",
-        "## DPM++ 2S and 3S with stages of their own",
-        "",
-        "diffusers' `DPMSolverSinglestepScheduler` makes one call a step: the nodes of the schedule are the stages. `nodes=grid` does the same.",
-        "By default, `dpmpp_2s` and `dpmpp_3s` place their stages themselves, as k-diffusion and ComfyUI do. They need two or three calls a",
-        "step, so they take half or a third of the steps. This is better on the mixtures. On klein-digits it is worse with few calls, where",
-        "many short steps of low order win: there, Euler's method too is better than midpoint steps.",
-    ]
-    for name, title in FLOWS.items():
-        for schedule, heading in TITLES.items():
-            rows = [r for r in data[name] if r["schedule"] == schedule and r["sampler"] not in same]
-            lines += [
-                "",
-                f"### Own stages: {heading[0].lower() + heading[1:] if schedule == 'linear' else heading}, {title}",
-                "",
-            ]
-            lines += _table(rows, intervals=name != "mixtures")
-    return "\n".join([*lines, "", *CHANGED, *_causes(data), *WHY]) + "\n"
+    own = sorted({row["sampler"] for row in data["mixtures"]} - same)
+    return f"""# Against diffusers' schedulers of the same name
+
+<!-- written by tools/build_stock_comparison.py -->
+
+{chr(10).join(_answer(data, same))}
+
+{chr(10).join(_table(data, same))}
+
+A cell shows the smallest and the largest multiple: the error here, divided by the error there. It covers the uniform schedule and FLUX.2's at 4,096
+tokens, with 4 to 64 model calls on mixtures and 4 to 16 on klein-digits. Multiples above {LIMIT} are bold.
+
+* The schedulers are diffusers' own classes, in float32, on the same nodes, with their own start and last steps.
+* On mixtures, the error is the relative distance to the exact solution, over 32 starts. The table has the geometric mean over six mixtures.
+* On klein-digits, it is the relative distance to the reference, over ten prompts with a start each and guidance 4.
+
+All errors, with bootstrap intervals, are in [against-stock.json](against-stock.json).
+
+## DPM++ 2S and 3S with stages of their own
+
+diffusers' `DPMSolverSinglestepScheduler` makes one call a step: the nodes of the schedule are the stages. `nodes=grid` does the same.
+By default, `dpmpp_2s` and `dpmpp_3s` place their stages themselves, as k-diffusion and ComfyUI do. They need two or three calls a
+step, so they take half or a third of the steps. This is better on the mixtures, and can be worse on klein-digits with few calls:
+
+{chr(10).join(_table(data, set(own)))}
+
+{ENDS}
+
+{_why(data)}
+"""
 
 
-def _causes(data: dict[str, Any]) -> list[str]:
-    """The table of what was changed."""
-    columns = [(flow, calls) for flow in FLOWS for calls in (4, 8)]
-    found = {
-        (row["stock"], row["change"], flow, row["calls"]): "{:.2f} [{:.2f}, {:.2f}]".format(*row["ratio"])
-        for flow in FLOWS
-        for row in data[f"causes {flow}"]
-    }
-    head = " | ".join(f"{flow}, {calls} calls" for flow, calls in columns)
-    lines = [f"| scheduler | changed: it ... | {head} |", "| --- | --- |" + " --: |" * len(columns)]
-    lines += [
-        f"| {name} | {change} | " + " | ".join(found[name, change, flow, calls] for flow, calls in columns) + " |"
-        for name, change in CAUSES
-    ]
-    return lines
+ENDS = """\
+## Both ends of a run
+
+A flow's run begins at `sigma = 1`, where the log-SNR is minus infinity, and ends at `sigma = 0`, where it is plus infinity. The formulas of
+exponential methods have no finite step there. diffusers starts at 1 - 1e-6, and its last step is an Euler step. Here both ends are exact:
+
+| samplers | on the first steps | on the step to 0 |
+| --- | --- | --- |
+| `unipc`, `unipc_3`, `sa_solver` without noise | weigh the first prediction as if made at 1 - 1e-6, as diffusers does | Euler's, as in diffusers |
+| `dpmpp_2m`, `dpmpp_3m`, `res_2m:variable=lambda` | interpolate in -log(sigma) without an earlier prediction | Euler's, as in diffusers |
+| `deis_log_rho` | the same | a midpoint step; diffusers stops above 0 |
+| `dpmpp_2s:nodes=grid`, `dpmpp_3s:nodes=grid` | as `unipc` | Euler's, as in diffusers |
+| `dpmpp_2s`, `dpmpp_3s` | a midpoint step, or Ralston's of order 3 | the same |
+| `res_2s`, `res_3s`, `etdrk4`, `krogstad` | their own formula | a midpoint step, Ralston's of order 3, or Kutta's of order 4 |
+
+`unipc_3` also lowers its second-to-last step to order 2, as diffusers does. The last step of a multistep method is an option:
+`last="midpoint"`."""
 
 
-CHANGED = [
-    "## What makes the difference",
-    "",
-    "Here one thing is changed at a time in UniPC and in DPM++ 3S of diffusers, on the uniform schedule. A number is the error as a multiple",
-    "of the unchanged scheduler's, with the bootstrap interval.",
-    "",
-]
-WHY = [
-    "",
-    "* **Rounded times change nothing.** In a pipeline, these schedulers ask the model at times rounded down to integers. Here the same",
-    "  schedulers ask at the exact times.",
-    "* **The prediction at sigma = 1 decides about UniPC.** At sigma = 1 the log-SNR is minus infinity. diffusers starts at 1 - 1e-6 instead,",
-    "  where it is -13.8. So the first step has a corrector, and the second step extrapolates by about 4 %. In the limit of the formulas both",
-    "  would be lost. In -log(sigma), where sigma = 1 lies at 0, the second step extrapolates by 70 %. With 4 calls this helps on the mixtures",
-    "  and does harm on klein-digits. Therefore `unipc` and `unipc_3` have sigma = 1 where diffusers has it. Their errors equal those of",
-    "  diffusers at every number of calls.",
-    "* **`dpmpp_2m`, `res_2m` and `dpmpp_3m` have no corrector.** They use -log(sigma) on the second step and gain from it on both.",
-    "* **The number of steps decides about DPM++ 2S and 3S**, see above. With `nodes=grid`, all calls are used and the errors are those of",
-    '  diffusers. A start at 0.999 or `solver_type="heun"` makes these schedulers better or worse by flow, so neither is copied.',
-    "",
-    "On a run to sigma = 0, UniPC of order 3 lowers its second-to-last step to order 2, as diffusers does. With stages of their own, the steps",
-    "of DPM++ 2S and 3S from sigma = 1 and to sigma = 0 have infinite length in the log-SNR. They are midpoint and Ralston steps in sigma.",
-]
+def _why(data: dict[str, Any]) -> str:
+    """What was changed in diffusers' schedulers, and what it did to the error with 4 and 8 calls on the uniform schedule."""
+    lines = ["| changed in diffusers' scheduler | mixtures | klein-digits |", "| --- | --: | --: |"]
+    for name, change in CAUSES:
+        cells = []
+        for flow in FLOWS:
+            rows = [row for row in data[f"causes {flow}"] if (row["stock"], row["change"]) == (name, change)]
+            cells.append(", ".join(f"{row['ratio'][0]:.2f}" for row in rows))
+        lines.append(f"| {name} {change} | {' | '.join(cells)} |")
+    return f"""## The causes of the differences
+
+One thing was changed at a time, on the uniform schedule. A cell shows the error with 4 and with 8 calls, as a multiple of the unchanged
+scheduler's:
+
+{chr(10).join(lines)}
+
+* Rounded times change nothing, although pipelines get integer times from these schedulers.
+* UniPC depends on the prediction at sigma = 1. Without its corrector, or with an extrapolation in -log(sigma), the first steps are worse on
+  klein-digits. Therefore `unipc` and `unipc_3` put sigma = 1 where diffusers has it.
+* `dpmpp_2m`, `res_2m` and `dpmpp_3m` have no corrector. They gain from -log(sigma) on both kinds of flows.
+* DPM++ 2S and 3S depend on their number of steps. A start at 0.999 or `solver_type="heun"` is better on some flows and worse on others,
+  so neither is copied."""
 
 
 def _answer(data: dict[str, Any], same: set[str]) -> list[str]:
     """Where the samplers stand, in sentences."""
     rows = {flow: [row for row in data[flow] if row["sampler"] in same] for flow in FLOWS}
     above = [row for row in rows["klein-digits"] if is_above(row)]
-    budgets = BUDGETS["klein-digits"]
+    most = max(row["ours"] / row["theirs"] for row in rows["mixtures"])
     lines = [
-        "On the mixtures, no sampler has more than "
-        f"{max(row['ours'] / row['theirs'] for row in rows['mixtures']):.2f} times the error of diffusers' scheduler of the same name,",
-        "at 4 to 64 model calls on two schedules.",
-        f"On the trained klein-digits, at {budgets[0]} to {budgets[-1]} calls, this holds in {len(rows['klein-digits']) - len(above)} of "
-        f"{len(rows['klein-digits'])} cells.",
+        f"On mixtures of Gaussians, no sampler has more than {most:.2f} times the error of diffusers' scheduler of the same name.",
+        f"On the trained klein-digits, this holds in {len(rows['klein-digits']) - len(above)} of {len(rows['klein-digits'])} cells.",
     ]
     lines += [
         f"For `{row['sampler']}` with {row['calls']} calls the multiple is {row['ours'] / row['theirs']:.2f}, between {row['ratio'][0]:.2f} and "
@@ -314,25 +296,22 @@ def _answer(data: dict[str, Any], same: set[str]) -> list[str]:
     return lines
 
 
-def _table(rows: list[dict[str, Any]], *, intervals: bool) -> list[str]:
-    """A line for each scheduler, and a column for each budget."""
-    budgets = sorted({row["calls"] for row in rows})
-    lines = [
-        "| diffusers | here | " + " | ".join(f"{b} calls" for b in budgets) + " |",
-        "| --- | --- |" + " --: |" * len(budgets),
-    ]
-    for name in dict.fromkeys(row["stock"] for row in rows):
-        mine = {row["calls"]: row for row in rows if row["stock"] == name}
-        cells = " | ".join(_cell(mine[b], interval=intervals) for b in budgets)
-        lines.append(f"| {name} | `{mine[budgets[0]]['sampler']}` | {cells} |")
+def _table(data: dict[str, Any], samplers: set[str]) -> list[str]:
+    """A line for each scheduler and sampler, with the range of multiples on both kinds of flows."""
+    lines = ["| diffusers | here | mixtures | klein-digits |", "| --- | --- | --: | --: |"]
+    for name, sampler in dict.fromkeys(
+        (row["stock"], row["sampler"]) for row in data["mixtures"] if row["sampler"] in samplers
+    ):
+        cells = [spread([row for row in data[flow] if (row["stock"], row["sampler"]) == (name, sampler)]) for flow in FLOWS]
+        lines.append(f"| {name} | `{sampler}` | {' | '.join(cells)} |")
     return lines
 
 
-def _cell(row: dict[str, Any], *, interval: bool) -> str:
-    mark = "**" * is_above(row)
-    low, high = row["ratio"]
-    between = f" [{low:.2f}, {high:.2f}]" if interval else ""
-    return f"{mark}{row['ours'] / row['theirs']:.2f}{mark}{between} ({row['theirs']:.2g})"
+def spread(rows: list[dict[str, Any]]) -> str:
+    """The smallest and the largest multiple, in bold if one is above the limit."""
+    least, *_, most = sorted(f"{row['ours'] / row['theirs']:.2f}" for row in rows)
+    text = least if least == most else f"{least} to {most}"
+    return f"**{text}**" if any(map(is_above, rows)) else text
 
 
 if __name__ == "__main__":
