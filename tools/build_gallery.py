@@ -20,11 +20,9 @@ import torch
 from PIL import Image
 
 import flowsamplers as fs
-from flowsamplers.cli.steps import STEPS
 from flowsamplers.flows import load_flow
 from flowsamplers.lockstep import Run
 from flowsamplers.reference import Reference, relative_error, solve
-from flowsamplers.schedules.shown import ScheduleTable
 from flowsamplers.solver import bundled_solvers
 from flowsamplers.study import load
 from flowsamplers.study.plots import image_grid
@@ -215,21 +213,10 @@ def mean(how: str, calls: int) -> float:
     return math.exp(sum(map(math.log, found)) / len(found))
 
 
-def steps_table() -> list[str]:
-    """The schedule of FLUX.2 at 1024x1024 for the step counts of the experiment."""
-    head = ["| steps | mu | sigmas | last dt | sum of dt |", "|---:|---:|---|---:|---:|"]
-    rows = []
-    for t in (ScheduleTable.of(n, 4096) for n in STEPS):
-        sigmas = ", ".join(f"{s:.4f}" for s in t.sigmas[:-1])
-        rows.append(f"| {t.steps} | {t.mu:.4f} | {sigmas}, 0 | {t.dt[-1]:.4f} | {t.sum:.6f} |")
-    return head + rows
-
-
 def page() -> str:
     """The gallery."""
-    summary = (DOCS / "studies" / "klein-steps" / "klein-steps.txt").read_text().split("\n\n")[-1].rstrip("\n")
     results = load(DOCS / "studies" / MODEL)
-    four, by_schedule = ScheduleTable.of(4, 4096), errors("schedules")
+    by_schedule = errors("schedules")
     best = min(by_schedule, key=lambda s: by_schedule[s]["8"])
     spread = errors("seeds")["er_sde"].values()
     strong = errors("guidance")
@@ -238,46 +225,36 @@ def page() -> str:
         "",
         "<!-- written by tools/build_gallery.py -->",
         "",
-        "These images were drawn by `klein-emoji`, a FLUX.2 Klein of 2.8 million parameters that ships with the library. It draws 64x64 pixels.",
-        "The figure below an image is its error: the relative distance of the final latents to the exact solution of the model's differential",
-        "equation from the same noise. An image with an error of a few per cent looks like the exact solution.",
+        "`klein-emoji`, a small FLUX.2 Klein that ships with the library, drew these images of 64x64 pixels. The figure below an image is its error:",
+        "the relative distance of the final latents to the exact solution from the same noise.",
         "",
         "## More model calls, sharper images",
         "",
         "![Three prompts, three methods, 2 to 50 model calls](gallery/calls.png)",
         "",
-        "Each prompt has three rows:",
+        "Compare the rows of a prompt at 4, 6 and 8 calls: the first is blotched, the others are clean.",
         "",
-        "* The first is what the diffusers pipeline does: Euler's method on FLUX.2's schedule.",
-        f"* The second uses a flat schedule and, at each number of calls, the best of {len(CATALOGUE)} samplers of the catalogue, chosen",
-        "  by these very images.",
-        "* The third uses a solver that `flowsamplers fit` made for this model and 4, 6 or 8 calls. It was fitted to other prompts and other",
-        "  noises than these: see [fitted solvers](explanation/fitting.md).",
+        "* The first row is the diffusers pipeline: Euler's method on FLUX.2's schedule.",
+        f"* The second uses a flat schedule. At each number of calls it shows the best of {len(CATALOGUE)} samplers, chosen by these very images.",
+        "* The third uses [fitted solvers](explanation/fitting.md), which were fitted to other prompts and noises.",
         "",
-        "Compare the rows at 4, 6 and 8 calls: the first are blotched, the others are clean. The mean errors of the three prompts:",
+        "The mean errors of the three prompts:",
         "",
         "| model calls | Euler, FLUX.2's schedule | best of the catalogue, flat | fitted |",
         "| --: | --: | --: | --: |",
         *(f"| {n} | {percent(mean(FLUX2, n))} | {percent(mean(FLAT, n))} | {percent(mean(FITTED, n))} |" for n in (4, 6, 8)),
         "",
-        "With 50 calls the first two rows look alike.",
+        "Most of the gain comes from the schedule. It is large because this model has 64 tokens, and FLUX.2's schedule was made for thousands:",
+        "[few tokens](explanation/flux2-schedule.md#few-tokens). How much of it the real model would show is not known.",
         "",
-        "Most of the gain comes from the schedule, the rest from the sampler. It is large because this model has 64 tokens, and FLUX.2's schedule was made for",
-        "thousands of tokens: [the shift on few tokens](explanation/shift-and-tokens.md). It is not known how much of it the real model would show.",
+        "## The default study",
         "",
-        "## The study",
-        "",
-        "```bash",
-        "flowsamplers study",
-        "```",
-        "",
-        f"The study runs {len(results.labels) - 1} samplers on FLUX.2's schedule, and the fitted solvers. Look at the columns 4 and 6: Euler's method and",
-        "`dpmpp_2m` give clean images there, and most samplers of higher order do not. The fitted heart is flat with 4 calls, and equals the",
-        "reference with 6 and 8. From 16 calls on all images look alike.",
+        f"`flowsamplers study` runs {len(results.labels) - 1} samplers on FLUX.2's schedule, and the fitted solvers. At 4 and 6 calls, Euler's method and "
+        "`dpmpp_2m`",
+        "give clean images, and most samplers of higher order do not. From 16 calls on all images look alike, and only the errors differ:",
+        "[how to read the plot](howto/measure-your-model.md#read-the-plot).",
         "",
         f"![Images by sampler and model calls](studies/{MODEL}/images.png)",
-        "",
-        "The errors tell them apart. [How to read the plot](howto/measure-your-model.md#read-the-plot).",
         "",
         f"![Relative error against model calls](studies/{MODEL}/error-vs-nfe.png)",
         "",
@@ -285,7 +262,7 @@ def page() -> str:
         "",
         f"![The error on the way from noise to image](studies/{MODEL}/trajectory.png)",
         "",
-        "Draw a grid of your own:",
+        "This command draws a grid of your own:",
         "",
         "```bash",
         "flowsamplers generate --model klein-emoji --nfe 4 6 8 16 --samplers euler dpmpp_2m fireflow --prompt 'cat face' --out cats.png",
@@ -293,55 +270,27 @@ def page() -> str:
         "",
         "## The same steps on other schedules",
         "",
-        "Every row uses Euler's method from the same noise. The exact solution is the same in every row; only the noise levels of the steps differ.",
-        f"Look at the columns 4 and 6. With 8 steps `{best}` has the smallest error, {percent(by_schedule[best]['8'])}; `flux2` has "
-        f"{percent(by_schedule['flux2']['8'])}.",
-        "Move the steps yourself in the [schedule explorer](explorer.md).",
+        "Every row uses Euler's method from the same noise; only the noise levels of the steps differ. With 8 steps "
+        f"`{best}` has the smallest error,",
+        f"{percent(by_schedule[best]['8'])}. `flux2` has {percent(by_schedule['flux2']['8'])}. The [schedule explorer](explorer.md) lets you move the steps.",
         "",
         "![Images by schedule and steps](gallery/schedules.png)",
         "",
         "## Guidance",
         "",
-        "Classifier-free guidance changes the velocity field, so every column has an exact solution of its own. More guidance gives a clearer image",
-        f"and a harder equation: with 8 calls, Euler's error on FLUX.2's schedule grows from {percent(strong['euler ' + FLUX2]['1'])} at guidance 1 to "
-        f"{percent(strong['euler ' + FLUX2]['6'])} at guidance 6.",
+        "More guidance gives a clearer image and a harder equation. With 8 calls on FLUX.2's schedule, Euler's error grows from "
+        f"{percent(strong['euler ' + FLUX2]['1'])} at",
+        f"guidance 1 to {percent(strong['euler ' + FLUX2]['6'])} at guidance 6. Every column has an exact solution of its own.",
         "",
         "![Images by sampler, schedule and guidance](gallery/guidance.png)",
         "",
         "## Seeds of a stochastic sampler",
         "",
-        "From one noise a stochastic sampler draws another image for every seed. Its images are far from the solution of the differential",
-        f"equation (`er_sde`: {percent(min(spread))} to {percent(max(spread))}), and are not worse for it: the sampler solves another equation with the same",
-        "distributions. Euler's method has no seed, so its row shows one image.",
+        "A stochastic sampler draws another image for every seed. Its images are far from the solution of the differential equation",
+        f"(`er_sde`: {percent(min(spread))} to {percent(max(spread))}), but they are not worse: the sampler solves [another equation](howto/stochastic-samplers.md) with the same distributions.",
+        "Euler's method has no seed, so its row shows one image.",
         "",
         "![Images by stochastic sampler and seed](gallery/seeds.png)",
-        "",
-        "## The experiment this project grew from",
-        "",
-        'Somebody asked FLUX.2 [klein] for "A cat holding a sign" and stopped the pipeline in a debugger before `scheduler.step`. The variables were',
-        "read off by hand, for 1, 2, 3, 4, 6 and 10 steps from one noise. For 1024x1024 they are:",
-        "",
-        *steps_table(),
-        "",
-        f"With 4 steps the dt are {', '.join(f'{d:.4f}' for d in four.dt)}: small steps near noise and one big step at the end. Their sum is -1, the",
-        "way from noise to data. `flowsamplers schedule --steps 4 --size 1024x1024` prints them with every digit. In the images, little",
-        "seemed to change from three steps on.",
-        "",
-        "This command makes the same experiment without the debugger, on the bundled model:",
-        "",
-        "```bash",
-        "flowsamplers study --preset klein-steps",
-        "```",
-        "",
-        "![One noise, six step counts](studies/klein-steps/klein-steps.png)",
-        "",
-        "```text",
-        summary,
-        "```",
-        "",
-        "The last column says how far each image still is from the exact solution. With weights and a GPU, add",
-        "`--model black-forest-labs/FLUX.2-klein-4B --device cuda`. [That model is distilled](explanation/distilled.md), so its exact solution is not",
-        "what it was trained to draw.",
     ]
     return "\n".join(text) + "\n"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, Measured, finalists, measured, measured_stock, recommend
+from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, Measured, finalists, measured, recommend
 from flowsamplers.study import load
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -18,35 +18,39 @@ SHOWN = (4, 8, 16, 32)
 DIGITS, EMOJI = NETWORKS
 
 
-def stock(schedule: str, budget: int, flow: str | None) -> tuple[str, float]:
-    """The best of what diffusers ships, by its name, and its error."""
-    found = finalists(measured_stock(), schedule, budget, flow)
-    best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).stock
-    return best.label, error(best, flow)
-
-
 def error(cell: Measured, flow: str | None) -> float:
     """On one flow, or the geometric mean of the network and of the mixtures."""
     return cell.score if flow is None else cell.errors[flow]
 
 
-def table(schedule: str, flow: str | None) -> list[str]:
-    """The best at each number of calls."""
+def table(schedule: str) -> list[str]:
+    """The answer at each number of calls."""
     lines = [
         "| calls | sampler | error | best of diffusers | Euler |",
         "| --: | --- | --: | --- | --: |",
     ]
     for budget in SHOWN:
-        found = finalists(measured(), schedule, budget, flow)
-        best = min(found, key=lambda m: error(m, flow)) if flow else recommend(schedule, budget).best
-        name, theirs = stock(schedule, budget, flow)
-        euler = next(error(m, flow) for m in found if m.label == "euler")
+        answer = recommend(schedule, budget)
+        best, stock = answer.best, answer.stock
+        euler = next(m.score for m in finalists(measured(), schedule, budget) if m.label == "euler")
         last = best.sampler.get("options", {}).get("last")
         steps = f"{best.steps} steps" + (f", last `{last}`" if last else "")
         lines.append(
-            f"| **{budget}** | `{best.sampler['name']}`, {steps} | **{percent(error(best, flow))}** "
-            f"| {percent(theirs)} ({name.replace(' ', '&nbsp;')}) | {percent(euler)} |"
+            f"| **{budget}** | `{best.sampler['name']}`, {steps} | **{percent(best.score)}** "
+            f"| {percent(stock.score)} ({stock.label.replace(' ', '&nbsp;')}) | {percent(euler)} |"
         )
+    return lines
+
+
+def networks(schedule: str) -> list[str]:
+    """The best on each network at each number of calls."""
+    lines = [f"| calls | on `{EMOJI}` | on `{DIGITS}` |", "| --: | --- | --- |"]
+    for budget in SHOWN:
+        cells = []
+        for flow in (EMOJI, DIGITS):
+            best = min(finalists(measured(), schedule, budget, flow), key=lambda m: error(m, flow))
+            cells.append(f"`{best.label}`, {best.steps} steps: **{percent(error(best, flow))}**")
+        lines.append(f"| **{budget}** | {' | '.join(cells)} |")
     return lines
 
 
@@ -119,9 +123,9 @@ def page() -> str:
         "",
         "<!-- written by tools/build_which.py from flowsamplers/measurements/benchmark.json -->",
         "",
-        "**Is your model distilled?** A model for 4 steps without guidance, such as FLUX.2 [klein] 4B or 9B, is. Then use `euler` with the number of",
-        "steps of its training. On the bundled distilled model, no other sampler came measurably closer to the teacher:",
-        "[Distilled against base](../explanation/distilled.md). The rest of this page is about base models.",
+        "**Is your model distilled?** FLUX.2 [klein] 4B and 9B are: they draw in 4 steps without guidance. Then use `euler` with the number of steps of",
+        "the training. On the bundled distilled model, no sampler came measurably closer to the teacher: [Distilled models](../explanation/distilled.md).",
+        "The rest of this page is about base models.",
         "",
         f"**With 8 model calls on FLUX.2's schedule: `{eight.best.label}`, {eight.steps} steps.** Its error is {percent(eight.best.score)}. The "
         f"best scheduler of diffusers, {eight.stock.label}, has {percent(eight.stock.score)}.",
@@ -137,60 +141,38 @@ def page() -> str:
         'image = pipe(prompt="a cat", num_inference_steps=8).images[0]',
         "```",
         "",
-        f"**The two networks of the benchmark disagree, so measure your model.** With 8 calls on FLUX.2's schedule, `{last}` has an error of",
-        f"{on(last, DIGITS, 8)} on `{DIGITS}`, and Euler has {on('euler', DIGITS, 8)}. On `{EMOJI}` the same sampler has {on(last, EMOJI, 8)}, and Euler has",
-        f"{on('euler', EMOJI, 8)}. Strong guidance and few steps make samplers of higher order fail: [see the images](../gallery.md#guidance).",
-        "[The last step](../explanation/last-step.md) shows at how many calls a better last step helps on each network.",
+        f"**Measure your model, because the two networks of the benchmark disagree.** With 8 calls on FLUX.2's schedule, `{last}` has an error",
+        f"of {on(last, DIGITS, 8)} on `{DIGITS}`. Euler has {on('euler', DIGITS, 8)} there. On `{EMOJI}` the two have {on(last, EMOJI, 8)} and "
+        f"{on('euler', EMOJI, 8)}: with [strong guidance](../gallery.md#guidance),",
+        "samplers of higher order need more steps. [Measure your own model](../howto/measure-your-model.md) shows the command.",
         "",
-        f"**If you want to remember one sampler,** take `{shifted}` on FLUX.2's schedule. With {BUDGETS[0]} to {BUDGETS[-1]} model calls, its error is at most",
-        f"{shifted_regret:.1f} times the smallest one, on average and on each network. On a flat schedule take `{flat}`: at most {flat_regret:.1f} times.",
-        "",
-        "How the answer is chosen: a sampler qualifies if it is no worse than Euler on any flow of the benchmark. Of these, the answer has the",
-        "smallest geometric mean of the errors, in which the two networks have the same weight as all mixtures. Where six prompts cannot tell",
-        "it from Euler, the answer is Euler. `flowsamplers.recommend` and [the swap page](swap.md) give the same answer. Stochastic samplers solve",
-        "another equation, so they are not in these tables.",
+        f"**One sampler to remember:** `{shifted}` on FLUX.2's schedule. With {BUDGETS[0]} to {BUDGETS[-1]} model calls, its error is at most "
+        f"{shifted_regret:.1f} times",
+        f"the smallest one, on average and on each network. On a flat schedule take `{flat}`: at most {flat_regret:.1f} times.",
         "",
         "## FLUX.2's schedule",
         "",
         "The schedule is that of 4,096 tokens (1024x1024). The error is the geometric mean over the networks and the mixtures:",
         "",
-        *table("flux2", None),
+        *table("flux2"),
         "",
-        f"With {FEW[0]}, {FEW[1]} and {FEW[2]} calls the answer is `euler`.",
+        f"With {FEW[0]}, {FEW[1]} and {FEW[2]} calls the answer is `euler`. The best samplers on each network alone:",
         "",
-        f"On `{EMOJI}` alone, which draws in color with guidance 2.5:",
+        *networks("flux2"),
         "",
-        *table("flux2", EMOJI),
-        "",
-        f"On `{DIGITS}` alone:",
-        "",
-        *table("flux2", DIGITS),
-        "",
-        f"`make study` measures `{EMOJI}` on the schedule of its own small pictures (64 tokens), with seven samplers and other prompts. Of these",
-        f"samplers `{studied}` has the smallest error with 8 calls, {percent(studied_error)}. The figures of the two differ because the schedules do.",
-        f"The study also shows a solver that was [fitted to this model](../howto/fit-a-solver.md): {percent(fitted)}. Such a solver belongs to one",
-        "model, so it cannot be an answer here.",
-        "",
-        "Where the tables disagree, use that of the network that is most like yours.",
+        f"[A solver that is fitted to your model](../howto/fit-a-solver.md) is more accurate. The one for `{EMOJI}` has an error of {percent(fitted)} with 8 calls,",
+        f"on a schedule of its own. `{studied}` has {percent(studied_error)}, the smallest of the seven samplers in the same study.",
         "",
         "## A flat schedule",
         "",
         "The sigmas are evenly spaced. SD3's schedule, with a shift of 3, lies between this one and FLUX.2's.",
         "",
-        *table("linear", None),
+        *table("linear"),
         "",
-        f"On `{EMOJI}` alone:",
-        "",
-        *table("linear", EMOJI),
-        "",
-        f"On `{DIGITS}` alone:",
-        "",
-        *table("linear", DIGITS),
-        "",
-        f"On both networks the schedule matters as much as the sampler. With 8 calls the best error on `{EMOJI}` is {percent(least('flux2', 8, EMOJI))} on",
-        f"FLUX.2's schedule and {percent(least('linear', 8, EMOJI))} on the flat one; on `{DIGITS}` it is {percent(least('flux2', 8, DIGITS))} and "
-        f"{percent(least('linear', 8, DIGITS))}.",
-        "Their pictures have 64 and 16 tokens. Nothing was measured at 4,096 tokens.",
+        f"The schedule matters as much as the sampler. With 8 calls the best error on `{EMOJI}` is {percent(least('flux2', 8, EMOJI))} on FLUX.2's schedule "
+        f"and {percent(least('linear', 8, EMOJI))}",
+        f"on the flat one. On `{DIGITS}` it is {percent(least('flux2', 8, DIGITS))} and {percent(least('linear', 8, DIGITS))}. Their pictures have 64 and "
+        "16 tokens. Nothing was measured at 4,096 tokens.",
         "",
         "## Ask in Python",
         "",
@@ -201,9 +183,6 @@ def page() -> str:
         f"({eight.sampler}, {eight.steps})",
         '>>> print(f"error {answer.best.score:.3f}, stock\'s {answer.stock.score:.3f}")',
         f"error {eight.best.score:.3f}, stock's {eight.stock.score:.3f}",
-        ">>> grid = fs.get_schedule(answer.matched, answer.steps, tokens=4096)",
-        ">>> fs.nfe(answer.sampler, grid)",
-        "8",
         ">>> fs.recommend(fs.schedules.shift(8, shift=1.5)).matched  # the nearest schedule",
         "'linear'",
         "",
@@ -211,13 +190,15 @@ def page() -> str:
         "",
         "## How far this answer carries",
         "",
-        f"* It was measured on {mixtures} mixtures of Gaussians, whose solutions are exact, and on `{DIGITS}` and `{EMOJI}`, FLUX.2 Kleins of half a",
-        "  million and 2.8 million parameters. **Nothing here was measured on the real FLUX.2 weights.** Measure yours: `flowsamplers study --model ...`, see",
-        "  [Measure your own model](../howto/measure-your-model.md).",
-        "* The error is the relative distance of the final latents to the exact solution from the same noise. A small error means that the",
-        "  sampler solved the model's equation accurately. It does not mean that the image is better.",
-        "* The tables count model calls, not steps: one step of `heun` takes two. Guidance above 1 doubles the cost of each call.",
-        f"* All samplers at all of {', '.join(map(str, BUDGETS))} calls: [Benchmark](../reference/benchmark.md).",
+        "* **How the answer is chosen:** a sampler qualifies if it is no worse than Euler on any flow of the benchmark. Of these, the answer has the",
+        "  smallest mean error. Where six prompts cannot tell it from Euler, the answer is Euler.",
+        f"* **Where it was measured:** on {mixtures} mixtures of Gaussians, whose solutions are exact, and on the small FLUX.2 Kleins `{DIGITS}` and "
+        f"`{EMOJI}`.",
+        "  **Nothing here was measured on the real FLUX.2 weights.**",
+        "* **What an error is:** the relative distance of the final latents to the exact solution from the same noise. It does not say which image",
+        "  is better. [Stochastic samplers](../howto/stochastic-samplers.md) solve another equation, so they are not in these tables.",
+        "* **What is counted:** model calls, not steps. One step of `heun` takes two calls. Guidance above 1 doubles the cost of each call.",
+        "* **All samplers:** the [benchmark](../reference/benchmark.md) has the whole table, and the networks on both schedules.",
         "",
     ]
     return "\n".join(text)
