@@ -158,7 +158,7 @@ def measured() -> str:
     ]
     return "\n".join(
         [
-            f"This table shows which laws fail for the schedulers of diffusers {diffusers.__version__}. The laws are those of",
+            f"This table shows which laws the schedulers of diffusers {diffusers.__version__} break. The laws are those of",
             "[`flowsamplers_diffusers.testing`](diffusers.md#flowsamplers_diffusers.testing), which call a scheduler as pipelines do.",
             "",
             "* The drop-in with `euler`, and with `ab2` and a midpoint last step, passes every law.",
