@@ -35,7 +35,7 @@ def test_every_complete_schedule_is_measured_and_every_schedule_has_its_row(tool
     rows = json.loads(tool.DATA.read_text())["rows"]
     assert {(r["schedule"], *r["options"]) for r in rows} == {(name, *options) for name, options in tool.candidates()}
     page = tool.PAGE.read_text()
-    assert all(f"| `{info.name}`" in page for info in tool.own())
+    assert all(f"| [`{info.name}`](#" in page for info in tool.own())
     assert set(tool.FAMILIES) == {info.family for info in tool.own()}
 
 

@@ -66,6 +66,8 @@ SIMPLE = (
     "dpmpp_2m:last=midpoint",
 )
 """A few samplers that one can remember."""
+SHOWN = (4, 8, 16, 32)
+"""Model calls of the table of these."""
 IN_TURN = (4, 6, 8, 16, 32, 10, 20, *FEW)
 """The order in which the numbers of model calls are measured: those first that most questions are about."""
 NEAR = 1.25
@@ -286,31 +288,29 @@ def _error(cell: Measured, flow: str | None) -> float:
     return cell.errors[flow] if flow else cell.error
 
 
+def ratios(schedule: str, flow: str | None = None) -> list[float]:
+    """The smallest error here divided by that of diffusers, at each number of calls."""
+    error = partial(_error, flow=flow)
+    pairs = [[min(map(error, found)) for found in cells(schedule, budget, flow)] for budget in BUDGETS]
+    return [here / theirs for here, theirs in pairs]
+
+
 def table(schedule: str, flow: str | None = None) -> list[str]:
-    """Best here against best of stock at each number of calls, on a flow or in the mean over all."""
+    """Best here against best of stock at each number of calls, in the mean over all flows or on a network; there with the ratios by prompt."""
     error = partial(_error, flow=flow)
     lines = [
-        "| model calls | best of diffusers | its error | best here | steps | its error | ratio |",
-        "| --: | --- | --: | --- | --: | --: | --: |",
+        "| calls | ratio |" + " by prompt |" * bool(flow) + " best here | best of diffusers |",
+        "| --: | --: |" + " --: |" * bool(flow) + " --- | --- |",
     ]
-    for budget in BUDGETS:
+    for budget, ratio in zip(BUDGETS, ratios(schedule, flow), strict=True):
         best, theirs = (min(found, key=error) for found in cells(schedule, budget, flow))
-        lines.append(
-            f"| {budget} | {theirs.label} | {error(theirs):.2e} | `{best.label}` | {best.steps} | {error(best):.2e} "
-            f"| **{error(best) / error(theirs):.2f}** |"
-        )
+        steps = f"{best.steps} step{'s' * (best.steps > 1)}"
+        line = f"| {budget} | {ratio:.2f} |"
+        if flow:
+            by_prompt = [a / b for a, b in zip(best.each[flow], theirs.each[flow], strict=True)]
+            line += f" {min(by_prompt):.2f} to {max(by_prompt):.2f} |"
+        lines.append(f"{line} `{best.label}`, {steps}: {error(best):.2g} | {theirs.label}: {error(theirs):.2g} |")
     return lines
-
-
-def by_prompt(schedule: str, network: str) -> list[str]:
-    """The same for one network, and the smallest and largest ratio of a prompt."""
-    head, rule, *lines = table(schedule, network)
-    out = [f"{head} by prompt |", f"{rule} --: |"]
-    for budget, line in zip(BUDGETS, lines, strict=True):
-        best, theirs = (min(found, key=lambda m: m.errors[network]) for found in cells(schedule, budget, network))
-        ratios = [a / b for a, b in zip(best.each[network], theirs.each[network], strict=True)]
-        out.append(f"{line} {min(ratios):.2f} to {max(ratios):.2f} |")
-    return out
 
 
 def worst(schedule: str, flow: str | None) -> float:
@@ -324,11 +324,11 @@ def worst(schedule: str, flow: str | None) -> float:
 
 
 def simple() -> list[str]:
-    """A few samplers that one can remember, at every number of calls."""
-    lines = ["| sampler | " + " | ".join(map(str, BUDGETS)) + " |", "| --- |" + " --: |" * len(BUDGETS)]
+    """A few samplers that one can remember, at some numbers of calls."""
+    lines = ["| sampler | " + " | ".join(f"{n} calls" for n in SHOWN) + " |", "| --- |" + " --: |" * len(SHOWN)]
     for label in SIMPLE:
         row = []
-        for budget in BUDGETS:
+        for budget in SHOWN:
             everything, shipped = cells("flux2", budget)
             mine = next(m for m in everything if m.label == label)
             row.append(f"{mine.error / min(m.error for m in shipped):.2f}")
@@ -339,69 +339,73 @@ def simple() -> list[str]:
 def page() -> str:
     """The page of the tables."""
     names = list(measured()[0].errors)
-    text = [
-        "# Benchmark: the error at equal model calls",
-        "",
-        "<!-- written by tools/build_benchmark.py from flowsamplers/measurements/benchmark.json -->",
-        "",
-        "Every ODE sampler of the library takes as many steps as fit into the given number of model calls. The schedules are FLUX.2's at 4,096",
-        "tokens (empirical mu) and the uniform one. The error is the relative Euclidean distance of the final state to the exact solution.",
-        f"Flows: {len(names) - len(NETWORKS)} mixtures of Gaussians in 6 and 8 dimensions, {ROWS} starts each; the trained klein-digits with guidance",
-        "4, 8 starts; and the trained klein-emoji with guidance 2.5, six prompts with a start each, in float32.",
-        "Every sampler runs with the first two prompts. Those that may be the best run with all six, and only they are compared on klein-emoji.",
-        f'The column "best of diffusers" is the best of {sum(not e.stochastic for e in stock.STOCK.values())} schedulers that diffusers ships. They',
-        "run unmodified in float32, on the same nodes and with exact times, with their own first node, start-up and last steps. The stochastic",
-        "schedulers of diffusers (DPM++ SDE, FlowMatchLCM) have no error in this sense.",
-        "",
-        "`flowsamplers.recommend(grid, nfe)` answers from these rows: the smallest geometric mean of the networks and of the mixtures, among",
-        "the samplers that are no worse than Euler on any flow. Where the six prompts cannot tell it from Euler, the answer is Euler.",
-        "",
-        "## FLUX.2's schedule: geometric mean over all flows",
-        "",
-        *table("flux2"),
-        "",
-        f"On no mixture is the ratio above {worst('flux2', None):.2f}, on the mixture of four Gaussians not above {worst('flux2', 'appendix-a'):.2f}, "
-        f"on klein-digits not above {worst('flux2', 'klein-digits'):.2f}, on klein-emoji not above {worst('flux2', 'klein-emoji'):.2f}.",
-        "",
-        "The reason is the last step. On FLUX.2's schedule it covers a third to three quarters of the way, and diffusers makes it an",
-        "Euler step. On the mixtures and on klein-digits, one more evaluation there, by the midpoint rule or by Ralston's of order 3, reduces the",
-        "error more than any number of steps before. On klein-emoji this holds from about 16 calls on. With 10 calls or fewer, most samplers of",
-        "higher order are worse there than Euler's method.",
-        "",
-        "### Seven samplers: error divided by that of the best of diffusers at the same calls",
-        "",
-        *simple(),
-        "",
-        "## FLUX.2's schedule, klein-digits alone",
-        "",
-        *table("flux2", "klein-digits"),
-        "",
-        "## FLUX.2's schedule, klein-emoji alone",
-        "",
-        "The last column has the smallest and the largest ratio of the six prompts.",
-        "",
-        *by_prompt("flux2", "klein-emoji"),
-        "",
-        "## The uniform schedule, klein-emoji alone",
-        "",
-        *by_prompt("linear", "klein-emoji"),
-        "",
-        "## FLUX.2's schedule, the mixture of four Gaussians alone",
-        "",
-        *table("flux2", "appendix-a"),
-        "",
-        "## The uniform schedule: geometric mean over all flows",
-        "",
-        *table("linear"),
-        "",
-        f"On no mixture is the ratio above {worst('linear', None):.2f}.",
-        "",
-        "## What the benchmark does not show",
-        "",
-        "These flows rank numerics, not image quality. A distilled model has no ODE limit that means quality. The two networks are small models",
-        "of small pictures, and they disagree. Measure yours: `flowsamplers study --model ...`.",
-    ]
-    return "\n".join(text) + "\n"
+    every, flat, emoji = ratios("flux2"), ratios("linear"), ratios("flux2", "klein-emoji")
+    assert emoji[BUDGETS.index(10)] > 0.9 > emoji[BUDGETS.index(16)]
+    return f"""# Benchmark: the error at equal model calls
+
+<!-- written by tools/build_benchmark.py from flowsamplers/measurements/benchmark.json -->
+
+At {BUDGETS[0]} to {BUDGETS[-1]} model calls, the best sampler here is compared with the best scheduler that diffusers ships:
+
+* On FLUX.2's schedule, it has {min(every):.2f} to {max(every):.2f} times the error of diffusers, in the mean over all flows.
+* On the uniform schedule, it has {min(flat):.2f} to {max(flat):.2f} times that error.
+* On klein-emoji alone, a network with guidance, there is almost no gain with 10 calls or fewer. With 32 calls the ratio is {emoji[-1]:.2f}.
+
+`flowsamplers.recommend(grid, nfe)` answers from these rows. [Which sampler should I use?](../start/which-sampler.md) shows its answers.
+
+## FLUX.2's schedule
+
+The ratio is the error of the best sampler here, divided by that of the best scheduler of diffusers. Each error is the geometric mean over all
+flows.
+
+{chr(10).join(table("flux2"))}
+
+At each number of calls, the ratio is at most {worst("flux2", None):.2f} on every mixture and {worst("flux2", "klein-digits"):.2f} on klein-digits.
+
+The reason is the last step. On FLUX.2's schedule it covers a third to three quarters of the way, and diffusers makes it an Euler step. One
+more evaluation there reduces the error more than any number of steps before. On klein-emoji this holds from about 16 calls on. With 10 calls
+or fewer, most samplers of higher order are worse there than Euler's method. [The last step](../explanation/last-step.md) explains both.
+
+Seven samplers on the same schedule, as multiples of the error of the best of diffusers:
+
+{chr(10).join(simple())}
+
+## The uniform schedule
+
+The geometric mean over all flows:
+
+{chr(10).join(table("linear"))}
+
+At each number of calls, the ratio is at most {worst("linear", None):.2f} on every mixture.
+
+## klein-emoji alone
+
+The column *by prompt* has the smallest and the largest ratio of the six prompts. On FLUX.2's schedule:
+
+{chr(10).join(table("flux2", "klein-emoji"))}
+
+On the uniform schedule:
+
+{chr(10).join(table("linear", "klein-emoji"))}
+
+## How it was measured
+
+* **Samplers.** Every ODE sampler takes as many steps as fit into the model calls.
+* **Schedules.** FLUX.2's at 4,096 tokens with the empirical mu, and the uniform one.
+* **Error.** The relative Euclidean distance of the final state to the exact solution or the reference.
+* **Mixtures.** {len(names) - len(NETWORKS)} mixtures of Gaussians in 6 and 8 dimensions, with {ROWS} starts each.
+* **Networks.** klein-digits has guidance 4 and 8 starts, klein-emoji guidance 2.5 and six prompts. They run in float32.
+* **Prompts.** Every sampler runs with the first two prompts of klein-emoji. Samplers that may be the best run with all six.
+* **diffusers.** The best of {sum(not e.stochastic for e in stock.STOCK.values())} schedulers, unmodified, in float32, on the same nodes with exact times. Its stochastic schedulers have no error
+  in this sense.
+* **`recommend`.** It names the smallest geometric mean of networks and mixtures, among samplers that are no worse than Euler on any flow. If
+  the six prompts cannot tell it from Euler, the answer is Euler.
+
+All rows are in `flowsamplers/measurements/benchmark.json`.
+
+These flows rank numerics, not image quality. The two networks are small models of small pictures, and they disagree. Measure your model:
+`flowsamplers study --model ...`.
+"""
 
 
 if __name__ == "__main__":

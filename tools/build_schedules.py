@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ SAMPLERS = ("euler", "fireflow", "unipc", "dpmpp_2m")
 BUDGETS = (8, 16, 32)
 KLEIN = "klein-digits"
 FAMILIES = {
-    "diffusers": "diffusers, FLUX, SD3, Wan: one pipeline",
-    "comfyui": "ComfyUI: functions of the model's table",
-    "closed": "Closed forms for a flow",
+    "diffusers": "FLUX, SD3, Wan and diffusers",
+    "comfyui": "ComfyUI",
+    "closed": "Closed forms",
     "tables": "Tables",
 }
 
@@ -117,34 +118,31 @@ def spec(name: str) -> str:
     return name.replace(", ", ":", 1)
 
 
-def best(flow: str) -> list[str]:
-    """The three schedules with the smallest errors, for each sampler and number of calls."""
-    lines = [
-        "| sampler, calls | best, its error | next | error on `linear` | on `flux2` |",
-        "| --- | --- | --- | --: | --: |",
-    ]
-    for (sampler, budget), found in errors(flow).items():
-        first, second, third = sorted(found, key=found.__getitem__)[:3]
-        lines.append(
-            f"| `{sampler}`, {budget} | **{spec(first)}** {found[first]:.2g} | {spec(second)}, {spec(third)} | {found['linear']:.2g} "
-            f"| {found['flux2']:.2g} |"
-        )
+def best() -> list[str]:
+    """The schedule with the smallest error, for each sampler and number of calls."""
+    lines = ["| sampler, calls | best on mixtures | best on klein-digits |", "| --- | --- | --- |"]
+    kinds = [errors(flow) for flow in ("mixtures", KLEIN)]
+    for sampler, budget in kinds[0]:
+        cells = []
+        for found in (kind[sampler, budget] for kind in kinds):
+            first = min(found, key=found.__getitem__)
+            cells.append(f"{spec(first)}: {found[first]:.2g} (linear: {found['linear']:.2g})")
+        lines.append(f"| `{sampler}`, {budget} | {' | '.join(cells)} |")
     return lines
 
 
-def table(flow: str) -> list[str]:
-    """Every schedule with one number of calls: its error as a multiple of that on the uniform one."""
-    cells = {at: found for at, found in errors(flow).items() if at[1] == SHOWN}
-    names = list(next(iter(cells.values())))
-    order = sorted(names, key=lambda n: sum(math.log(found[n]) for found in cells.values()))
-    lines = [
-        "| schedule | " + " | ".join(f"`{s}`" for s, _ in cells) + " |",
-        "| --- |" + " --: |" * len(cells),
-    ]
-    for name in order:
-        row = [(found[name] / found["linear"], found[name] == min(found.values())) for found in cells.values()]
-        lines.append(f"| {spec(name)} | " + " | ".join(f"**{r:.2f}**" if least else f"{r:.2f}" for r, least in row) + " |")
-    return lines
+def multiples(flow: str) -> dict[str, float]:
+    """The error of every schedule as a multiple of that on the uniform one, as a geometric mean over the samplers."""
+    cells = [found for (_, budget), found in errors(flow).items() if budget == SHOWN]
+    return {n: math.exp(sum(math.log(found[n] / found["linear"]) for found in cells) / len(cells)) for n in cells[0]}
+
+
+def table() -> list[str]:
+    """Every schedule with one number of calls, on both kinds of flows."""
+    mixtures, digits = map(multiples, ("mixtures", KLEIN))
+    order = sorted(mixtures, key=lambda n: mixtures[n] * digits[n])
+    lines = ["| schedule | mixtures | klein-digits |", "| --- | --: | --: |"]
+    return lines + [f"| {spec(name)} | {mixtures[name]:.2f} | {digits[name]:.2f} |" for name in order]
 
 
 def plot() -> None:
@@ -173,91 +171,79 @@ def plot() -> None:
 
 def row(info: fs.ScheduleInfo) -> str:
     """A line of the catalogue."""
-    runs = "1 to 0" if info.complete else "begins below 1"
-    runs += "" if info.exact_steps else "; its own number of steps"
-    cells = (f"`{info.name}`", info.summary, runs, info.advice)
+    others = [*(f"`{n}`" for n in info.aliases), *(preset(p, o) for p, o in info.presets.items())]
+    source = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", info.reference)
+    cells = (f"[`{info.name}`](#flowsamplers.schedules.{info.family}.{info.name})", info.advice, ", ".join(others), source)
     return "| " + " | ".join(c.replace("|", "\\|").replace("``", "`") for c in cells) + " |"
 
 
-def about(info: fs.ScheduleInfo) -> str:
-    """Other names, presets, options and source of a schedule, as a list item."""
-    options = ", ".join(f"`{k}={v}`" for k, v in info.options.items() if k != "arithmetic")
-    if info.name == "flow_match_euler":
-        options = "all of the scheduler's configuration"
-    presets = "; ".join(f"`{p}` ({', '.join(f'{k}={v}' for k, v in o.items())})" for p, o in info.presets.items())
-    parts = [
-        f"other names {', '.join(f'`{n}`' for n in info.aliases)}" if info.aliases else "",
-        f"presets {presets}" if presets else "",
-        f"options {options}" if options else "",
-        f"form of {info.form}" if info.form else "",
-        f"source {info.reference}" if info.reference else "",
-    ]
-    return f"* `{info.name}`: {'; '.join(part for part in parts if part)}."
+def preset(name: str, options: dict[str, Any]) -> str:
+    """A preset with its options; that of a table is the table."""
+    given = ", ".join(f"{k}={v:g}" for k, v in options.items() if not isinstance(v, str))
+    return f"`{name}`" + (f" ({given})" if given else "")
 
 
 def page() -> str:
     """The page."""
     infos = own()
     worst = max(found["flux2"] / found["linear"] for found in errors("mixtures").values())
-    text = [
-        "# Schedules",
-        "",
-        "<!-- written by tools/build_schedules.py from the registry and flowsamplers/measurements/schedules.json -->",
-        "",
-        "A schedule is the list of noise levels at which the steps of a run begin and end. `fs.get_schedule(name, steps, **options)`, or the",
-        "function with that name in `flowsamplers.schedules`, makes one. `flowsamplers list --schedules` lists them, and",
-        "`flowsamplers schedule --schedule NAME --steps 8 --option NAME=VALUE` prints the numbers of one.",
-        "[Custom schedules](../howto/custom-schedules.md) shows how to change a schedule and how to use your own.",
-        "",
-        "**Some names mean two schedules.** diffusers and ComfyUI have different nodes for `karras`, `exponential` and `beta`. Here the plain",
-        "name is diffusers' schedule, and ComfyUI's ends in `_comfy`. k-diffusion's rules in their own variable end in `_ve`. A name that only",
-        "ComfyUI or RES4LYF has is their schedule.",
-        "",
-        "![The nodes of every schedule at 8 and at 20 steps, one row for each](../assets/schedules.png)",
-        "",
-        "## Which schedule for which sampler?",
-        "",
-        "Four samplers with their default options ran on every schedule with its default options, at equal model calls. `fireflow` needs one",
-        "call for its start, so it takes one step less. The error is the relative Euclidean distance to the exact solution.",
-        "",
-        f"These flows rank schedules by their numerical error. On mixtures FLUX.2's schedule has up to {worst:.0f} times the error of `linear`. Do not",
-        "conclude this for a real FLUX.2 model: a mixture does not decide the content of an image at high noise, and shifted schedules were",
-        "made for that phase. Measure your model with `flowsamplers study --model ... --schedule NAME`.",
-        "",
-        f"### Mixtures of Gaussians: geometric mean over {len(json.loads(DATA.read_text())['flows']) - 1} of them",
-        "",
-        *best("mixtures"),
-        "",
-        "### klein-digits",
-        "",
-        *best(KLEIN),
-        "",
-        f"### All schedules with {SHOWN} calls",
-        "",
-        "The error is given as a multiple of the error on `linear`; the smallest of each column is bold. The values for all numbers of calls are",
-        "in `flowsamplers/measurements/schedules.json`. On mixtures of Gaussians:",
-        "",
-        *table("mixtures"),
-        "",
-        "On klein-digits:",
-        "",
-        *table(KLEIN),
-        "",
-    ]
-    for family, title in FAMILIES.items():
-        text += [
-            f"## {title}",
-            "",
-            "| schedule | what it is | runs | when to use it |",
-            "| --- | --- | --- | --- |",
-            *[row(i) for i in infos if i.family == family],
-            "",
-            *[about(i) for i in infos if i.family == family],
-            "",
-            f"::: flowsamplers.schedules.{family}",
-            "",
-        ]
-    return "\n".join(text)
+    flows = len(json.loads(DATA.read_text())["flows"]) - 1
+    families = "\n\n".join(
+        "\n".join(
+            [
+                f"### {title}",
+                "",
+                "| schedule | when to use it | other names and presets | source |",
+                "| --- | --- | --- | --- |",
+                *[row(i) for i in infos if i.family == family],
+            ]
+        )
+        for family, title in FAMILIES.items()
+    )
+    documented = "\n\n".join(
+        f"### {title}: functions\n\n::: flowsamplers.schedules.{family}" for family, title in FAMILIES.items()
+    )
+    return f"""# Schedules
+
+<!-- written by tools/build_schedules.py from the registry and flowsamplers/measurements/schedules.json -->
+
+A schedule is the list of noise levels at which the steps of a run begin and end. `fs.get_schedule(name, steps, **options)` makes one, and
+`flowsamplers schedule --schedule NAME --steps 8 --option NAME=VALUE` prints its numbers.
+[Custom schedules](../howto/custom-schedules.md) shows how to change a schedule and how to use your own.
+
+* For a real model, begin with its own schedule: `flux2` for FLUX.2, `shift` with the model's shift for others.
+* For smooth velocity fields and small models, begin with `linear` or `kl_optimal_rf`.
+* `karras`, `exponential` and `beta` are diffusers' schedules. ComfyUI's schedules of these names end in `_comfy`. k-diffusion's rules in their
+  own variable end in `_ve`.
+
+![The nodes of every schedule at 8 and at 20 steps, one row for each](../assets/schedules.png)
+
+## All schedules
+
+All schedules run from 1 to 0, except `ddim_uniform` and most tables.
+
+{families}
+
+## Which schedule for which sampler?
+
+Four samplers ran on every schedule with default options, at equal model calls. The error is the relative Euclidean distance to the exact
+solution. On mixtures it is the geometric mean over {flows} of them.
+
+{chr(10).join(best())}
+
+These flows rank schedules by their numerical error. On mixtures, `flux2` has up to {worst:.0f} times the error of `linear`. Do not conclude this
+for a real FLUX.2 model: a mixture does not decide the content of an image at high noise. Shifted schedules were made for that phase.
+Measure your model with `flowsamplers study --model ... --schedule NAME`.
+
+With {SHOWN} calls, this table shows the error as a multiple of the error on `linear`, as a geometric mean over the four samplers. The errors of
+each sampler are in `flowsamplers/measurements/schedules.json`.
+
+{chr(10).join(table())}
+
+## The functions
+
+{documented}
+"""
 
 
 if __name__ == "__main__":

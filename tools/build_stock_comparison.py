@@ -298,12 +298,12 @@ def _answer(data: dict[str, Any], same: set[str]) -> list[str]:
 
 def _table(data: dict[str, Any], samplers: set[str]) -> list[str]:
     """A line for each scheduler and sampler, with the range of multiples on both kinds of flows."""
-    lines = ["| diffusers | here | mixtures | klein-digits |", "| --- | --- | --: | --: |"]
+    lines = ["| diffusers | mixtures | klein-digits | here |", "| --- | --: | --: | --- |"]
     for name, sampler in dict.fromkeys(
         (row["stock"], row["sampler"]) for row in data["mixtures"] if row["sampler"] in samplers
     ):
         cells = [spread([row for row in data[flow] if (row["stock"], row["sampler"]) == (name, sampler)]) for flow in FLOWS]
-        lines.append(f"| {name} | `{sampler}` | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | `{sampler}` |")
     return lines
 
 
