@@ -1,4 +1,4 @@
-"""Time what a yield costs, and write it into docs/explanation/generator.md.
+"""Time what a yield costs; docs/howto/write-a-sampler.md has the figures.
 
 python tools/bench_yield.py
 """
@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Generator
-from pathlib import Path
 
 import torch
 
 import flowsamplers as fs
 
-PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "generator.md"
-START, END = "```text\n", "```\n"
 STEPS = 1000
 
 
@@ -51,7 +48,4 @@ def lines() -> list[str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    text = "\n".join(lines())
-    print(text)
-    before, _, rest = PAGE.read_text().partition(START)
-    PAGE.write_text(before + START + text + "\n" + END + rest.partition(END)[2])
+    print("\n".join(lines()))

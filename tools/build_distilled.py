@@ -9,7 +9,7 @@ The work folder is that of ``tools/train_klein_emoji.py``; what was drawn is kep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ EXPLANATION = Path(__file__).parent.parent / "docs" / "explanation"
 DATA, PAGE, PLOT, PICTURES = (EXPLANATION / f"distilled{end}" for end in (".json", ".md", ".svg", ".png"))
 SAMPLERS = ("euler", "ab2", "midpoint", "fireflow", "unipc", "dpmpp_2m", "lcm", "euler_sde")
 CALLS = (1, 2, 3, 4, 6, 8, 16)
-COLUMNS = (2, 4, 8, 16)
-"""Of these the columns of the page, few enough for a phone."""
+COLUMNS = (4, 8)
+"""Of these those of the page's table."""
 FEW = (2, 4, 8)
 """Model calls on schedules that the student was not trained for."""
 ROWS = slice(0, len(COMMON_PROMPTS), 2)
@@ -193,38 +193,33 @@ def figure(found: dict[str, Any]) -> None:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """The measured part of the page: at most five columns without intervals, so that a phone can show them."""
-    lines = ["The figure shows all numbers of calls with their intervals, and [distilled.json](distilled.json) holds them."]
-    for key, title in MEASURES.items():
-        runs = [r for r in found["runs"] if r["schedule"] == "own" and r["calls"] in COLUMNS]
-        most = max(r[key][1] for r in runs)
-        lines += ["", f"**{title.capitalize()}**, on the schedule that the student learned, by number of model calls"]
-        lines += [f"(95 % intervals: at most ± {most:.2f}):", ""]
-        lines += _table(["sampler", *map(str, COLUMNS)], "sampler", "calls", COLUMNS, key, runs)
-    runs = [r for r in found["runs"] if r["calls"] == 4]
-    most = max(r["to_teacher"][1] for r in runs)
-    lines += [
-        "",
-        f"**Other schedules**, 4 calls, distance to the teacher's end point (95 % intervals: at most ± {most:.2f}):",
-        "",
+    """The measured part of the page: few columns without intervals, so that a phone can show them."""
+    at = {(r["sampler"], r["calls"]): r for r in found["runs"] if r["schedule"] == "own"}
+    most = max(at[name, calls]["to_teacher"][1] for name in SAMPLERS for calls in COLUMNS)
+    lines = [
+        "| sampler | distance, 4 calls | distance, 8 calls | recognized, 4 calls | to the data, 4 calls |",
+        f"| --- |{' --: |' * 4}",
     ]
-    lines += _table(["sampler", "own", "4,096 tokens", "linear"], "sampler", "schedule", SCHEDULES, "to_teacher", runs)
-    lines += ["", "**The teacher** itself:", "", "| | 50 calls | 4 calls |", "| --- | --: | --: |"]
-    for key, title in MEASURES.items():
-        itself = "" if key == "to_teacher" else _cell(found["teacher"][key])
-        lines.append(f"| {title} | {itself} | {_cell(found['teacher in 4 calls'][key])} |")
-    return "\n".join(lines).strip()
-
-
-def _table(head: list[str], row: str, column: str, columns: Sequence[Any], key: str, runs: list[dict[str, Any]]) -> list[str]:
-    """Samplers down, something else across; what was not run stays empty."""
-    by = {(r[row], r[column]): f"{r[key][0]:.3f}" for r in runs}
-    cells = [[f"`{name}`", *(by.get((name, c), "") for c in columns)] for name in SAMPLERS]
-    return ["| " + " | ".join(line) + " |" for line in (head, ["---", *["--:"] * len(columns)], *cells)]
-
-
-def _cell(value: list[float]) -> str:
-    return f"{value[0]:.3f} ± {value[1]:.3f}"
+    for name in SAMPLERS:
+        four, eight = (at[name, calls] for calls in COLUMNS)
+        cells = [
+            f"{four['to_teacher'][0]:.2f}",
+            f"{eight['to_teacher'][0]:.2f}",
+            f"{four['recognised'][0]:.0%}",
+            f"{four['to_data'][0]:.3f}",
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    teacher = found["teacher in 4 calls"]
+    lines.append(
+        f"| teacher with 4 steps | {teacher['to_teacher'][0]:.2f} | | {teacher['recognised'][0]:.0%} | {teacher['to_data'][0]:.3f} |"
+    )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"The 95 % intervals of the distances are at most ± {most:.2f}. [All values](distilled.json) include the other numbers of calls.",
+        ]
+    )
 
 
 def page() -> str:

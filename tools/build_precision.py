@@ -27,6 +27,8 @@ from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, full_precisi
 PAGES = Path(__file__).parent.parent / "docs" / "explanation"
 ROWS, FIGURE, PAGE = PAGES / "bf16.json", PAGES / "bf16.png", PAGES / "bf16.md"
 STEPS = (4, 8, 16, 32, 64, 128, 256, 512)
+SHOWN = (4, 16, 64, 512)
+"""Of these the columns of the page, few enough for a phone."""
 SUMS = (1, 2, 3, 4, 8, 16, 50, 512)
 PROMPTS = ["a handwritten 3", "the digit seven", "eight", "zero"]
 GUIDANCE = 1.0
@@ -170,11 +172,14 @@ def figure(found: dict[str, Any]) -> bytes:
 
 def table(found: dict[str, Any]) -> list[str]:
     """Samplers and arms, by steps."""
-    lines = ["| sampler | " + " | ".join(["carried", *map(str, STEPS)]) + " |", "| --- " * (2 + len(STEPS)) + "|"]
+    lines = [
+        "| sampler and arithmetic | " + " | ".join(f"{n} steps" for n in SHOWN) + " |",
+        "| --- " + "| --: " * len(SHOWN) + "|",
+    ]
     for sampler in SAMPLERS:
         for arm, words in ARMS.items():
-            cells = [f"{error:.4f}" for _, error in curve(found, sampler, arm)]
-            lines.append("| " + " | ".join([f"`{sampler}`", words, *cells]) + " |")
+            at = dict(curve(found, sampler, arm))
+            lines.append(f"| `{sampler}`, {words} | " + " | ".join(f"{at[n]:.4f}" for n in SHOWN) + " |")
     return lines
 
 
@@ -185,59 +190,18 @@ def page(found: dict[str, Any] | None = None) -> str:
     many, floor = STEPS[-1], found["output_rounding"]
     lowest = {s: min(at[s, "rounded"], key=at[s, "rounded"].__getitem__) for s in SAMPLERS}
     gains = [at["euler", "rounded"][n] / at["euler", "state"][n] for n in (16, 64, many)]
-    late = [at["midpoint", "state"][n] / at["midpoint", "time"][n] for n in (16, 64, many)]
-    sums = [f"| {n} | {total:+.6f} | {stock:+.6f} | {ours:+.6f} |" for n, total, stock, ours in found["sums"]]
-    distinct = [f"| {n} | {seen} |" for n, seen in found["distinct"]]
+    late = max(at["midpoint", "state"][n] / at["midpoint", "time"][n] for n in (16, 64, many))
+    ends = {n: (total, stock, ours) for n, total, stock, ours in found["sums"]}
+    distinct = dict(found["distinct"])
     text = f"""
 # What bfloat16 does to the error
 
 <!-- written by tools/build_precision.py from docs/explanation/bf16.json -->
 
-With many steps, a stock pipeline in bfloat16 becomes less accurate, because it rounds the latents after every step. `FlowSamplerScheduler`
-keeps the latents in float32, so its error keeps falling.
-
-A bfloat16 number has eight significant bits. This is enough for the weights and the arithmetic of a network, but too few for the sum of all
-steps. A stock bfloat16 pipeline rounds three things, with different effects:
-
-1. **The network**, that is, weights and activations. A sampler cannot change this.
-2. **The state.** The latents are rounded to bfloat16 after every step. N steps make N roundings, and each is as large as a small step.
-3. **The time.** The pipeline rounds the timestep before the transformer gets it. Between 512 and 1024, bfloat16 numbers are 4 apart, so the
-   network often gets a slightly wrong noise level. Different timesteps can also become equal. This table counts them for a 1024 x 1024 image:
-
-| steps | different times in bfloat16 |
-| --: | --: |
-{chr(10).join(distinct)}
-
-## The measured error
-
-The figures are relative errors of the final latents of klein-digits in bfloat16, run by the stock `Flux2KleinPipeline`. They are geometric
-means over {len(PROMPTS)} prompts and noises, with guidance {GUIDANCE:g} and one fixed shift. The exact solution belongs to the same rounded weights in
-float32 arithmetic; its own error is {found["reference_error"]:.0e}.
-
-In the rows *state and time in bf16*, `euler` is stock's `FlowMatchEulerDiscreteScheduler`. Stock has no midpoint rule, so `midpoint` is
-`FlowSamplerScheduler(carry="model")`, which rounds as stock does. One step of `midpoint` takes two model calls.
+**With many steps, a stock pipeline in bfloat16 becomes less accurate,** because it rounds the latents after every step. `FlowSamplerScheduler`
+keeps the latents in float32, so its error keeps falling. With few steps, precision does not matter.
 
 ![Relative error against the number of steps, with state and time in bfloat16 or float32](bf16.png)
-
-{chr(10).join(table(found))}
-
-The pipeline gives its result to the autoencoder in bfloat16. This last rounding alone makes an error of {floor:.4f}, the dotted line. The figures
-do not include the rounding of the weights, which changes the result by {found["weights"]:.4f}.
-
-## What to conclude
-
-* **With stock, many steps increase the error.** It is smallest at {lowest["euler"]} steps with `euler` and at {lowest["midpoint"]} with `midpoint`. At {many}
-  steps it is {at["euler", "rounded"][many]:.2f} and {at["midpoint", "rounded"][many]:.2f}.
-* **A float32 state removes this error.** With `euler` the error is {gains[0]:.2f}, {gains[1]:.2f} and {gains[2]:.1f} times smaller at 16, 64 and {many} steps.
-  The state takes four bytes for each number of the latents, and no extra time. This is the default of `FlowSamplerScheduler`.
-* **The rounded time {verdict_of_time(late)}** With a float32 state, `midpoint` was run with rounded and with exact times. Rounded times gave
-  {late[0]:.2f}, {late[1]:.2f} and {late[2]:.2f} times the error at 16, 64 and {many} steps. A larger model may depend more strongly on the time. The real weights
-  have not been measured.
-* **With few steps, precision does not matter.** With 4 `euler` steps the three errors are {at["euler", "rounded"][4]:.3f}, {at["euler", "state"][4]:.3f} and
-  {at["euler", "time"][4]:.3f}, because the method's own error is far larger. Precision matters if you use many steps, measure orders, or compare
-  methods.
-* The error of a bfloat16 model stops falling at its rounding error, the noise floor. Below this floor you cannot measure an order.
-  `flowsamplers study` measures and draws the floor.
 
 ## In your pipeline
 
@@ -249,30 +213,44 @@ with full_precision_time(pipe.transformer, pipe.scheduler):  # and time
     image = pipe(prompt="a cat", num_inference_steps=50).images[0]
 ```
 
-The pipeline rounds the time, but the scheduler still has the exact value. Inside the context, the transformer computes its time embedding from
-the scheduler's float32 value for the current call. It does so only if that value equals the pipeline's value up to rounding. The context also
-works with stock's scheduler, and in every pipeline of [the Klein family](../reference/compatibility.md#flux2-klein).
+The context gives the transformer's time embedding the scheduler's float32 time, if it equals the pipeline's value up to rounding. It
+also works with stock's scheduler, and in every pipeline of [the Klein family](../reference/compatibility.md#flux2-klein).
+`KleinFlow(pipe, full_time=True)` and `flowsamplers study --full-time` do the same for velocity fields.
 
-`KleinFlow(pipe, full_time=True)` and `flowsamplers study --full-time` do the same for velocity fields. This page compares solutions of the
-model's equation. It does not say which images look better, since a model may have been trained with rounded or with exact times.
+## What a stock pipeline rounds
 
-## The steps that stock applies
+A bfloat16 number has eight significant bits. That is enough for a network, but too few for the sum of all steps.
 
-From noise to data, the steps in sigma must add up to -1. In bfloat16, stock's steps do not, because stock rounds each step to the
-velocity's dtype. This table shows the sum for a velocity of 1 and the schedule of a 1024 x 1024 image:
+1. **The network**, that is, weights and activations. A sampler cannot change this.
+2. **The state.** N steps make N roundings of the latents, and with many steps each is as large as a step.
+3. **The time.** Between 512 and 1024, bfloat16 numbers are 4 apart, so the network gets a slightly wrong noise level. Of 50 timesteps of a
+   1024 x 1024 image, {distinct[50]} are different in bfloat16. Of 100, {distinct[100]} are.
+4. **The step.** The steps in sigma must add up to -1. Stock's add up to {ends[4][0]:.6f} with 4 steps and to {ends[50][0]:.6f} with 50. With a
+   velocity of 1, a run of {many} steps from 1 ends at {ends[many][1]:+.3f}. The drop-in ends at {ends[many][2]:.0f}.
 
-| steps | sum of stock's steps | where stock ends from 1 | where the drop-in ends |
-| --- | --- | --- | --- |
-{chr(10).join(sums)}
+## The measured error
 
-The correct values are -1, 0 and 0.
+{chr(10).join(table(found))}
+
+These are relative errors of the final latents of klein-digits in bfloat16, run by the stock `Flux2KleinPipeline`. They are geometric means over
+{len(PROMPTS)} prompts and noises, with guidance {GUIDANCE:g} and one fixed shift. The exact solution belongs to the same rounded weights in float32; its own error
+is {found["reference_error"]:.0e}. `euler` with state and time in bf16 is stock's scheduler. Stock has no midpoint rule, so there `midpoint` is
+`FlowSamplerScheduler(carry="model")`. [All values](bf16.json) include 8, 32, 128 and 256 steps.
+
+* **Stock's error rises with many steps.** It is smallest at {lowest["euler"]} steps with `euler` and at {lowest["midpoint"]} with `midpoint`.
+* **A float32 state removes this error.** With `euler` the error is {gains[0]:.2f}, {gains[1]:.2f} and {gains[2]:.1f} times smaller at 16, 64 and {many} steps.
+* **The rounded time {verdict_of_time(late)}** It makes the error of `midpoint` at most {late:.2f} times larger. A larger model may depend more strongly on
+  the time.
+* **The noise floor:** the error of a bfloat16 model stops falling at its rounding error. Below it you cannot measure an order. `flowsamplers study`
+  draws the floor. Rounding the result alone makes an error of {floor:.4f}, the dotted line.
+
+The real weights have not been measured. This page says nothing about which images look better: a model may have been trained with rounded times.
 """
     return text.lstrip("\n")
 
 
-def verdict_of_time(ratios: list[float]) -> str:
-    """What the ratios of the errors with rounded and exact times say."""
-    worst = max(ratios)
+def verdict_of_time(worst: float) -> str:
+    """What the largest ratio of the errors with rounded and exact times says."""
     return "also matters." if worst > 1.5 else "matters less." if worst > 1.1 else "makes little difference here."
 
 

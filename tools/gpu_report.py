@@ -784,9 +784,9 @@ def measured(found: Row | None) -> str:
     place, sections = found["place"], found["sections"]
     lines = [
         f"## What has been measured on one {place['device']}",
-        f"Date: {place['date']}. Versions: torch {place['torch']}, CUDA {place['cuda']}, diffusers {place['diffusers']}. The network is FLUX.2 "
-        f"[klein] 4B with random weights in bfloat16, at {place['tokens']:,} tokens (1024 x 1024). [All values](gpu.json) are in one file, and "
-        "`python tools/gpu_report.py` measures them again.",
+        f"The network is FLUX.2 [klein] 4B with random weights in bfloat16, at {place['tokens']:,} tokens (1024 x 1024). `python tools/gpu_report.py` "
+        f"measured it on {place['date']} with torch {place['torch']}, CUDA {place['cuda']} and diffusers {place['diffusers']}: [all values](gpu.json).",
+        *found.get("remarks", []),
     ]
     for name, (heading, told) in _TOLD.items():
         if (section := sections.get(name)) is None:
@@ -800,8 +800,6 @@ def measured(found: Row | None) -> str:
         ]
         lines += [f"This section ended early: {section['ended']}."] if section["ended"] != "complete" else []
         lines += section.get("remarks", [])
-    if "training" in found:
-        lines += ["### Training", *_told_training(found["training"])]
     return "\n\n".join(map(_wrapped, lines))
 
 
@@ -825,17 +823,9 @@ def _ms(seconds: float) -> str:
 
 def _told_waits(rows: list[Row]) -> list[str]:
     waiting = [row for row in rows if row["waits"] is not None]
-    loops = {kind: sum(row["loop"] == kind for row in rows) for kind in dict.fromkeys(row["loop"] for row in rows)}
     return [
-        f"{len(waiting) or 'None'} of {len(rows)} runs waited for the device. Torch was told to raise an error at the first wait. The runs "
-        f"cover {len({row['sampler'] for row in rows})} samplers:",
-        "\n".join(
-            [
-                f"* {loops['step']} loops over `step`, with the state in the model's dtype, float32 and float64, and with both kinds of noise",
-                f"* {loops['sample']} runs of `fs.sample` with a velocity that costs nothing",
-                f"* {loops['sample, with the network']} runs of `fs.sample` with the network",
-            ]
-        ),
+        f"{len(waiting) or 'None'} of {len(rows)} runs waited for the device. Torch was told to raise an error at the first wait. The runs cover "
+        f"{len({row['sampler'] for row in rows})} samplers, `step` and `fs.sample`, three dtypes of the state, and both kinds of noise.",
         *(f"* `{row['sampler']}`, {row['loop']}: {row['waits']}" for row in waiting),
     ]
 
@@ -844,22 +834,13 @@ def _told_correctness(rows: list[Row]) -> list[str]:
     bits = [row for row in rows if "sampler" not in row]
     floats = sorted((row for row in rows if "sampler" in row), key=lambda row: -row["ulps"])
     wrong = [str(row.get("sampler", row["what"])) for row in rows if not row["right"]]
+    most = floats[0]
     return [
         f"{len(rows) - len(wrong)} of {len(rows)} comparisons hold"
         + (f"; these do not: {', '.join(wrong)}." if wrong else "."),
-        *(["These are equal bit for bit:", "\n".join(f"* {row['what']}" for row in bits)] if bits else []),
-        *(
-            [
-                f"In float32, the results of {len(floats)} samplers differ from the CPU's by {statistics.median(r['ulps'] for r in floats):.2g} eps at "
-                f"the median. The limit follows from the Lipschitz constant of the test field. The largest differences are:",
-                _table(
-                    ["sampler", "difference, in eps", "limit"],
-                    [[f"`{r['sampler']}`", f"{r['ulps']:.3g}", str(r["limit"])] for r in floats[:3]],
-                ),
-            ]
-            if floats
-            else []
-        ),
+        f"* Equal bit for bit: {'; '.join(row['what'] for row in bits)}.\n"
+        f"* In float32, the results of {len(floats)} samplers differ from the CPU's by {statistics.median(r['ulps'] for r in floats):.2g} eps at the "
+        f"median. The largest difference is {most['ulps']:.3g} eps (`{most['sampler']}`); the Lipschitz constant of the test field allows {most['limit']}.",
     ]
 
 
@@ -867,34 +848,24 @@ def _told_call_times(rows: list[Row]) -> list[str]:
     networks = [row for row in rows if row["what"] != "scheduler"]
     schedulers = [row for row in rows if row["what"] == "scheduler"]
     others = [row for row in schedulers if row["scheduler"] not in TIMED and " " not in row["scheduler"]]
-    stochastic = {i.name for i in fixed_samplers() if i.stochastic}
-    named = [row for row in schedulers if row not in others]
-    ends: list[str] = []
-    for kind, some in (
-        ("without noise", [r for r in others if r["scheduler"] not in stochastic]),
-        ("with the noise of a seed", [r for r in others if r["scheduler"] in stochastic]),
-    ):
-        low, high = (f(some, key=lambda row: row["host"]) for f in (min, max))
-        ends.append(
-            f"* The other {len(some)} samplers {kind} need from {_ms(low['host'])} (`{low['scheduler']}`) to {_ms(high['host'])} "
-            f"(`{high['scheduler']}`)."
-        )
+    low, high = (f(others, key=lambda row: row["host"]) for f in (min, max))
     return [
-        "The table has the time that the host spends in `step`, per model call. The velocity cost nothing in these runs, so the device was "
-        "always idle and its own share cannot be told from the host's.",
+        "This is the time that the host spends in `step`, per model call. The velocity cost nothing in these runs.",
         _table(
             ["scheduler", "host time of a call"],
-            [[f"`{r['scheduler']}`" if " " not in r["scheduler"] else r["scheduler"], _ms(r["host"])] for r in named],
-        ),
-        "\n".join(ends),
-        "A call of the network takes:",
-        _table(
-            ["network", "host", "device"],
             [
-                [r["what"].removeprefix("network, ").replace("network", "eager"), _ms(r["host"]), _ms(r["device"] or 0)]
-                for r in networks
+                [f"`{r['scheduler']}`" if " " not in r["scheduler"] else r["scheduler"], _ms(r["host"])]
+                for r in schedulers
+                if r not in others
             ],
         ),
+        f"The other {len(others)} samplers need from {_ms(low['host'])} (`{low['scheduler']}`) to {_ms(high['host'])} (`{high['scheduler']}`). A call "
+        "of the network takes "
+        + " and ".join(
+            f"{_ms(r['device'] or 0)} on the device ({r['what'].removeprefix('network, ').replace('network', 'eager')})"
+            for r in networks
+        )
+        + ".",
     ]
 
 
@@ -905,20 +876,13 @@ def _told_memory(rows: list[Row]) -> list[str]:
         kept = [row["sampler"] for row in mine if row["held"]]
         low, high = (f(mine, key=lambda row: row["latents"]) for f in (min, max))
         held = f"These keep memory: {', '.join(kept)}." if kept else "Nothing stays on the device afterwards."
-        if len(mine) > len(TIMED):
-            lines.append(
-                f"With {network}, {len(mine)} samplers add from {low['latents']:.1f} (`{low['sampler']}`) to {high['latents']:.1f} latents "
-                f"(`{high['sampler']}`). {held}"
-            )
-        else:
-            lines += [
-                f"With {network}, in float32 latents of {_mib(4 * 128 * 4096)}. {held}",
-                _table(
-                    ["sampler", "peak, more than stock Euler"],
-                    [[f"`{r['sampler']}`", f"{r['latents']:.1f} latents"] for r in mine],
-                ),
-            ]
-    return lines
+        number = (
+            f"{len(mine)} samplers add from {low['latents']:.1f} (`{low['sampler']}`) to"
+            if len(mine) > 1
+            else "one sampler adds"
+        )
+        lines.append(f"* With {network}, {number} {high['latents']:.1f} latents (`{high['sampler']}`). {held}")
+    return [f"The peak, more than that of stock Euler, in float32 latents of {_mib(4 * 128 * 4096)}:", "\n".join(lines)]
 
 
 def _mib(size: int) -> str:
@@ -927,26 +891,15 @@ def _mib(size: int) -> str:
 
 def _told_studies(rows: list[Row]) -> list[str]:
     of = {what: [r for r in rows if r["what"] == what] for what in dict.fromkeys(r["what"] for r in rows)}
-    lines: list[str] = []
-    if lockstep := of.get("rows in lock-step against calls of the pipeline"):
-        lines += [
-            f"{lockstep[0]['rows']} rows of klein-digits in lock-step, against as many calls of the pipeline:",
-            _table(
-                ["sampler", "in lock-step", "by the pipeline", "difference"],
-                [
-                    [f"`{r['sampler']}`", f"{r['seconds']:.2f} s", f"{r['by pipeline']:.2f} s", f"{r['difference']:.0e}"]
-                    for r in lockstep
-                ],
-            ),
-        ]
+    lines = [
+        f"* {r['rows']} rows of klein-digits with `{r['sampler']}`: {r['seconds']:.2f} s in lock-step, {r['by pipeline']:.2f} s by calls of the pipeline."
+        for r in of.get("rows in lock-step against calls of the pipeline", [])
+    ]
     said = {
-        "flowsamplers study --dry-run, klein-digits": "`flowsamplers study --dry-run` on klein-digits: an evaluation takes {solo} alone and "
-        "{batched} in a batch of {of}.",
-        "a study of klein-digits": "A whole study of klein-digits with its report: {ok} of {rows} rows are right, in {seconds:.1f} s. The reference's "
-        "own error is {reference:.1e}.",
-        "the probe's estimate, klein-4B": "klein-4B, {rows} evaluations in lock-step: the probe foretold {told:.2f} s, and they took {took:.2f} s. "
-        "An evaluation is {tera:.1f} TFLOP and takes {solo} alone, {batched} in a batch. The peak is {gib:.1f} GiB.",
-        "a batch out of memory is halved": "A batch of {of} rows that does not fit is halved until it does. The velocities are those of single rows.",
+        "flowsamplers study --dry-run, klein-digits": "An evaluation of klein-digits takes {solo} alone and {batched} in a batch of {of}.",
+        "a study of klein-digits": "A whole study of klein-digits with its report: {ok} of {rows} rows are right, in {seconds:.1f} s.",
+        "the probe's estimate, klein-4B": "{rows} evaluations of klein-4B took {took:.2f} s; `--dry-run` foretold {told:.2f} s. The peak is {gib:.1f} GiB.",
+        "a batch out of memory is halved": "A batch of {of} rows that does not fit is halved until it does.",
         "a study of two blocks": "A whole study of two blocks of klein-4B: {ok} of {rows} rows are right, in {seconds:.1f} s.",
     }
     points = [
@@ -954,14 +907,13 @@ def _told_studies(rows: list[Row]) -> list[str]:
             **{
                 **row,
                 **{k: _ms(row[k]) for k in ("solo", "batched") if k in row},
-                "tera": row.get("flops", 0) / 1e12,
                 "gib": row.get("bytes", 0) / 2**30,
             }
         )
         for what, (row, *_) in of.items()
         if what in said
     ]
-    return [*lines, "\n".join(f"* {point}" for point in points)]
+    return ["\n".join([*lines, *(f"* {point}" for point in points)])]
 
 
 def _told_fitting(rows: list[Row]) -> list[str]:
@@ -971,21 +923,19 @@ def _told_fitting(rows: list[Row]) -> list[str]:
     lines: list[str] = []
     if profile:
         lines.append(
-            f"* The profile of {profile['rows']} rows takes {profile['evaluations']:,} evaluations and {profile['seconds']:.1f} s."
-        )
-    if fit:
-        lines.append(f"* The fit of a solver with {fit['calls']} model calls then takes {fit['seconds']:.1f} s.")
-    if errors:
-        lines.append(
-            f"* On rows that were not fitted, its error is {errors['fitted']:.1%}. `ab2` has {errors['ab2']:.0%} and Euler {errors['euler']:.0%}."
-        )
-    if full:
-        lines.append(
-            f"* The same number of evaluations would take {full['hours']:.1f} hours with klein-4B, at {_ms(full['call'])} a call. This is an estimate."
+            f"The profile of {profile['rows']} rows of klein-digits takes {profile['evaluations']:,} evaluations and {profile['seconds']:.1f} s."
         )
     if cpu:
-        lines.append(f"* Profiles on the GPU and on the CPU differ by {cpu['difference']:.0e}.")
-    return ["\n".join(lines)]
+        lines.append(f"It differs from the CPU's by {cpu['difference']:.0e}.")
+    if fit:
+        lines.append(f"The fit of a solver with {fit['calls']} model calls then takes {fit['seconds']:.1f} s.")
+    if errors:
+        lines.append(
+            f"On other rows its error is {errors['fitted']:.1%}; `ab2` has {errors['ab2']:.0%} and Euler {errors['euler']:.0%}."
+        )
+    if full:
+        lines.append(f"With klein-4B, as many evaluations would take {full['hours']:.1f} hours. This is an estimate.")
+    return [" ".join(lines)]
 
 
 def _told_tests(rows: list[Row]) -> list[str]:
@@ -994,36 +944,28 @@ def _told_tests(rows: list[Row]) -> list[str]:
 
 def _told_compiled(rows: list[Row]) -> list[str]:
     graphs = {row["graphs"] for row in rows}
+    low, high = (f(row["difference"] for row in rows) for f in (min, max))
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    at = {(row["sampler"], row["mode"]): row["host"] for row in rows}
     return [
         f"`torch.compile` made {' or '.join(map(str, sorted(graphs)))} graph in each mode for all samplers and steps: a step never makes it "
-        "compile again.",
+        "compile again. The host's time of a run:",
         _table(
-            ["mode", "sampler", "host, a run", "device, a run", "from eager"],
-            [[r["mode"], f"`{r['sampler']}`", _ms(r["host"]), _ms(r["device"] or 0), f"{r['difference']:.1%}"] for r in rows],
+            ["sampler", *modes],
+            [[f"`{s}`", *(_ms(at[s, m]) for m in modes)] for s in dict.fromkeys(row["sampler"] for row in rows)],
         ),
+        f"The results differ from eager ones by {low:.0%} to {high:.0%}.",
     ]
 
 
 def _told_rounding(rows: list[Row]) -> list[str]:
-    found = {(row["time"], row["sampler"]): row["difference"] for row in rows}
-    kinds = list(dict.fromkeys(row["time"] for row in rows))
+    by: dict[str, list[float]] = {}
+    for row in rows:
+        by.setdefault(row["time"], []).append(row["difference"])
+    spans = ", and ".join(f"{min(v):.1%} to {max(v):.1%} with the time {kind}" for kind, v in by.items())
     return [
-        "Most of the difference between compiled and eager results is one rounding. Stock multiplies the time by 1,000, rounds it to bfloat16, divides it and rounds it "
-        "again; the network multiplies and rounds once more, which nearly undoes the division. Compiled code leaves out the last rounding, so "
-        "the network is told another time. The CPU shows the same, with two narrow blocks and 256 tokens:",
-        _table(
-            ["sampler", *(f"time {kind}" for kind in kinds)],
-            [[f"`{s}`", *(f"{found[k, s]:.1%}" for k in kinds)] for s in dict.fromkeys(row["sampler"] for row in rows)],
-        ),
-        "`full_precision_time(transformer, scheduler)` removes most of it; see [bfloat16](../explanation/bf16.md).",
-    ]
-
-
-def _told_training(by: Row) -> list[str]:
-    teacher, student = by["klein-emoji"], by["klein-emoji-distilled"]
-    return [
-        f"The bundled klein-emoji was trained on one {by['device']}: {teacher['steps']:,} steps of {teacher['batch']:,} pictures in "
-        f"{teacher['minutes']} minutes, and {student['steps']:,} steps in {student['minutes']} minutes for klein-emoji-distilled."
+        "Most of the difference is one rounding of the time, which compiled code leaves out. `full_precision_time(transformer, scheduler)` removes it: "
+        f"with two narrow blocks on the CPU, compiled and eager results differ by {spans}. See [bfloat16](../explanation/bf16.md).",
     ]
 
 
@@ -1032,8 +974,8 @@ _TOLD: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "correctness": ("Are the results those of the CPU and of stock?", _told_correctness),
     "call_times": ("How long does a step take?", _told_call_times),
     "memory": ("How much memory does a sampler add?", _told_memory),
-    "studies": ("Studies", _told_studies),
-    "fitting": ("Profiles and fitted solvers", _told_fitting),
+    "studies": ("How long does a study take?", _told_studies),
+    "fitting": ("How long does a fit take?", _told_fitting),
     "tests": ("The tests that need a GPU", _told_tests),
     "compiled": ("A compiled network", _told_compiled),
     "rounding_of_time": ("Why compiled and eager results differ in bfloat16", _told_rounding),

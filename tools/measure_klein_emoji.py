@@ -358,19 +358,11 @@ def table(found: dict[str, Any]) -> str:
     by, near = found["prompt"]["one set among the other"], found["distribution"]["one set to the other"]
     lines += [
         "",
-        "For scale:",
-        "",
-        f"* The classifier of the category is right for {percent(found['category']['held_out'])} of all real emoji, and for "
-        f"{percent(found['category']['same_prompts'])} of the real pictures of the prompts that were drawn. It was fitted on neither "
-        f"({found['category']['classes']} categories).",
-        f"* Of the Twemoji pictures, looked up among the Noto pictures, {percent(by['top1'])} have the right emoji as the nearest and "
-        f"{percent(by['top5'])} among the five nearest.",
-        f"* The median distance between the Twemoji and the Noto picture of one emoji is {found['copies']['between the sets'][1]:.3f}. The "
-        f"autoencoder alone changes a picture by {found['copies']['teacher, autoencoder alone'][1]:.3f}.",
-        f"* Twemoji and Noto pictures of the same prompts have an energy distance of {near['energy_distance'][0]:.4f} and a sliced "
-        f"Wasserstein distance of {near['sliced_wasserstein'][0]:.4f}.",
-        f"* The autoencoder's PSNR is {found['psnr']['listed']:.1f} dB on the {len(COMMON_PROMPTS)} common and the other listed emoji, and "
-        f"{found['psnr']['all']:.1f} dB on all.",
+        f"For scale: the classifier of the category is right for {percent(found['category']['same_prompts'])} of the real pictures of these prompts. "
+        f"Of the Twemoji pictures, {percent(by['top1'])}",
+        f"have the right Noto picture as the nearest. The Twemoji and the Noto picture of one emoji are {found['copies']['between the sets'][1]:.3f} "
+        f"apart, at the median. The energy distance of the two sets is {near['energy_distance'][0]:.4f}.",
+        "[All values](klein-emoji.json).",
     ]
     return "\n".join(lines)
 
@@ -403,7 +395,8 @@ def fitted() -> str:
     calls = " ".join(str(s.nfe) for s in solvers)
     lines = [
         "## Fitted solvers",
-        f'`flowsamplers.solver.bundled_solvers("klein-emoji")` gives a solver for each of {calls.replace(" ", ", ")} model calls, made by',
+        "",
+        f'`flowsamplers.solver.bundled_solvers("klein-emoji")` gives a solver for each of {calls.replace(" ", ", ")} model calls. This command made them:',
         "",
         "```bash",
         f"flowsamplers fit --model klein-emoji --nfe {calls} --rows 16 --nodes 32 --rounds 3 --seed {about['first_seed']} --out klein-emoji.json \\",
@@ -411,7 +404,7 @@ def fitted() -> str:
         f"    {' '.join(asked[len(asked) - 4 :])}",
         "```",
         "",
-        f"Errors on {solvers[0].validation.rows} rows with the held prompts, none of which was fitted to:",
+        f"Errors on {solvers[0].validation.rows} rows with the held prompts, which were not fitted to:",
         "",
         "| model calls | fitted | best other sampler with as many calls | its error |",
         "| --: | --: | --- | --: |",
@@ -423,9 +416,7 @@ def fitted() -> str:
             f"| {solver.nfe} | {judged.solver.error:.3f} ± {2 * judged.solver.uncertainty:.3f} | {best.name} | "
             f"{best.error:.3f} ± {2 * best.uncertainty:.3f} |"
         )
-    return "\n".join(
-        [*lines, "", "The pictures and figures of the site that show these solvers are of other prompts and other noises."]
-    )
+    return "\n".join([*lines, "", "The pictures of the site that show these solvers have other prompts and noises."])
 
 
 def cards(found: dict[str, Any]) -> dict[Path, str]:
