@@ -8,6 +8,7 @@ python tools/build_catalogue.py --page    # write the page from the registry and
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,12 @@ FAMILIES = {
     "exponential_rk_sde": "Stochastic one-step, in the data prediction",
     "sa_solver": "Stochastic predictor and corrector",
 }
+TOGETHER = {
+    "runge_kutta": ("Euler, Runge-Kutta and adaptive", ("euler", "runge_kutta", "implicit", "adaptive", "compat")),
+    "exponential": ("Exponential multistep and UniPC", ("exponential", "unipc")),
+    "exponential_sde": ("Stochastic, of higher order", ("exponential_sde", "exponential_rk_sde", "sa_solver")),
+}
+"""Families that share a page; every other has one of its own."""
 
 
 def measure(names: list[str]) -> None:
@@ -131,7 +138,7 @@ def row(entry: cat.Entry) -> str:
     inside, complete = cat.spread(entry.inside), cat.spread(entry.complete)
     if i.stochastic:
         claimed = f"strong {i.strong_order:g}, weak {i.weak_order}; {claimed} without noise"
-        inside, complete = (f"{kind} {words(its)}" for kind, its in (("strong", entry.strong), ("weak", entry.weak)))
+        inside, complete = map(words, (entry.strong, entry.weak))
     cells = (f"`{i.name}`", claimed, inside, complete, entry.calls)
     return "| " + " | ".join(cells) + " |"
 
@@ -146,6 +153,11 @@ def families() -> list[str]:
     return list(dict.fromkeys(e.info.family for e in cat.catalogue()))
 
 
+def home(family: str) -> str:
+    """The page of a family, by its name."""
+    return next((page for page, (_, together) in TOGETHER.items() if family in together), family)
+
+
 def page() -> str:
     """The short table of all samplers."""
     text = [
@@ -157,8 +169,8 @@ def page() -> str:
         "",
         "<!-- written by tools/build_catalogue.py from the registry and flowsamplers/measurements/orders.json -->",
         "",
-        "This table lists every sampler. [Which sampler should I use?](../start/which-sampler.md) helps you choose one. Each name links to the page",
-        "of its family, with options, other names, measured orders and the source. Type in the box to filter; click a heading to sort.",
+        "[Which sampler should I use?](../start/which-sampler.md) helps you choose one. Each name links to its options, other names, measured orders",
+        "and source. Type in the box to filter; click a heading to sort.",
         "",
         '<div class="filtered" markdown="1">',
         "",
@@ -183,55 +195,69 @@ def short(entry: cat.Entry) -> str:
     """A line of the short table."""
     i = entry.info
     order = f"{i.weak_order}, noise" if i.stochastic else str(i.order)
-    link = f"[`{i.name}`](samplers/{i.family}.md)"
+    link = f"[`{i.name}`](samplers/{home(i.family)}.md)"
     return f"| {link} | {heading(i.family).removeprefix('Stochastic: ')} | {entry.calls} | {order} | {i.advice} |"
 
 
-def family_page(family: str) -> str:
-    """Everything on one family."""
-    entries = [e for e in cat.catalogue() if e.info.family == family]
-    orders = STOCHASTIC_ORDERS if any(e.info.stochastic for e in entries) else ODE_ORDERS
+def family_page(name: str) -> str:
+    """Everything on the families of a page."""
+    title, together = TOGETHER.get(name, (heading(name), (name,)))
+    entries = {family: [e for e in cat.catalogue() if e.info.family == family] for family in together}
+    every = [e for found in entries.values() for e in found]
+    ode, noisy = ([e for e in every if e.info.stochastic == kind] for kind in (False, True))
     text = [
-        f"# {heading(family)}",
+        f"# {title}",
         "",
         "<!-- written by tools/build_catalogue.py from the registry and flowsamplers/measurements/orders.json -->",
         "",
-        "| sampler | order | measured inside | measured, complete | calls |",
-        "| --- | --- | --- | --- | --- |",
-        *[row(e) for e in entries],
+        "[All samplers](../samplers.md) says when to use each sampler.",
         "",
-        *orders,
-        *[line for e in entries for line in faster(e)],
+        *([*ODE_HEAD, *map(row, ode), ""] if ode else []),
+        *([*STOCHASTIC_HEAD, *map(row, noisy), ""] if noisy else []),
+        *(STOCHASTIC_ORDERS if noisy else ()),
+        *[line for e in every for line in faster(e)],
+        "## Other names and sources",
         "",
-        "## Names, notes and sources",
+        *map(about, every),
         "",
-        *[line for e in entries for line in about(e)],
         "## Options",
         "",
-        f"::: flowsamplers.samplers.{family}",
-        "    options:",
-        "      show_root_heading: false",
-        "      show_root_toc_entry: false",
-        "      show_source: false",
-        "      heading_level: 3",
-        f"      members: [{', '.join(dict.fromkeys(e.info.factory.__name__ for e in entries))}]",
-        '      filters: ["!^_", "!^[a-z]"]',  # methods are for those who write samplers: the API page of the protocol has them
-        "",
     ]
+    for family, found in entries.items():
+        text += [f"### {heading(family)}", ""] if len(entries) > 1 else []
+        text += [
+            f"::: flowsamplers.samplers.{family}",
+            "    options:",
+            "      show_root_heading: false",
+            "      show_root_toc_entry: false",
+            "      show_source: false",
+            f"      heading_level: {4 if len(entries) > 1 else 3}",
+            f"      members: [{', '.join(dict.fromkeys(e.info.factory.__name__ for e in found))}]",
+            '      filters: ["!^_", "!^[a-z]"]',  # methods are for those who write samplers: the API page of the protocol has them
+            "",
+        ]
     return "\n".join(text)
 
 
-ODE_ORDERS = (
-    "The orders were measured on two mixtures of Gaussians and two schedules. *Inside* is from sigma 0.95 to 0.05. *Complete* is from 1 to 0, where",
-    "many samplers make an Euler step at the end. Calls are those of a run with N steps.",
+ODE_HEAD = (
+    "The orders were measured on two mixtures of Gaussians and two schedules. *Inside* is from sigma 0.95 to 0.05, *complete* from 1 to 0. Calls are",
+    "those of a run with N steps.",
+    "",
+    "| sampler | order | inside | complete | calls |",
+    "| --- | --- | --- | --- | --- |",
+)
+STOCHASTIC_HEAD = (
+    "A stochastic sampler has a strong and a weak order. Both were measured between sigma 0.95 and 0.05, with the noise on.",
+    "",
+    "| sampler | order | strong | weak | calls |",
+    "| --- | --- | --- | --- | --- |",
 )
 STOCHASTIC_ORDERS = (
-    "A stochastic sampler has two orders, both measured between sigma 0.95 and 0.05 with its noise on.",
-    "",
     f"* The *strong* order is the order along one noise path, against the finest run along the same Brownian motion ({obs.PATHS} paths).",
-    "* The *weak* order is the order of the mean and mean square of the results. On Gaussian data it is exact. On mixtures it comes from",
-    f"  {obs.SCRAMBLES} scrambled Sobol sequences of {obs.POINTS} runs. ± is the Monte-Carlo standard error of the order. Where an error is too small",
-    "  to give an order, the table shows the error itself.",
+    "* The *weak* order is the order of the mean and mean square of the results. On Gaussian data it is exact. On two mixtures it comes from",
+    f"  {obs.SCRAMBLES} scrambled Sobol sequences of {obs.POINTS} runs.",
+    "* ± is the Monte-Carlo standard error. If an error is too small to give an order, the table shows the error itself.",
+    "",
 )
 
 
@@ -246,30 +272,24 @@ def faster(entry: cat.Entry) -> list[str]:
     )
     slope = pairwise_slopes(FINE, [coarse, fine])[0]
     return [
+        f"`{name}` is measured above its declared order {order}, because only its first step limits the order. On the mixtures the error of that",
+        f"step is too small to matter with up to {obs.FINEST:,} steps. On the velocity field of the law of orders it matters: the order falls to",
+        f"{slope:.1f} at {FINE[1]:,} steps.",
         "",
-        f"`{name}` is measured above its declared order {order}. Only its first step limits the order to {order}. On the mixtures the error of",
-        f"that step is too small to matter with up to {obs.FINEST:,} steps. On the velocity field of the law of orders it matters: the order",
-        f"falls to {slope:.1f} at {FINE[1]:,} steps.",
     ]
 
 
-def about(entry: cat.Entry) -> list[str]:
-    """Other names, advice, notes and source of a sampler, as a list item."""
+def about(entry: cat.Entry) -> str:
+    """Other names, notes and source of a sampler, as a list item."""
     i = entry.info
     notes = [
-        "" if i.keeps_noise_level else "does not keep the noise level of a data point",
-        "" if i.keeps_marginals else "does not keep the marginals",
-        "adaptive" if i.adaptive else "",
-        f"calls: {entry.ends}" if entry.ends else "",
+        "" if i.keeps_noise_level else "It does not keep the noise level of a data point.",
+        "" if i.keeps_marginals else "It does not keep the marginals.",
+        f"Calls: {entry.ends}." if entry.ends else "",
     ]
     others = ", ".join([f"`{n}`" for n in i.aliases] + [preset(n, i) for n in i.presets])
-    parts = [
-        i.advice,
-        f"Other names and presets: {others}." if others else "",
-        f"Notes: {'; '.join(n for n in notes if n)}." if any(notes) else "",
-        f"Source: {i.reference}.",
-    ]
-    return [f"**`{i.name}`**", "", *[f"* {part}" for part in parts if part], ""]
+    source = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", i.reference)
+    return " ".join([f"* **`{i.name}`**{f', also {others}' if others else ''}.", *filter(None, notes), f"{source}."])
 
 
 def preset(name: str, method: fs.SamplerInfo) -> str:
@@ -280,7 +300,10 @@ def preset(name: str, method: fs.SamplerInfo) -> str:
 
 def pages() -> dict[str, str]:
     """Every page that this tool writes, by its path below docs/."""
-    return {"reference/samplers.md": page(), **{f"reference/samplers/{f}.md": family_page(f) for f in families()}}
+    return {
+        "reference/samplers.md": page(),
+        **{f"reference/samplers/{name}.md": family_page(name) for name in map(home, families())},
+    }
 
 
 def write_pages() -> None:
