@@ -31,13 +31,13 @@ def _all(names: str, spec: str, note: str) -> dict[str, Here]:
     return dict.fromkeys(names.split(), Here(spec, note))
 
 
-_CFG_PP = "CFG++ takes the noise from the prediction without guidance: a velocity field has one prediction, so this is not a sampler here"
-_VE = "adds the noise of a variance-exploding process: on a rectified flow its variance was 1.9 times the true one at 500 steps"
-_OWN_END = "the last step of the plain name is a midpoint step, where ComfyUI's is Euler's"
-_OWN_END_3 = "the last step of the plain name is Ralston's of order 3, where ComfyUI's is Euler's"
+_CFG_PP = "CFG++ needs the prediction without guidance, and a velocity field has one prediction"
+_VE = "adds variance-exploding noise, which gives 1.9 times the true variance on a rectified flow"
+_OWN_END = "the plain name ends with a midpoint step"
+_OWN_END_3 = "the plain name ends with Ralston's step of order 3"
 _SA = (
-    "by default the start-up keeps the order. ComfyUI makes the last step but one by Euler's rule, and its noise begins and ends at "
-    "percentages of the model's schedule. 0.3.64 leaves out the last step of a schedule that ends above 0, and 0.10.0 raises TypeError"
+    "by default the start-up keeps the order; ComfyUI makes the last step but one by Euler's rule, limits its noise to a part of the "
+    "schedule, and fails on a schedule that ends above 0"
 )
 _UNI_PC = "ends at sigma 0; ComfyUI's ends at 0.001, keeps that noise, and writes 0.001 into the sigmas that it was given"
 
@@ -46,7 +46,7 @@ COMFYUI: Mapping[str, Here] = {
     **_all("euler_cfg_pp euler_ancestral_cfg_pp dpmpp_2m_cfg_pp dpmpp_2s_ancestral_cfg_pp", "", _CFG_PP),
     **_all("res_multistep_cfg_pp res_multistep_ancestral_cfg_pp gradient_estimation_cfg_pp cfgpp_ud10_ab", "", _CFG_PP),
     "euler_ancestral": Here("euler_ancestral"),
-    "heun": Here("heun:last=euler", "the last step of the plain name is Heun's own"),
+    "heun": Here("heun:last=euler", "the plain name ends with Heun's own step"),
     **_same("heunpp2", "dpm_2", "dpm_2_ancestral", "lms"),
     "exp_heun_2_x0": Here("exp_heun_2_x0:last=euler", _OWN_END),
     "exp_heun_2_x0_sde": Here("exp_heun_2_x0_sde:last=euler", f"at eta 0 {_OWN_END}"),
@@ -61,7 +61,7 @@ COMFYUI: Mapping[str, Here] = {
     **_all(
         "dpmpp_sde dpmpp_sde_gpu",
         "dpmpp_sde:last=euler",
-        f"measured with one path for the two noises of a step, whose correlation is another one in ComfyUI; at eta 0 {_OWN_END}",
+        f"the two noises of a step have another correlation in ComfyUI; at eta 0 {_OWN_END}",
     ),
     "dpmpp_2m": Here("dpmpp_2m:variable=neg_log_sigma", "by default interpolated in lambda, as in diffusers"),
     **_same("dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
@@ -71,8 +71,7 @@ COMFYUI: Mapping[str, Here] = {
     "deis": Here("deis", "with exact integrals where ComfyUI sums 10,000 points"),
     "ipndm_v": Here(
         "ipndm_v",
-        "ComfyUI's weights of orders 3 and 4 lack a pair of parentheses, and a term of order 4 has the wrong sign; the same on equal steps "
-        "with max_order 3",
+        "ComfyUI's weights of orders 3 and 4 are wrong on unequal steps, and a term of order 4 has the wrong sign",
     ),
     "res_multistep_ancestral": Here("res_2m_sde", "ComfyUI's " + _VE + "; this one is the same method on the flow's SDE"),
     **_same("gradient_estimation"),
@@ -87,9 +86,9 @@ COMFYUI: Mapping[str, Here] = {
 }
 """ComfyUI's samplers."""
 
-_EXPONENTIAL = "one of RES4LYF's exponential methods that are not here; this has the highest order of those that are"
-_IMPLICIT = "one of RES4LYF's implicit methods that are not here; this one is solved by fixed point too, for references"
-_HYBRID = "one of RES4LYF's hybrids of steps and stages; a predictor and a corrector of order 4 is what comes near"
+_EXPONENTIAL = "not here; this exponential method has the highest order of those that are"
+_IMPLICIT = "not here; this implicit method is solved by fixed point too, for references"
+_HYBRID = "a hybrid of steps and stages, not here; the nearest is a predictor with a corrector"
 
 RES4LYF: Mapping[str, Here] = {
     **_same("res_2m", "res_3m", "dpmpp_2m", "abnorsett_2m", "abnorsett_3m"),

@@ -33,7 +33,6 @@ TOOLS = {
     "build_precision": "explanation/bf16.md",
     "build_which": "start/which-sampler.md",
     "build_cli": "reference/cli.md",
-    "build_citations": "reference/citations.md",
     "build_gallery": "gallery.md",
     "build_compatibility": "reference/compatibility.md",
     "build_names": "reference/names.md",

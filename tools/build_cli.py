@@ -18,8 +18,8 @@ WIDTH = 100
 
 def commands(
     command: click.Command, parent: click.Context | None = None, name: str = "flowsamplers"
-) -> Iterator[tuple[str, str]]:
-    """Each command's path and its help."""
+) -> Iterator[tuple[str, click.Command, str]]:
+    """Each command's path, the command, and its help without the options."""
     context = click.Context(
         command,
         info_name=name,
@@ -28,7 +28,7 @@ def commands(
         terminal_width=WIDTH,
         help_option_names=["-h", "--help"],
     )
-    yield context.command_path, command.get_help(context)
+    yield context.command_path, command, command.get_help(context).partition("\n\nOptions:")[0]
     for sub in command.list_commands(context) if isinstance(command, click.Group) else ():
         child = command.get_command(context, sub)
         assert child is not None
@@ -42,12 +42,16 @@ def page() -> str:
         "",
         "<!-- written by tools/build_cli.py from the commands' own help -->",
         "",
-        "Every command explains itself with `--help`; this is what they say. A mistake exits with 2 and one line that names the option, the",
-        "value and what is accepted; `study diff` exits with 1 if the studies differ. `--json` prints what a script wants.",
+        "`--help` after any command explains its options and their defaults. A mistake exits with 2 and one line that names the option, the value",
+        "and what is accepted. `--json` prints what a script needs.",
+        "",
+        "[`flowsamplers cite`](#flowsamplers-cite) prints what to cite. In Python it is [`cite`](api.md#flowsamplers.citations.cite).",
         "",
     ]
-    for path, text_of in commands(main):
-        text += [f"{'##' if path.count(' ') < 2 else '###'} {path}", "", "```text", text_of.rstrip(), "```", ""]
+    for path, command, told in commands(main):
+        options = [o.opts[-1] for o in command.params if isinstance(o, click.Option) and o.name != "json"]
+        text += [f"{'##' if path.count(' ') < 2 else '###'} {path}", "", "```text", told, "```", ""]
+        text += [f"Options: {', '.join(f'`{o}`' for o in options)}", ""] if options else []
     return "\n".join(text)
 
 
