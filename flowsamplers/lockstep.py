@@ -6,6 +6,7 @@ Requests that are equal, such as the first ones of two runs from one noise, are 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -235,18 +236,24 @@ class _Rounds:
 
 
 def _distinct(active: Sequence[_Active]) -> tuple[list[_Active], list[int]]:
-    """One task for each different request, and for each task where its request stands among these."""
+    """One task for each different request, and for each task where its request stands among these.
+
+    Requests are compared whole only if they agree in sigma and in their first number, which are read together.
+    """
     asked: list[_Active] = []
     which: list[int] = []
-    by_sigma: dict[float, list[int]] = {}
-    for a in active:
-        assert a.request is not None
-        alike = by_sigma.setdefault(a.request.sigma, [])
-        found = next((k for k in alike if _same(asked[k], a)), None)
+    alike: dict[tuple[float, float], list[int]] = {}
+    requests = [a.request for a in active if a.request is not None]
+    at = Counter(r.sigma for r in requests)
+    several = [r.x.flatten()[:1].sum() for r in requests if at[r.sigma] > 1]
+    numbers = iter(torch.stack(several).tolist() if several else [])
+    for a, r in zip(active, requests, strict=True):
+        candidates = alike.setdefault((r.sigma, next(numbers) if at[r.sigma] > 1 else 0.0), [])
+        found = next((k for k in candidates if _same(asked[k], a)), None)
         if found is None:
             found = len(asked)
             asked.append(a)
-            alike.append(found)
+            candidates.append(found)
         which.append(found)
     return asked, which
 

@@ -16,9 +16,10 @@ from comfyui import record, sampled
 from flowsamplers.cli import main
 from flowsamplers_comfyui import host
 
+if not comfyui.CHECKOUT:
+    pytest.skip("FLOWSAMPLERS_COMFYUI names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = [
     pytest.mark.comfyui,
-    pytest.mark.skipif(not comfyui.CHECKOUT, reason="FLOWSAMPLERS_COMFYUI names no checkout of ComfyUI"),
     pytest.mark.skipif(not (Path(comfyui.CHECKOUT) / "execution.py").exists(), reason="a fork whose executor lies elsewhere"),
     pytest.mark.filterwarnings("ignore"),
 ]

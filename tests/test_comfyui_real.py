@@ -14,9 +14,10 @@ from flowsamplers._elsewhere import COMFYUI
 from flowsamplers.registry.specifications import parse_specification
 from flowsamplers_comfyui import host, schedule
 
+if not comfyui.CHECKOUT:
+    pytest.skip("FLOWSAMPLERS_COMFYUI names no checkout of ComfyUI", allow_module_level=True)
 pytestmark = [
     pytest.mark.comfyui,
-    pytest.mark.skipif(not comfyui.CHECKOUT, reason="FLOWSAMPLERS_COMFYUI names no checkout of ComfyUI"),
     pytest.mark.filterwarnings("ignore"),
 ]
 

@@ -14,6 +14,20 @@ class TestEverySampler(SamplerConformance):
     def subject(self, request):
         return request.param
 
+    def test_law(self, subject) -> None:
+        """All laws in one test, where the class has one each: many do not apply, and there are sixty samplers."""
+        broken = []
+        for law in laws.SAMPLER_LAWS:
+            try:
+                law(subject)
+            except laws.NotApplicable:
+                pass
+            except Exception as error:
+                error.add_note(law.__name__)
+                broken.append(error)
+        if broken:
+            raise ExceptionGroup(f"{len(broken)} laws are broken", broken)
+
 
 OF_NOISE = (
     laws.seeds_determine_the_result,
@@ -46,22 +60,39 @@ def names(*, complete: bool, exact_steps: bool = True) -> list[str]:
     return [name for i in infos for name in (i.name, *i.presets)]
 
 
-class TestEverySchedule(ScheduleConformance):
+class Unshifted(ScheduleConformance):
+    """These claim no static shift."""
+
+    test_its_shift_is_applied_once = None
+
+
+class TestShift(ScheduleConformance):
+    shift = 3.0
+
+    @pytest.fixture
+    def build(self):
+        return lambda steps: fs.schedules.shift(steps, shift=3.0)
+
+
+class TestEverySchedule(Unshifted):
     @pytest.fixture(params=names(complete=True))
     def build(self, request):
         return lambda steps: fs.get_schedule(request.param, steps)
 
 
-class TestEveryScheduleThatBeginsBelowNoise(ScheduleConformance):
+class Incomplete(Unshifted):
     complete = False
+    test_it_runs_from_noise_to_data = None
+
+
+class TestEveryScheduleThatBeginsBelowNoise(Incomplete):
 
     @pytest.fixture(params=names(complete=False))
     def build(self, request):
         return lambda steps: fs.get_schedule(request.param, steps)
 
 
-class TestEveryScheduleWithItsOwnNumberOfSteps(ScheduleConformance):
-    complete = False
+class TestEveryScheduleWithItsOwnNumberOfSteps(Incomplete):
     exact_steps = False
 
     @pytest.fixture(params=names(complete=False, exact_steps=False))
@@ -74,7 +105,7 @@ def test_every_schedule_is_in_one_of_these_classes() -> None:
     assert there == {name for i in fs.list_schedules() for name in (i.name, *i.presets)}
 
 
-class TestFlux2(ScheduleConformance):
+class TestFlux2(Unshifted):
     """At a fixed mu, as studies have it."""
 
     @pytest.fixture(params=[0.5, 2.3])
@@ -82,7 +113,7 @@ class TestFlux2(ScheduleConformance):
         return lambda steps: fs.schedules.flux2(steps, mu=request.param)
 
 
-class TestFlowMatchEulerAlone(ScheduleConformance):
+class TestFlowMatchEulerAlone(Unshifted):
     """Without explicit sigmas."""
 
     @pytest.fixture

@@ -76,6 +76,16 @@ def test_lock_step_takes_as_many_rounds_as_the_longest_run() -> None:
     assert flow.calls == fs.nfe("rk4", grid) < sum(fs.nfe(s, grid) for s in ("euler", "heun", "rk4", "ab2"))
 
 
+def test_lock_step_compares_no_two_requests_that_differ_in_their_first_number(monkeypatch) -> None:
+    """Of n rows n (n - 1) / 2 pairs could be compared, in every round."""
+    compared, flow, equal = [], Conditioned(), torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: compared.append((a, b)) or equal(a, b))
+    runs = [fs.Run(x, fs.schedules.linear(3), "euler") for x in start(rows=20).split(1)]
+    fs.sample_many(flow, [*runs, *runs[:5]])
+    assert flow.rows == 3 * 20
+    assert len(compared) <= 3 * 5
+
+
 @every_fixed_sampler
 def test_a_row_gets_the_same_result_in_any_batch(name: str) -> None:
     x1 = start(rows=4)

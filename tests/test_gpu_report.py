@@ -75,7 +75,7 @@ def test_a_section_is_rehearsed(section, tmp_path: Path) -> None:
 def test_the_tests_that_need_a_gpu_are_rehearsed(tmp_path: Path) -> None:
     (row,) = rehearse("tests", tmp_path)
     assert row["failures"] == {}
-    assert row["passed"] + row["skipped"] > 100
+    assert row["passed"] > 100 if torch.cuda.is_available() else row["skipped"] == 1
 
 
 def test_a_row_that_fails_says_why_and_a_section_that_fails_or_lasts_too_long_lets_the_next_one_run(

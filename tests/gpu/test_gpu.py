@@ -16,7 +16,9 @@ from fields import every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
 from tooling import tool
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device", allow_module_level=True)
+pytestmark = pytest.mark.gpu
 
 
 @cache
