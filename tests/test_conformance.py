@@ -86,7 +86,6 @@ class Incomplete(Unshifted):
 
 
 class TestEveryScheduleThatBeginsBelowNoise(Incomplete):
-
     @pytest.fixture(params=names(complete=False))
     def build(self, request):
         return lambda steps: fs.get_schedule(request.param, steps)
