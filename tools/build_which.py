@@ -23,6 +23,12 @@ def error(cell: Measured, flow: str | None) -> float:
     return cell.score if flow is None else cell.errors[flow]
 
 
+def run(cell: Measured) -> str:
+    """A sampler with its steps and its options."""
+    options = "".join(f", {key} `{value}`" for key, value in cell.sampler.get("options", {}).items())
+    return f"`{cell.sampler['name']}`, {cell.steps} steps{options}"
+
+
 def table(schedule: str) -> list[str]:
     """The answer at each number of calls."""
     lines = [
@@ -33,10 +39,8 @@ def table(schedule: str) -> list[str]:
         answer = recommend(schedule, budget)
         best, stock = answer.best, answer.stock
         euler = next(m.score for m in finalists(measured(), schedule, budget) if m.label == "euler")
-        last = best.sampler.get("options", {}).get("last")
-        steps = f"{best.steps} steps" + (f", last `{last}`" if last else "")
         lines.append(
-            f"| **{budget}** | `{best.sampler['name']}`, {steps} | **{percent(best.score)}** "
+            f"| **{budget}** | {run(best)} | **{percent(best.score)}** "
             f"| {percent(stock.score)} ({stock.label.replace(' ', '&nbsp;')}) | {percent(euler)} |"
         )
     return lines
@@ -49,7 +53,7 @@ def networks(schedule: str) -> list[str]:
         cells = []
         for flow in (EMOJI, DIGITS):
             best = min(finalists(measured(), schedule, budget, flow), key=lambda m: error(m, flow))
-            cells.append(f"`{best.label}`, {best.steps} steps: **{percent(error(best, flow))}**")
+            cells.append(f"{run(best)}: **{percent(error(best, flow))}**")
         lines.append(f"| **{budget}** | {' | '.join(cells)} |")
     return lines
 

@@ -792,7 +792,7 @@ def measured(found: Row | None) -> str:
         if (section := sections.get(name)) is None:
             continue
         rows = [row for row in section["rows"] if "error" not in row and not isinstance(row.get("skipped"), str)]
-        lines += [f"### {heading}", *(told(rows) if rows else ["Nothing was measured."])]
+        lines += [*([f"### {heading}"] if heading else []), *(told(rows) if rows else ["Nothing was measured."])]
         lines += [
             f"Not measured: {', '.join(str(v) for k, v in row.items() if k != 'error')} ({row['error']})."
             for row in section["rows"]
@@ -891,10 +891,14 @@ def _mib(size: int) -> str:
 
 def _told_studies(rows: list[Row]) -> list[str]:
     of = {what: [r for r in rows if r["what"] == what] for what in dict.fromkeys(r["what"] for r in rows)}
-    lines = [
-        f"* {r['rows']} rows of klein-digits with `{r['sampler']}`: {r['seconds']:.2f} s in lock-step, {r['by pipeline']:.2f} s by calls of the pipeline."
-        for r in of.get("rows in lock-step against calls of the pipeline", [])
-    ]
+    lines: list[str] = []
+    if lockstep := of.get("rows in lock-step against calls of the pipeline"):
+        spans = [
+            f"{min(r[k] for r in lockstep):.2f} to {max(r[k] for r in lockstep):.2f} s" for k in ("seconds", "by pipeline")
+        ]
+        lines.append(
+            f"* {lockstep[0]['rows']} rows of klein-digits take {spans[0]} in lock-step, and {spans[1]} by calls of the pipeline."
+        )
     said = {
         "flowsamplers study --dry-run, klein-digits": "An evaluation of klein-digits takes {solo} alone and {batched} in a batch of {of}.",
         "a study of klein-digits": "A whole study of klein-digits with its report: {ok} of {rows} rows are right, in {seconds:.1f} s.",
@@ -939,7 +943,9 @@ def _told_fitting(rows: list[Row]) -> list[str]:
 
 
 def _told_tests(rows: list[Row]) -> list[str]:
-    return [f"{rows[0]['passed']} passed, {rows[0]['failed']} failed and {rows[0]['skipped']} were skipped."]
+    return [
+        f"Of the tests that need a GPU, {rows[0]['passed']} passed, {rows[0]['failed']} failed and {rows[0]['skipped']} were skipped."
+    ]
 
 
 def _told_compiled(rows: list[Row]) -> list[str]:
@@ -972,16 +978,16 @@ def _told_rounding(rows: list[Row]) -> list[str]:
 _TOLD: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "waits": ("Does a step wait for the device?", _told_waits),
     "correctness": ("Are the results those of the CPU and of stock?", _told_correctness),
+    "tests": ("", _told_tests),
     "call_times": ("How long does a step take?", _told_call_times),
     "memory": ("How much memory does a sampler add?", _told_memory),
     "studies": ("How long does a study take?", _told_studies),
     "fitting": ("How long does a fit take?", _told_fitting),
-    "tests": ("The tests that need a GPU", _told_tests),
-    "compiled": ("A compiled network", _told_compiled),
-    "rounding_of_time": ("Why compiled and eager results differ in bfloat16", _told_rounding),
+    "compiled": ("Does torch.compile work?", _told_compiled),
+    "rounding_of_time": ("", _told_rounding),
     "offload": ("With the weights on the CPU", _told_memory),
 }
-"""For each section its heading on the page, and what it says of the rows."""
+"""For each section its heading on the page (none goes on with the section before), and what it says of the rows."""
 
 
 def page() -> str:
