@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flowsamplers.engine import Velocity, carry_dtype
-from flowsamplers.fitting_families import LARGEST, Learned, OfMethod
+from flowsamplers.fitting_families import BEGIN, LARGEST, Learned, OfMethod
 from flowsamplers.lockstep import Flow
 from flowsamplers.profiling import (
     FOLDS,
@@ -26,6 +26,7 @@ from flowsamplers.profiling import (
     Moments,
     Profile,
     batch_of,
+    calls_of_a_path,
     chunks,
     ends,
     measured,
@@ -42,19 +43,21 @@ from flowsamplers.scheme import (
     run_scheme,
 )
 from flowsamplers.solver import Solver
-from flowsamplers.validation import JUDGE, TRIAL, Judges, validated
+from flowsamplers.validation import JUDGE, Judges, validated
 
 DATA = 2
 """Numbers in the fitting rows per polished parameter, at least."""
 DAMPINGS = 10.0 ** np.arange(-9, 3)
-SLACK = 1.01
-"""The strongest damping is chosen whose error on held-back rows is within one percent of the smallest."""
-STDS = (0.25, 0.75)
-"""Standard deviations of Gaussian data for whose flow a solver may be exact, where polishing begins: there are several local minima."""
-WORTH = 0.8
-"""Solvers for Gaussian data and for straight paths are both tried if the smaller squared error is at least this part of the larger."""
-TRIED = 2
-"""Number of starts that are polished."""
+PARTS = 12
+"""The fitting rows are divided into so many parts for the cross-validation of the damping."""
+STDS = (0.0, 0.25, 0.75, 1.5)
+"""Standard deviations of Gaussian data for whose flow a solver is exact, where polishing begins; 0 stands for straight paths."""
+TRIED = 4
+"""Number of starts that are polished first. After each round the better half goes on, because there are many local minima."""
+STARTS = len(STDS) * (1 + len(BEGIN))
+"""Number of starts."""
+LENGTHS = (1.0, 0.3, 0.1, 0.03)
+"""Parts of a step that are tried."""
 ROUNDS = 6
 """Default number of Gauss-Newton steps."""
 FEW_NUMBERS, MANY_ROWS, FEW_ROWS = 64, 4096, 32
@@ -136,6 +139,16 @@ def rows_for(x1: Tensor) -> int:
     return MANY_ROWS if math.prod(x1.shape[1:]) <= FEW_NUMBERS else FEW_ROWS
 
 
+def polished_at_once(done: int) -> int:
+    """Number of starts that are polished after some rounds.
+
+    Examples:
+        >>> [polished_at_once(done) for done in range(4)]
+        [4, 2, 1, 1]
+    """
+    return max(1, TRIED >> done)
+
+
 def noised_images(flow: Flow, noise: Tensor, start: float, condition: Sequence[Any], nodes: int) -> Tensor:
     r"""Starts for image-to-image: the model's own images with noise, $(1 - s)\,x_0 + s\,n$.
 
@@ -150,6 +163,29 @@ def noised_images(flow: Flow, noise: Tensor, start: float, condition: Sequence[A
     drawn, other = noise.chunk(2)
     images = ends(Asked(flow, noise.dtype, condition), drawn, path_nodes(nodes), batch_of(noise))
     return ((1 - start) * images + start * other.double()).to(noise.dtype)
+
+
+def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: int = NODES, *, edits: bool = False) -> int:
+    """Bound the evaluations of fits to one flow: the paths, the runs with changed parameters, and the validation.
+
+    Args:
+        rows: number of starts.
+        wanted: model calls of each solver.
+        rounds: Gauss-Newton steps of each solver.
+        nodes: number of intervals of a path.
+        edits: include the images that the model draws for image-to-image starts.
+
+    Examples:
+        >>> evaluations_at_most(32, [8], 0)  # 12,224 of them for the paths
+        14928
+    """
+    judges = rows // FOLDS
+    total = rows * (calls_of_a_path(nodes) + edits * calls_of_a_path(nodes, checked=False))
+    for n in wanted:
+        parameters = n + n * (n - 1) // 2
+        each = STARTS * (rounds > 0) + sum(map(polished_at_once, range(rounds))) * (parameters // 2 + 6) + 2
+        total += (rows - judges) * n * each + judges * (30 * n + 50)
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,19 +264,11 @@ class Rows:
             )
         moments, fitting = self.profile.without(self.judged), self.only(judging=False)
         polish = rounds if len(fitting.x1) >= 2 * (FOLDS - 1) else 0
-        families = fitting.families(int(nfe), moments, polish > 0)
-        if method is not None:
-            families = [OfMethod(int(nfe), moments, method, tokens)]
-
-        def best(tried: list[tuple[Learned | OfMethod, Array]], most: int = 1) -> list[tuple[Learned | OfMethod, Array]]:
-            return sorted(tried, key=lambda t: fitting.error(t[0].scheme(t[1])))[:most] if len(tried) > most else tried
-
-        def gone_on(tried: list[tuple[Learned | OfMethod, Array]], rounds: int) -> list[tuple[Learned | OfMethod, Array]]:
-            return [(family, polished(family, theta, fitting, rounds)) for family, theta in tried]
-
-        begun = best([(family, theta) for family in families for theta in family.starts()], TRIED)
-        first = polish if len(begun) == 1 else min(polish, TRIAL)
-        family, found = best([*begun, *gone_on(best(gone_on(begun, first)), polish - first)] if polish else begun)[0]
+        families = fitting.families(nfe, moments) if method is None else [OfMethod(nfe, moments, method, tokens)]
+        if polish:
+            family, found = fitting.best_polished(families, polish)
+        else:
+            family, found = families[0], families[0].starts()[0]
         if isinstance(family, OfMethod):
             found = (fitting if self.judged is None else self.only(judging=True)).no_worse(family, found)
         grid, sampler = family.solver(found)
@@ -262,16 +290,20 @@ class Rows:
             solver = replace(solver, validation=validated(solver, judges, seen, tokens, self.profile.error))
         return solver
 
-    def families(self, steps: int, moments: Moments, several: bool) -> list[Learned]:  # noqa: FBT001
-        """List the families that the profile does not rule out: exact for straight paths, or for those of Gaussian data."""
-        dtype, most = self.x1.dtype, min(LARGEST, self.x1.numel() // DATA)
-        straight = Learned(steps, moments, 0.0, dtype, most)
-        if self.profile.start != 1:
-            return [straight]
-        gaussian = [Learned(steps, moments, std, dtype, most) for std in STDS]
-        ratio = min(f.cost for f in gaussian) / max(straight.cost, np.finfo(float).tiny)
-        found = [*[straight] * (ratio >= WORTH), *gaussian * (ratio <= 1 / WORTH)]
-        return found if several else [min(found, key=lambda f: f.cost)]
+    def families(self, steps: int, moments: Moments) -> list[Learned]:
+        """List the families: exact for straight paths, or for those of Gaussian data, which begin at sigma 1."""
+        most = min(LARGEST, self.x1.numel() // DATA)
+        return [Learned(steps, moments, s, self.x1.dtype, most) for s in STDS if not s or self.profile.start == 1]
+
+    def best_polished(self, families: Sequence[Learned | OfMethod], rounds: int) -> tuple[Learned | OfMethod, Array]:
+        """Polish the starts with the smallest errors. After each round the better half goes on."""
+        runs = [Polishing(self, family, theta) for family in families for theta in family.starts()]
+        for done in range(rounds):
+            runs = sorted(runs, key=lambda run: run.error)[: polished_at_once(done)]
+            for run in runs:
+                run.step()
+        best = min(runs, key=lambda run: run.error)
+        return best.family, best.theta
 
     def no_worse(self, family: OfMethod, theta: Array) -> Array:
         """Fitted nodes, or the best known schedule unless they are better than it by more than two standard errors."""
@@ -300,50 +332,61 @@ class Rows:
         return cast(Array, each.cpu().numpy())
 
 
-def polished(family: Learned | OfMethod, theta: Array, rows: Rows, rounds: int) -> Array:
-    """Gauss-Newton steps on the squared error of the end.
+class Polishing:
+    """Gauss-Newton steps on the squared error of the end, from one start.
 
-    Those of anchored families are damped towards where they began as cross-validation asks, and shortened until they help. Of nodes
-    alone there are few: the best of several dampings is taken.
+    Those of anchored families are damped towards the start as cross-validation asks, and shortened until they help. Of nodes alone there
+    are few: the best of several dampings is taken.
+
+    Attributes:
+        family: of the solver.
+        theta: its parameters.
+        error: its squared error on the rows.
     """
-    begun, unit, free = theta, family.unit, family.free
-    for _ in range(rounds if free else 0):
+
+    def __init__(self, rows: Rows, family: Learned | OfMethod, theta: Array) -> None:
+        self.rows, self.family, self.begun, self.theta = rows, family, theta, theta
+        self.error = self._error(theta)
+        self._ended = not family.free or not math.isfinite(self.error)
+
+    def step(self) -> None:
+        """Take one step if one helps."""
+        if self._ended:
+            return
+        self._ended = True
+        free = self.family.free
         try:
-            a, g, left = _linearized(family, theta, rows, free)
+            a, g, left = _linearized(self.family, self.theta, self.rows, free)
         except FloatingPointError:  # a solver that ran away tells nothing
-            return theta
+            return
         if not a.any():
-            return theta
-        off = ((theta - begun) / unit)[free] if family.anchored else np.zeros(len(free))
-        size = np.trace(a.sum(0)) / len(free)
-
-        def move(lam: float) -> Array:
-            return -np.linalg.solve(a.sum(0) + lam * np.eye(len(free)), g.sum(0) + lam * off) * unit[free]  # noqa: B023
-
-        anchor = size * _damping(a, g, left, off) if family.anchored else 0.0
-
-        def cost(theta: Array) -> float:
-            away = ((theta - begun) / unit)[free]
-            try:
-                scheme = family.scheme(theta)
-                if amplification(scheme) > MOST:
-                    return math.inf
-                return rows.error(scheme) + anchor * float(away @ away)  # noqa: B023  (called in this round)
-            except (FloatingPointError, ValueError):
-                return math.inf
-
-        now = (float(left.sum()) + anchor * float(off @ off)) * (1 - 1e-9)
-        if family.anchored:
-            tried = (_moved(theta, step * move(anchor), free) for step in (1.0, 0.3, 0.1, 0.03))
-            better = next((t for t in tried if cost(t) < now), None)
+            return
+        off, size = self._off(self.theta), np.trace(a.sum(0)) / len(free)
+        if self.family.anchored:
+            anchor = size * _damping(a, g, left, off)
+            tried = [(anchor, length) for length in LENGTHS]
         else:
-            tried = [_moved(theta, move(size * damping), free) for damping in DAMPINGS[2::2]]
-            costs = [cost(t) for t in tried]
-            better = tried[int(np.argmin(costs))] if min(costs) < now else None
-        if better is None:
-            return theta
-        theta = better
-    return theta
+            anchor = 0.0
+            tried = [(size * damping, 1.0) for damping in DAMPINGS[2::2]]
+        least, best = (self.error + anchor * float(off @ off)) * (1 - 1e-9), (self.theta, self.error)
+        for damping, length in tried:
+            move = -np.linalg.solve(a.sum(0) + damping * np.eye(len(free)), g.sum(0) + anchor * off) * self.family.unit[free]
+            theta = _moved(self.theta, length * move, free)
+            error, away = self._error(theta), self._off(theta)
+            if (cost := error + anchor * float(away @ away)) < least:
+                least, best, self._ended = cost, (theta, error), False
+        self.theta, self.error = best
+
+    def _off(self, theta: Array) -> Array:
+        """The distance from the start in natural units."""
+        return ((theta - self.begun) / self.family.unit)[self.family.free]
+
+    def _error(self, theta: Array) -> float:
+        try:
+            scheme = self.family.scheme(theta)
+            return self.rows.error(scheme) if amplification(scheme) <= MOST else math.inf
+        except (FloatingPointError, ValueError):
+            return math.inf
 
 
 def _moved(theta: Array, by: Array, free: Sequence[int]) -> Array:
@@ -353,12 +396,12 @@ def _moved(theta: Array, by: Array, free: Sequence[int]) -> Array:
 
 
 def _linearized(family: Learned | OfMethod, theta: Array, rows: Rows, free: Sequence[int]) -> tuple[Array, Array, Array]:
-    """Of each fold of rows: J.J, J.r and r.r for the residual r of the end, J by differences. Rows stream."""
+    """Of each part of the rows: J.J, J.r and r.r for the residual r of the end, J by differences. Rows stream."""
     delta = max(1e-4, min(0.03, torch.finfo(rows.x1.dtype).eps ** (1 / 3)))
     base, p = family.scheme(theta), len(free)
     others = [family.scheme(_moved(theta, np.array([delta * family.unit[i]]), [i])) for i in free]
-    folds = FOLDS - 1
-    a, g, left = np.zeros((folds, p, p)), np.zeros((folds, p)), np.zeros(folds)
+    parts = min(PARTS, len(rows.x1))
+    a, g, left = np.zeros((parts, p, p)), np.zeros((parts, p)), np.zeros(parts)
     weights = row_weights(rows.x1, rows.x0)
     total = (rows.x0.flatten(1).square().sum(1) * weights).sum().item()
     size = min(rows.max_batch, max(1, HELD // ((p + 2) * max(1, math.prod(rows.x1.shape[1:])))))
@@ -373,27 +416,29 @@ def _linearized(family: Learned | OfMethod, theta: Array, rows: Rows, free: Sequ
             for o in others
         ]
         j = torch.stack(columns, 2).numpy()
-        for fold in range(folds):
-            mine = [i for i in range(len(r)) if (some.start + i) % folds == fold]
+        for part in range(parts):
+            mine = slice((part - some.start) % parts, None, parts)
             flat, its = j[mine].reshape(-1, p), r[mine].reshape(-1)
-            a[fold] += flat.T @ flat
-            g[fold] += flat.T @ its
-            left[fold] += its @ its
+            a[part] += flat.T @ flat
+            g[part] += flat.T @ its
+            left[part] += its @ its
     return a, g, left
 
 
 def _damping(a: Array, g: Array, left: Array, off: Array) -> float:
-    """The damping with the least error on the folds that are held back in turn, by the linear model of each round."""
-    folds, p = g.shape
+    """The strongest damping whose error on parts held back in turn is not clearly above the least, by the linear model of each round.
+
+    Clearly is more than one standard error of the difference over the parts (Breiman's rule): few rows then move less.
+    """
+    parts, p = g.shape
     size, eye = np.trace(a.sum(0)) / p, np.eye(p)
 
-    def error(damping: float) -> float:
-        total = 0.0
-        for fold in range(folds):
-            lam = damping * size * (folds - 1) / folds
-            move = -np.linalg.solve(a.sum(0) - a[fold] + lam * eye, g.sum(0) - g[fold] + lam * off)
-            total += max(0.0, float(left[fold] + 2 * g[fold] @ move + move @ a[fold] @ move))
-        return total
+    def errors(damping: float) -> Array:
+        lam = damping * size * (parts - 1) / parts
+        moves = -np.linalg.solve(a.sum(0) - a + lam * eye, (g.sum(0) - g + lam * off)[..., None])[..., 0]
+        quadratic = np.einsum("ki,kij,kj->k", moves, a, moves)
+        return np.maximum(0.0, left + 2 * (g * moves).sum(1) + quadratic)
 
-    errors = [error(d) for d in DAMPINGS]
-    return float(max(d for d, e in zip(DAMPINGS, errors, strict=True) if e <= SLACK * min(errors)))
+    held = np.array([errors(d) for d in DAMPINGS])
+    more = held - held[held.sum(1).argmin()]
+    return float(max(d for d, m in zip(DAMPINGS, more, strict=True) if m.sum() <= math.sqrt(parts) * m.std(ddof=1)))

@@ -27,6 +27,7 @@ from flowsamplers.scheme import (
     Scheme,
     amplification,
     best_weights,
+    nearest_nodes,
     rounding_of,
     scheme_of,
     search,
@@ -38,6 +39,8 @@ LARGEST = 160
 """Most parameters that are polished; of solvers with more the older weights stay."""
 SHIFTS = (0.35, 0.5, 2.0)
 """Shifts of the known schedules with which fitted nodes are compared."""
+BEGIN = (0.35, 0.6, 1.0, 2.0)
+"""Shifts of the schedules on which polishing begins, beside the best nodes along the paths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,24 +64,25 @@ class Learned:
     """Polishing is held to where it begins: there are about as many parameters as rows can tell."""
 
     @cached_property
-    def cost(self) -> float:
-        """The squared errors of all steps along the paths, with the best nodes and weights."""
-        return best_weights(self.usable.pick(self.nodes), self.noise)[1]
-
-    @cached_property
     def noise(self) -> float:
         """The mean squared error that rounding leaves in the velocities."""
         return rounding_of(self.moments, self.dtype)
 
     def starts(self) -> list[Array]:
-        """The best nodes of the profile, with the best weights for them: those of noisier velocities where they amplify too much."""
-        picked, noise = self.usable.pick(self.nodes), self.noise
+        """The best nodes of the profile and known schedules, each with the best weights along the paths."""
+        sigmas = self.moments.sigmas
+        known = [[*nearest_nodes(sigmas, shift(self.steps, shift=s)), len(sigmas) - 1] for s in BEGIN]
+        return [self._start(nodes) for nodes in (self.nodes, *known)]
+
+    def _start(self, nodes: Sequence[int]) -> Array:
+        """Some nodes with the best weights for them: those of noisier velocities where they amplify too much."""
+        picked, noise = self.usable.pick(nodes), self.noise
         std = [np.array([self.std])] if self.std else []
         while True:  # the noisier, the nearer are the weights to equal ones, which amplify nothing
             weights = best_weights(picked, noise)[0]
             start = np.concatenate([np.log(-np.diff(picked.sigmas)), *(b[:-1] for b in weights), *std])
             if amplification(self.scheme(start)) <= MOST:
-                return [start]
+                return start
             noise *= 10
 
     @cached_property

@@ -173,18 +173,29 @@ def with_prior(moments: Moments) -> Moments:
 def search(moments: Moments, cost: Callable[[Sequence[int]], float], steps: int) -> list[int]:
     """Indices of the best nodes among those of the profile: coordinate descent with halved strides, from several schedules."""
     starts = [linear(steps), shift(steps, shift=0.5), shift(steps, shift=3), flux2(steps, tokens=4096)]
-    found = [_descended(moments.sigmas, cost, grid) for grid in starts]
+    found = [_descended(len(moments.sigmas), cost, nearest_nodes(moments.sigmas, grid)) for grid in starts]
     return min(found)[1]
 
 
-def _descended(sigmas: Array, cost: Callable[[Sequence[int]], float], grid: SigmaGrid) -> tuple[float, list[int]]:
-    last = len(sigmas) - 1
+def nearest_nodes(sigmas: Array, grid: SigmaGrid) -> list[int]:
+    """Indices of the nodes nearest to those of a schedule, all different and without the end.
+
+    Examples:
+        >>> nearest_nodes(np.array([1.0, 0.9, 0.5, 0.1, 0.0]), linear(3))
+        [0, 2, 3]
+    """
     at = [int(np.argmin(abs(sigmas - sigmas[0] * s))) for s in grid.sigmas[:-1]]
     for i in range(1, len(at)):
         at[i] = max(at[i], at[i - 1] + 1)
+    beyond = len(sigmas) - 1
     for i in range(len(at) - 1, 0, -1):
-        at[i] = min(at[i], (at[i + 1] if i + 1 < len(at) else last) - 1)
-    least, stride = cost(at), max(1, len(sigmas) // 8)
+        beyond = at[i] = min(at[i], beyond - 1)
+    return at
+
+
+def _descended(nodes: int, cost: Callable[[Sequence[int]], float], at: list[int]) -> tuple[float, list[int]]:
+    last = nodes - 1
+    least, stride = cost(at), max(1, nodes // 8)
     while stride:
         moved = False
         for i in range(1, len(at)):

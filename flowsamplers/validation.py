@@ -1,10 +1,10 @@
-"""Validate a fitted solver on rows that it was not fitted to, and predict the cost of a fit."""
+"""Validate a fitted solver on rows that it was not fitted to."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -18,15 +18,13 @@ from torch import Tensor
 from flowsamplers.benchmark import recommend
 from flowsamplers.engine import Velocity, largest_steps, nfe, sample
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.profiling import FOLDS, NODES, Asked, calls_of_a_path, chunks
+from flowsamplers.profiling import Asked, chunks
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.schedules import flux2, linear
 from flowsamplers.solver import Score, Solver, Validation
 
 Run: TypeAlias = Callable[[Velocity, Tensor], Tensor]
 
-TRIAL = 2
-"""Number of Gauss-Newton steps after which only the best of several starts continues."""
 JUDGE = 3
 """The fold of rows for the validation."""
 FORMULAS = {
@@ -161,26 +159,3 @@ def _error(gap: Tensor, x0: Tensor) -> tuple[float, float]:
     without = ((wrong.sum() - wrong) / (size.sum() - size)).sqrt()
     spread = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
     return error.item(), spread.item()
-
-
-def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: int = NODES, *, edits: bool = False) -> int:
-    """Bound the evaluations of fits to one flow: the paths, the runs with changed parameters, and the validation.
-
-    Args:
-        rows: number of starts.
-        wanted: model calls of each solver.
-        rounds: Gauss-Newton steps of each solver.
-        nodes: number of intervals of a path.
-        edits: include the images that the model draws for image-to-image starts.
-
-    Examples:
-        >>> evaluations_at_most(32, [8], 0)  # 12,224 of them for the paths
-        14928
-    """
-    judges = rows // FOLDS
-    total = rows * (calls_of_a_path(nodes) + edits * calls_of_a_path(nodes, checked=False))
-    for n in wanted:
-        parameters = n + n * (n - 1) // 2
-        each = (rounds + min(rounds, TRIAL)) * (parameters // 2 + 6) + 2
-        total += (rows - judges) * n * each + judges * (30 * n + 50)
-    return total

@@ -252,7 +252,7 @@ def test_rounding_the_velocities_adds_no_more_than_its_bound_to_a_solver_fitted_
 def test_two_numbers_of_the_rows_stand_behind_each_parameter_that_is_polished(flow, rows: int) -> None:
     fitting = Rows.of(flow.velocity, flow.noise(list(range(rows))), nodes=16).only(judging=False)
     for calls in (4, 8, 16):
-        for family in fitting.families(calls, fitting.profile.without(3), several=True):
+        for family in fitting.families(calls, fitting.profile.without(3)):
             few = calls - 1 + bool(family.std)  # the nodes are always free
             assert len(family.free) <= max(few, fitting.x1.numel() / 2)
 

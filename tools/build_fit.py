@@ -21,7 +21,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.benchmark import SCHEDULES, Measured, measured, measured_stock
-from flowsamplers.fitting import MANY_ROWS, OfMethod, Rows, polished
+from flowsamplers.fitting import MANY_ROWS, OfMethod, Rows
 from flowsamplers.flows import MixtureFlow, load_flow
 from flowsamplers.flows.prompts import default_prompts
 from flowsamplers.profiling import FOLDS, Asked, ends, path_nodes
@@ -41,7 +41,7 @@ TRIED = 4
 """So many of the best cells of the benchmark stand for the catalogue, and as many for diffusers: the best of them on the judges counts."""
 METHODS = ("ab2", "unipc", "fireflow")
 """Samplers for which nodes alone are fitted, for `NODES_FOR` calls."""
-NODES_FOR, SOME = 8, 2048
+NODES_FOR, SOME, ROUNDS_FOR_JUDGES = 8, 2048, 12
 NORMAL = 1.96
 """Standard errors in half of a 95 % interval."""
 
@@ -62,7 +62,7 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = [
-    *(Subject(n, (4, 6, 8, 16), MANY_ROWS, 4096, 64, 6) for n in ("appendix-a", *(f"mixture-{i}" for i in range(MIXTURES)))),
+    *(Subject(n, (4, 6, 8, 16), MANY_ROWS, 32_768, 64, 6) for n in ("appendix-a", *(f"mixture-{i}" for i in range(MIXTURES)))),
     Subject("klein-digits", (4, 6, 8, 16), 24, 24, 32, 3, {"guidance_scale": 4.0}),
     Subject("klein-emoji", (4, 6, 8), 16, 9, 32, 3, {"guidance_scale": 2.5}),
 ]
@@ -208,8 +208,7 @@ def nodes_for(method: str, rows: Rows, judges: Judges) -> dict[str, Any]:
     some = slice(0, SOME)
     there = Rows(judges.asked, judges.x1[some], judges.x0[some], rows.profile, SOME)
     family = OfMethod(NODES_FOR, rows.profile.without(None), method)
-    tried = [family.solver(polished(family, theta, there, 12))[0] for theta in family.starts()[:2]]
-    least = min((judges.solve(g, method) for g in tried), key=np.sum)
+    least = judges.solve(family.solver(there.best_polished([family], ROUNDS_FOR_JUDGES)[1])[0], method)
     mine = judges.solve(solver.grid, method)
     return {"fitted": ratio(mine, known), "least": ratio(least, known), "sigmas": solver.grid.sigmas}
 

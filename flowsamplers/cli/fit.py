@@ -79,12 +79,11 @@ def fit(
     """  # noqa: D301
     import torch
 
-    from flowsamplers.fitting import Rows, noised_images, rows_for
+    from flowsamplers.fitting import Rows, evaluations_at_most, noised_images, rows_for
     from flowsamplers.flows import default_prompts
     from flowsamplers.profiling import batch_of
     from flowsamplers.study.cost import Meter, probe
     from flowsamplers.study.store import check_writable
-    from flowsamplers.validation import evaluations_at_most
 
     wanted = nfe or (8,)
     _check(rows, nodes, wanted, rounds)
