@@ -175,7 +175,7 @@ DIFFUSERS: Mapping[str, Here] = {
     "EDMEulerScheduler": Here("euler", "with s_churn: churn:base=euler"),
     "EDMDPMSolverMultistepScheduler": Here("dpmpp_2m"),
 }
-"""diffusers' schedulers, of which the samplers are a part."""
+"""The schedulers of diffusers: each contains a sampler."""
 
 OTHERS: Mapping[str, Here] = {
     "rx_euler": Here(

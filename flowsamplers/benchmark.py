@@ -149,8 +149,8 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
             By default one call for each step of the grid.
 
     Raises:
-        ValueError: ``nfe`` is no positive integer, or missing for a name; the benchmark has no such schedule; or the grid does not run
-            from 1 to 0.
+        ValueError: ``nfe`` is no positive integer, or missing for a name. The benchmark has no such schedule. The grid does not
+            run from 1 to 0.
 
     Examples:
         >>> import flowsamplers as fs
@@ -184,8 +184,8 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
 def finalists(cells: Sequence[Measured], schedule: str, nfe: int, flow: str | None = None) -> list[Measured]:
     """Return the cells at a number of calls that can be compared on a flow, or on all flows.
 
-    Where a flow with several prompts counts, these are the cells that were run with all of its prompts: the others were worse with the
-    first prompts.
+    If a flow has several prompts, these are the cells that were run with all of them. The others were worse with the first
+    prompts.
     """
     here = [m for m in cells if (m.schedule, m.nfe) == (schedule, nfe)]
     if flow is not None and not any(flow in m.each for m in here):

@@ -33,8 +33,8 @@ class BrownianNoise:
     r"""Noise from one Brownian path per row: runs with different numbers of steps follow the same path.
 
     A draw for the clock interval $(T_0, T_1)$ is $(W(T_1) - W(T_0)) / \sqrt{T_1 - T_0}$. Increments of adjacent intervals add up.
-    So runs of one stochastic differential equation with other steps, or by other samplers, follow one path, and the distance of
-    their results is a strong error. Each draw index has its own path, unless the clock names one: the draws for parts of one step
+    So runs of one stochastic differential equation follow one path, with any steps and any sampler. The distance of their
+    results is a strong error. Each draw index has its own path, unless the clock names one: the draws for parts of one step
     then belong to one path.
 
     If both ends of an interval are the same float (a clock beyond the range of floats), the noise depends on the step index instead.

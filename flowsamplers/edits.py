@@ -19,10 +19,10 @@ class Edits:
 
     $$ |d| \le |c| $$
 
-    with the norms of the row and the last step's c. If it is moved further, the whole row goes on by Euler steps until everything that is
-    remembered was seen where it is now: a network couples its elements. A sampler with noise keeps its steps where nothing was edited,
-    because an Euler step has no noise. Before the first correction the step's own move takes its place: the velocity that is remembered
-    then belongs to a point as far away as that. Nothing here waits for the device.
+    with the norms of the row and the last step's c. If it is moved further, the whole row takes Euler steps until all
+    remembered velocities are new, since a network couples the elements of a row. A sampler with noise keeps its steps where
+    nothing was edited, because an Euler step has no noise. Before the first correction the step's own move takes its place,
+    because the remembered velocity then belongs to a point that far away. Nothing here waits for the device.
 
     Args:
         noisy: whether the sampler draws noise.

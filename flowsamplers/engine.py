@@ -200,7 +200,7 @@ def sample(
             and may return the same tensor every time.
         x1: start, ``(rows, ...)``, any floating dtype, on any device; pure noise for a grid that starts at 1. A numpy array is copied
             into a tensor.
-        grid: the schedule, as a `SigmaGrid` or its sigmas (a list, tuple, array or tensor); or a `Solver`, which holds both a schedule
+        grid: the schedule, as a `SigmaGrid` or its sigmas (a list, tuple, array or tensor). A `Solver` holds both a schedule
             and a sampler.
         sampler: a name, a specification, a configuration, or a sampler.
         seed: for a stochastic sampler: an int, a list with one int per row, or a `noise.Noise`.

@@ -5,8 +5,8 @@ grids, at growing resolution, with the state in float64. A method of another fam
 checks the result.
 
 In bfloat16 and float16 the rounding of the network limits the accuracy, and the weights of these two methods amplify it. There
-the reference is the mean of independent runs of a method whose weights are all positive (Cash and Karp's, of order five), so that
-the rounding errors average out.
+the reference is the mean of independent runs of a method whose weights are all positive: Cash and Karp's, of order five. Their
+rounding errors average out.
 """
 
 from __future__ import annotations
@@ -142,16 +142,15 @@ def solve(
 ) -> Reference:
     r"""Solve a flow from ``sigma = 1`` to 0, as accurately as its dtype allows.
 
-    The number of steps doubles from 4 until one of these holds: two resolutions differ by at most ``tol`` in every row; doubling
-    no longer reduces the difference, because of rounding; or the next run would exceed the budget. Then Gragg's extrapolation,
-    with half the steps, checks the result. The grid $\sigma = \tfrac12 (1 + \cos \pi u)$ is dense at both ends, where flows are
-    stiff.
+    The number of steps doubles from 4 until two resolutions differ by at most ``tol`` in every row. It stops earlier if
+    rounding dominates the difference, or if the next run would exceed the budget. Then Gragg's extrapolation, with half the
+    steps, checks the result. The grid $\sigma = \tfrac12 (1 + \cos \pi u)$ is dense at both ends, where flows are stiff.
 
-    If rounding limits the accuracy to more than `COARSE`, as in bfloat16 and float16, the solution is the mean of three runs of a
-    method that does not amplify rounding. The runs have different numbers of steps, and each evaluation is made at a randomly
+    In bfloat16 and float16, rounding limits the accuracy to more than `COARSE`. There the solution is the mean of three runs of
+    a method that does not amplify rounding. The runs have different numbers of steps, and each evaluation is made at a randomly
     rounded point. The error is the sum of two measured numbers. The first is the largest distance of a run from the mean. The
-    second covers the rounding that all runs share: half the distance between two roundings of one evaluation, summed over a run,
-    times the flow's growth. The steps double until the first number is below half the second.
+    second covers the rounding that all runs share. It is half the distance between two roundings of one evaluation, summed over
+    a run, times the flow's growth. The steps double until the first number is below half the second.
 
     Args:
         flow: a velocity field.
@@ -167,8 +166,8 @@ def solve(
         The `Reference`.
 
     Raises:
-        ValueError: the budget is too small for two resolutions and the cross-check, the row to follow does not exist, or the number of
-            conditions is not the number of rows.
+        ValueError: the budget is too small for two resolutions and the cross-check. The row to follow does not exist. The
+            number of conditions is not the number of rows.
         FloatingPointError: the solution is not finite.
 
     Examples:

@@ -195,10 +195,10 @@ class Sampler:
         adaptive: whether the sampler's model calls depend on the data. A host with fixed timesteps refuses such a sampler.
         keeps_marginals: whether the distribution of ``x`` at each sigma tends to the flow's as the steps shrink.
         keeps_noise_level: whether a step from a noised data point ends at that point with noise of the new level.
-        weak_order: of a stochastic sampler, the order of means over its results, for runs strictly inside (0, 1). 0 if these
-            means do not converge to the flow's.
-        strong_order: of a stochastic sampler, the order of its path, compared with the exact path for the same Brownian motion. 0 if
-            there is no limit.
+        weak_order: of a stochastic sampler, the order of means over its results, for runs strictly inside (0, 1). It is 0 if
+            these means do not converge to the flow's.
+        strong_order: of a stochastic sampler, the order of its path, compared with the exact path for the same Brownian motion.
+            It is 0 if there is no limit.
         multistep: whether the sampler uses velocities of earlier steps. Its first steps then have lower order.
         affine: whether the sampler uses sigma only through step lengths. Scaling sigma then changes nothing.
         any_steps: whether its order holds when neighboring steps have different lengths.

@@ -183,8 +183,8 @@ def load_solver(path: str | Path) -> Solver:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, of another kind, or newer than this library; numbers are not finite; or weights do not add up to
-            their steps.
+        ValueError: the file is damaged, of another kind, or newer than this library. Numbers are not finite, or weights do not
+            add up to their steps.
     """
     path = as_path("path", path)
     if not path.is_file():

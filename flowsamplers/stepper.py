@@ -27,10 +27,10 @@ class Stepper:
 
     Every tensor that is passed in is copied, so the caller may reuse its buffers.
 
-    To continue from an edited point, call `edit`. At the start of a step, the edited point becomes ``x``. Between the stages of a
-    step, the next velocity counts as that of the edited point, and the edit is added to the result of the step. Latents in the
-    sampler's state move by the same amount. An edit may be so large that earlier velocities no longer help, for example when rows
-    change places. Such rows then take Euler steps until the sampler has new velocities, see `flowsamplers.edits.Edits`.
+    To continue from an edited point, call `edit`. At the start of a step, the edited point becomes ``x``. Between the stages of
+    a step, the next velocity counts as that of the edited point. The edit is added to the result of the step. Latents in the
+    sampler's state move by the same amount. An edit may be so large that earlier velocities no longer help, for example when
+    rows change places. Such rows then take Euler steps until the sampler has new velocities, see `flowsamplers.edits.Edits`.
 
     Args:
         sampler: a sampler, its name, or its configuration.

@@ -288,7 +288,7 @@ def page() -> str:
         "## Seeds of a stochastic sampler",
         "",
         "A stochastic sampler draws another image for every seed. Its images are far from the solution of the differential equation",
-        f"(`er_sde`: {percent(min(spread))} to {percent(max(spread))}), but they are not worse: the sampler solves [another equation](howto/stochastic-samplers.md) with the same distributions.",
+        f"(`er_sde`: {percent(min(spread))} to {percent(max(spread))}), but they are not worse. The sampler solves [another equation](howto/stochastic-samplers.md) with the same distributions.",
         "Euler's method has no seed, so its row shows one image.",
         "",
         "![Images by stochastic sampler and seed](gallery/seeds.png)",

@@ -838,8 +838,9 @@ def _told_correctness(rows: list[Row]) -> list[str]:
     return [
         f"{len(rows) - len(wrong)} of {len(rows)} comparisons hold"
         + (f"; these do not: {', '.join(wrong)}." if wrong else "."),
-        f"* Equal bit for bit: {'; '.join(row['what'] for row in bits)}.\n"
-        f"* In float32, the results of {len(floats)} samplers differ from the CPU's by {statistics.median(r['ulps'] for r in floats):.2g} eps at the "
+        "* These are equal bit for bit:\n"
+        + "".join(f"    * {row['what']}\n" for row in bits)
+        + f"* In float32, the results of {len(floats)} samplers differ from the CPU's by {statistics.median(r['ulps'] for r in floats):.2g} eps at the "
         f"median. The largest difference is {most['ulps']:.3g} eps (`{most['sampler']}`); the Lipschitz constant of the test field allows {most['limit']}.",
     ]
 
@@ -970,8 +971,8 @@ def _told_rounding(rows: list[Row]) -> list[str]:
         by.setdefault(row["time"], []).append(row["difference"])
     spans = ", and ".join(f"{min(v):.1%} to {max(v):.1%} with the time {kind}" for kind, v in by.items())
     return [
-        "Most of the difference is one rounding of the time, which compiled code leaves out. `full_precision_time(transformer, scheduler)` removes it: "
-        f"with two narrow blocks on the CPU, compiled and eager results differ by {spans}. See [bfloat16](../explanation/bf16.md).",
+        "Most of the difference is one rounding of the time, which compiled code leaves out. `full_precision_time(transformer, scheduler)` removes it. "
+        f"With two narrow blocks on the CPU, compiled and eager results differ by {spans}. See [bfloat16](../explanation/bf16.md).",
     ]
 
 

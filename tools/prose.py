@@ -75,6 +75,7 @@ def prose(path: Path) -> list[str]:
     if path.suffix != ".py":
         return sentences(path.read_text())
     texts = [re.sub(r"(Examples|Reference):\n( +.*\n?|\n)*", "", text) for text in docstrings(path)]
+    texts = [re.sub(r"\x08\n.*?(\n\n|\Z)", "", text, flags=re.DOTALL) for text in texts]  # commands, as click marks them
     texts = [re.sub(r"^(Args|Attributes|Returns|Raises|Warns):$", "", text, flags=re.MULTILINE) for text in texts]
     return [s for text in texts for s in sentences(re.sub(r"\n +(?=\*{0,2}\w+: )", "\n\n", text))]
 

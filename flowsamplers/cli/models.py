@@ -70,8 +70,8 @@ def _with_model(default: str, command: Callable[..., Any]) -> Callable[..., Any]
 def settle_threads(model: str) -> None:
     """One thread for models whose calls take milliseconds: handing out the work costs more than it saves.
 
-    One row on two virtual cores: klein-digits takes 6 ms with one thread and from 10 to 900 with two; klein-emoji takes 25 ms with
-    one thread.
+    On two virtual cores, one row of klein-digits takes 6 ms with one thread and from 10 to 900 with two. One of klein-emoji
+    takes 25 ms with one thread.
     """
     if "/" not in model and not Path(model).exists():
         import torch

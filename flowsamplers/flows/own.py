@@ -35,8 +35,8 @@ class OwnFlow:
         shape: shape of one row.
         dtype: dtype of the noise. By default that of the object's parameters, or float32.
         device: device of the noise. By default that of the object's parameters, or the CPU.
-        tokens: number of tokens, for schedules that depend on the size of an image. For a shape with three or more entries, such as
-            channels, height and width, the default is the product of all but the first entry; otherwise it is the first entry.
+        tokens: number of tokens, for schedules that depend on the size of an image. The default is the first entry of the
+            shape. For three or more entries, such as channels, height and width, it is the product of all but the first.
         passes_per_evaluation: forward passes of the network in one evaluation, by default 1.
 
     Raises:

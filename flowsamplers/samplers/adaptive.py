@@ -48,8 +48,8 @@ class Adaptive(Sampler):
         max_calls: the most evaluations in one step of the schedule before it is an error.
 
     Raises:
-        RuntimeError: ``max_calls`` evaluations were not enough, a step of control fell below the spacing of floats, or the tolerance is
-            below the rounding of the state's dtype; the message names step, sigma and what to change.
+        RuntimeError: ``max_calls`` evaluations were not enough, or a step of control fell below the spacing of floats. The
+            tolerance is below the rounding of the state's dtype. The message names step, sigma and what to change.
 
     Examples:
         >>> import torch, flowsamplers as fs

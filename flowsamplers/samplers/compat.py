@@ -65,8 +65,8 @@ class HeunPP2(Sampler):
     $$
 
     The velocities are taken at Euler points on the next two nodes, one of them beyond the step's end. On the second-to-last step
-    $w_2 = \sigma_{i+1}/(2\sigma_{\max})$ and $w_3 = 0$; the last step is Euler's. $\sigma_{\max}$ is the higher end of the grid; other
-    programs take its first node. The weights do not satisfy the conditions of order 2.
+    $w_2 = \sigma_{i+1}/(2\sigma_{\max})$ and $w_3 = 0$. The last step is Euler's. The higher end of the grid is
+    $\sigma_{\max}$; other programs take its first node. The weights do not satisfy the conditions of order 2.
 
     Examples:
         >>> import flowsamplers as fs

@@ -1,8 +1,9 @@
 r"""Multistep methods that integrate the linear part exactly and interpolate the data prediction $D = x - \sigma v$.
 
-Over a step of length h in $y = \lambda$ or $-\log\sigma$ the kernel of `interpolation` is $e^{-(1 - \theta) h} h\,d\theta$ (times
-$1 - \sigma'$ for $\lambda$), so its moments are the phi functions of exponential integrators. A step to ``sigma = 0`` is infinitely
-long in both variables, and the formula becomes Euler's step. In plain ``"sigma"`` the moments stay finite.
+The variable is $y = \lambda$ or $-\log\sigma$. Over a step of length h the kernel of `interpolation` is
+$e^{-(1 - \theta) h} h\,d\theta$ (times $1 - \sigma'$ for $\lambda$). So its moments are the phi functions of exponential integrators.
+A step to ``sigma = 0`` is infinitely long in both variables, and the formula becomes Euler's step. In plain ``"sigma"`` the
+moments stay finite.
 """
 
 from __future__ import annotations
@@ -159,9 +160,9 @@ class DPMSolverPP3M(ExponentialAdams):
 
     $$ x' = \frac{\sigma'}{\sigma} x + M_0 D + M_1 d_1 + \tfrac{\kappa}{2} M_2 d_2 $$
 
-    where $D + d_1\theta + d_2\theta^2$ is the parabola through the last three predictions and $M_k$ its moments. diffusers and ComfyUI
-    use $\kappa = 1$, half of the last term, which gives order 2. $\kappa = 2$ is the exact integral. With it and a ``startup`` that
-    keeps order 3, the method is `RES3M` in $\lambda$.
+    where $D + d_1\theta + d_2\theta^2$ is the parabola through the last three predictions and $M_k$ its moments. In diffusers
+    and ComfyUI, $\kappa = 1$: half of the last term, which gives order 2. $\kappa = 2$ is the exact integral. With it and a
+    ``startup`` that keeps order 3, the method is `RES3M` in $\lambda$.
 
     Args:
         last: policy of the last step, see `LastStep`.

@@ -140,8 +140,9 @@ Nodes: TypeAlias = Literal["own", "grid"]
 class StagesOnTheGrid(ExponentialRungeKutta):
     r"""Base of the methods whose stages may be the nodes of the grid, as in diffusers' DPMSolverSinglestepScheduler.
 
-    With ``nodes="grid"`` a step is one call. Every p steps are one step of the method of order p, and its stages lie at the nodes between,
-    wherever those are. All later moves start again from the first node of the p, with the data predictions $D_0, D_1, \dots$ made since:
+    With ``nodes="grid"`` a step is one call. Every p steps are one step of the method of order p, and its stages lie at the
+    nodes between. All later moves start again from the first node of the p, with the data predictions $D_0, D_1, \dots$ made
+    since:
 
     $$
     x' = \frac{\sigma'}{\sigma_0} x_0 + \Bigl(1 - \frac{\sigma'}{\sigma_0}\Bigr) D_0 + c', \qquad

@@ -100,9 +100,9 @@ class SEEDS(LastStep):
 class SEEDS2(SEEDS):
     r"""SEEDS-2: the stochastic form of `DPMSolverPP2S` (``"phi_1"``) or `RES2S` (``"phi_2"``), with its second stage at $\lambda + r h$.
 
-    k-diffusion's dpmpp_sde is this method with ``"phi_1"`` and r = 1/2, except for the correlation of its two noises. k-diffusion takes
-    it from a Brownian motion in $\sigma/(1 - \sigma)$, which equals the SDE's correlation only in the limit of small steps. At r = 1 with
-    ``"phi_2"`` it is ComfyUI's exp_heun_2_x0_sde.
+    With ``"phi_1"`` and r = 1/2, this method is k-diffusion's dpmpp_sde, except for the correlation of its two noises. There it
+    comes from a Brownian motion in $\sigma/(1 - \sigma)$, which equals the SDE's correlation only in the limit of small steps.
+    At r = 1 with ``"phi_2"`` it is ComfyUI's exp_heun_2_x0_sde.
 
     Args:
         last: policy of the last step, see `LastStep`.

@@ -7,10 +7,10 @@ x' = \frac{\sigma'}{\sigma} e^{-\eta h} x + \alpha' (1 + \eta) \int_\lambda^{\la
 + \sigma' \sqrt{1 - e^{-2 \eta h}}\;\xi, \qquad h = \lambda' - \lambda
 $$
 
-The noise is additive and its integral is exact. A polynomial does not follow the part of D that changes with the noise, so the orders
-of the ODE methods are reached only without noise. Measured with noise, the weak order is 2 on Gaussian data (1 for `ERSDE` with one
-stage), and the strong order is 1, for any number of predictions. If ``startup`` names an ODE method, its steps draw no noise. This
-keeps the marginals, but it reduces the strong order to 1/2.
+The noise is additive and its integral is exact. A polynomial does not follow the part of D that changes with the noise. So the
+orders of the ODE methods are reached only without noise. With noise, the measured weak order is 2 on Gaussian data (1 for
+`ERSDE` with one stage). The strong order is 1, for any number of predictions. If ``startup`` names an ODE method, its steps
+draw no noise. This keeps the marginals, but it reduces the strong order to 1/2.
 """
 
 from __future__ import annotations

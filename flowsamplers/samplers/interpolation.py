@@ -11,8 +11,8 @@ Over one step the exact solution is $x' = A x + \int K(u)\,P(u)\,du$ for each pr
 with $\alpha = 1 - \sigma$. A method replaces P by the polynomial, in some variable g of sigma, through its known predictions. A
 constant P gives Euler's step in all three cases, so every method here is Euler's step plus corrections.
 
-In an SDE the data prediction has the kernel $\alpha'\,d\bigl(\frac{\rho'}{\rho}\, e^{-G}\bigr)$ with $\rho = \frac{u}{1 - u}$ and G from u
-to the end of the step (`sde`); for $G = \eta\,\Delta\lambda$ that is the kernel above at the rate $1 + \eta$.
+In an SDE the data prediction has the kernel $\alpha'\,d\bigl(\frac{\rho'}{\rho}\, e^{-G}\bigr)$ with $\rho = \frac{u}{1 - u}$.
+G runs from u to the end of the step (`sde`). For $G = \eta\,\Delta\lambda$ that is the kernel above at the rate $1 + \eta$.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def positions(variable: str, s0: float, s1: float, past: Sequence[float]) -> lis
 
 
 NEAR_NOISE = 1e-6
-"""How far from ``sigma = 1`` diffusers starts a method that works in the log-SNR."""
+"""Distance from ``sigma = 1`` at which diffusers starts a method that works in the log-SNR."""
 
 
 def off_noise(s1: float, s0: float, past: Sequence[float] = ()) -> tuple[float, ...]:

@@ -50,8 +50,8 @@ class NSSolver(LastStep):
         std: standard deviation of the Gaussian data for which the solver is exact; 0 is a single point, with a constant velocity.
 
     Raises:
-        ValueError: there is no table, a row is too long or does not add to 1, or ``std`` is negative. In a run: the number of steps
-            differs; or, with a ``std``, the schedule does not begin at 1, or the run begins in the middle.
+        ValueError: there is no table, a row is too long or does not add to 1, or ``std`` is negative. In a run: the number of
+            steps differs. With a ``std``: the schedule does not begin at 1, or the run begins in the middle.
 
     Examples:
         >>> import flowsamplers as fs

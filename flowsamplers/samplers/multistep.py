@@ -64,7 +64,8 @@ def combined(x: Tensor, weights: Sequence[float], past: Sequence[tuple[float, Te
 class Adams(LinearMultistep):
     r"""Base: integrate the polynomial through the last predictions.
 
-    The weights come from the integrals of `interpolation`. A subclass says of which prediction, in which variable, through how many.
+    The weights come from the integrals of `interpolation`. A subclass names the prediction, the variable and the number of
+    predictions.
     """
 
     memory: ClassVar[int] = 2

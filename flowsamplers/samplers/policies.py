@@ -26,8 +26,8 @@ class LastStep(Sampler):
 
     Args:
         last: the sampler of the last step. ``"method"`` is the method itself. Any other one-step sampler may be named, such as
-            ``"euler"`` (one evaluation) or ``"midpoint"`` (two). For a stochastic method the policy applies only to a step to sigma 0,
-            which draws no noise; a step above 0 without noise would reduce the strong order by 1/2.
+            ``"euler"`` (one evaluation) or ``"midpoint"`` (two). For a stochastic method the policy applies only to a step to
+            sigma 0, which draws no noise. A step above 0 without noise would reduce the strong order by 1/2.
     """
 
     last: SamplerLike = METHOD
@@ -65,13 +65,13 @@ class LastStep(Sampler):
 class Multistep(LastStep):
     """Base of the multistep methods, with a policy for their first steps.
 
-    A method of order p needs p - 1 earlier steps. A first step by Euler's method makes one error of $O(h^2)$, which reduces the order
-    of a method of order 3, but not of order 2.
+    A method of order p needs p - 1 earlier steps. A first step by Euler's method makes one error of $O(h^2)$. This reduces the
+    order of a method of order 3, but not of order 2.
 
     Args:
         last: policy of the last step, see `LastStep`.
-        startup: ``"ramp"``: the first steps have orders 1, 2, ..., with one evaluation each. Or a one-step sampler for the first p - 2
-            steps (at least one), which keeps the order if its own order is at least p - 1.
+        startup: ``"ramp"``: the first steps have orders 1, 2, ..., with one evaluation each. Or a one-step sampler for the
+            first p - 2 steps, at least one. It keeps the order if its own order is at least p - 1.
     """
 
     startup: SamplerLike = RAMP

@@ -37,8 +37,8 @@ class ButcherTableau:
     Raises:
         ValueError: shapes do not fit, or an order condition fails.
 
-    The nodes are the row sums, $c_i = \sum_j a_{ij}$. A method of order p must satisfy one condition for each
-    rooted tree with at most p nodes: 1, 2, 4, 8 and 17 of them for p = 1 to 5.
+    The nodes are the row sums, $c_i = \sum_j a_{ij}$. A method of order p must satisfy one condition for each rooted tree with
+    at most p nodes. There are 1, 2, 4, 8 and 17 of them for p = 1 to 5.
 
     Examples:
         >>> ButcherTableau(a=((), (0.5,)), b=(0.0, 1.0), order=2).c

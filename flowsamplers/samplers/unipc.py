@@ -236,7 +236,8 @@ class UniPC3(UniPC):
     """UniPC-3: with its corrector it has order 3 inside (0, 1), and 2 on runs to ``sigma = 0``; see `UniPC` for the options.
 
     Its first step has order 2, as in diffusers, which limits the order to 3. ``startup="kutta3"`` gives order 4, for two more evaluations.
-    On a run to ``sigma = 0`` the second-to-last step has order 2, as in diffusers; order 3 there is 4 to 9 times worse from 16 calls on.
+    On a run to ``sigma = 0`` the second-to-last step has order 2, as in diffusers. Order 3 is 4 to 9 times worse there from 16
+    calls on.
 
     Examples:
         >>> import flowsamplers as fs

@@ -30,8 +30,8 @@ class Richardson(Sampler):
 
     $$ x' = x_2 + \frac{x_2 - x_1}{2^p - 1} $$
 
-    where p is the method's order. Both use the same velocity at the start. RX-Euler, which takes the two steps on neighboring
-    intervals of the schedule, is the midpoint rule on every second node if these intervals have equal lengths.
+    where p is the method's order. Both use the same velocity at the start. RX-Euler takes the two steps on neighboring
+    intervals of the schedule. If these intervals have equal lengths, it is the midpoint rule on every second node.
 
     Args:
         base: the one-step method.

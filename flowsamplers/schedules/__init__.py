@@ -10,8 +10,8 @@ Every function returns a `grid.SigmaGrid`, and is registered by name (`get_sched
 
 Where one name means different schedules in diffusers and in ComfyUI, the plain name is diffusers', and ComfyUI's ends in ``_comfy``.
 
-The option ``arithmetic``: ``"float64"`` computes in float64. ``"stock"`` repeats diffusers' operations in diffusers' precision, so the
-float32 numbers are equal bit for bit. (float64 results rounded to float32 differ in a third of the nodes.)
+The option ``arithmetic``: ``"float64"`` computes in float64. ``"stock"`` repeats diffusers' operations in diffusers' precision,
+so the float32 numbers are equal bit for bit. Results in float64, rounded to float32, differ in a third of the nodes.
 """
 
 from flowsamplers.registry import ScheduleInfo, get_schedule, list_schedules, register_schedule, schedule_info

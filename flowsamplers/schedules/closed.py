@@ -232,8 +232,8 @@ def linear_quadratic(steps: int, *, threshold: float = 0.025, linear_steps: int 
 def bong_tangent(steps: int, *, pivot: float = 0.6, slope: float = 0.2, middle: float = 0.5) -> SigmaGrid:
     r"""Two arctangent sigmoids, from 1 to ``middle`` and from there to 0.
 
-    With n = N + 2, m = ⌊pivot n⌋ and $A_p(x) = -\arctan(k(x - p))$, k = 40 slope / n: the first runs over x = 0..m - 1 with p = m, the
-    second over x = 0..n - m - 1 with p = 0, each stretched to its ends; the shared node is taken once.
+    Let n = N + 2, m = ⌊pivot n⌋, k = 40 slope / n and $A_p(x) = -\arctan(k(x - p))$. The first half runs over x = 0..m - 1 with
+    p = m. The second runs over x = 0..n - m - 1 with p = 0. Each is stretched to its ends. The shared node is taken once.
 
     Args:
         steps: N.

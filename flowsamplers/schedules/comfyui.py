@@ -1,9 +1,9 @@
 r"""ComfyUI's schedules: functions of the model's table of sigmas.
 
-The table of a flow model is $\tau_j = S_k(j / T)$, j = 1..T, where $S_k$ is the static shift: T = 10,000 and $k = e^\mu$ for FLUX
-(``ModelSamplingFlux``; mu 1.15, and 2.02 for FLUX.2), T = 1,000 and k itself for SD3, Wan and most others
-(``ModelSamplingDiscreteFlow``). Its last entry is 1, its first, "sigma_min", is $S_k(1/T)$. Here it is given by the options ``shift``,
-``mu`` and ``points``. The table is computed in float64; ComfyUI's own is float32, a few 1e-7 apart.
+The table of a flow model is $\tau_j = S_k(j / T)$, j = 1..T, where $S_k$ is the static shift. For FLUX (``ModelSamplingFlux``),
+T = 10,000 and $k = e^\mu$, with mu 1.15, and 2.02 for FLUX.2. For SD3, Wan and most others (``ModelSamplingDiscreteFlow``),
+T = 1,000, and k is given itself. Its last entry is 1, its first, "sigma_min", is $S_k(1/T)$. Here it is given by the options
+``shift``, ``mu`` and ``points``. The table is computed in float64; ComfyUI's own is float32, a few 1e-7 apart.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ def flow_match_euler(
 
     Args:
         steps: N; may be left out where sigmas or timesteps are given.
-        sigmas: N base sigmas, before the shift. By default N of them between the ends of the training schedule; these ends
-            are shifted already, and the shift is applied again, as in diffusers (issue 13243).
+        sigmas: N base sigmas, before the shift. By default N of them between the ends of the training schedule. These ends are
+            shifted already, and are shifted again, as in diffusers (issue 13243).
         timesteps: N base times ``num_train_timesteps * sigma``, instead of sigmas.
         mu: strength of the dynamic shift; not used without it.
         num_train_timesteps: the model's time at sigma 1.
@@ -96,8 +96,8 @@ def flow_match_euler(
         arithmetic: ``"stock"`` for diffusers' own bits, or ``"float64"``.
 
     Raises:
-        ValueError: no steps; sigmas, timesteps and steps that do not fit together; mu missing; more than one re-spacing; nodes
-            that are not finite or not strictly monotone.
+        ValueError: there are no steps, or mu is missing. Sigmas, timesteps and steps do not fit together. There is more than
+            one re-spacing. Nodes are not finite or not strictly monotone.
 
     Examples:
         >>> flow_match_euler(sigmas=[1.0, 0.5], shift=3.0).sigmas

@@ -164,7 +164,7 @@ def observed_orders(
 ) -> list[dict[str, OrderVerdict]]:
     """Measure the orders of ODE samplers on every flow of the catalogue.
 
-    All runs go in lock-step, and the rows of a run are those of all flows: one model call serves every sampler and number of steps.
+    All runs go in lock-step, and a run has the rows of all flows. So one model call serves every sampler and number of steps.
 
     Args:
         samplers: names, configurations or samplers.
@@ -173,8 +173,8 @@ def observed_orders(
         steps: numbers of steps by the declared order.
 
     Returns:
-        For each sampler its verdicts, by ``"flow, shift"``. If these numbers of steps do not show the declared order, more are tried, up
-            to `FINEST`, because an inaccurate first step shows only with many steps.
+        For each sampler its verdicts, by ``"flow, shift"``. If these numbers of steps do not show the declared order, more are
+            tried, up to `FINEST`. An inaccurate first step may need many steps.
 
     Examples:
         >>> [found] = observed_orders(["rk5"], "inside")

@@ -85,8 +85,8 @@ class Study:
         nfe: numbers of model calls; each sampler takes as many steps as fit into each.
         schedule: name of a schedule.
         schedule_options: its options; ``tokens`` is filled in from the model.
-        mu: for ``flux2``: a number; or ``"fixed"`` for the empirical mu of 50 steps, so that all grids belong to one family; or
-            ``"follow"`` for the mu of each number of steps, as in the pipeline.
+        mu: for ``flux2``: a number, ``"fixed"`` or ``"follow"``. With ``"fixed"``, all grids have the empirical mu of 50 steps.
+            With ``"follow"``, each has that of its number of steps, as in the pipeline.
         flow_options: options of the model's loader: height, width, guidance_scale, guidance_interval,
             batched_guidance, dtype, device, offload, full_time.
         max_batch: largest number of rows in one model call; it changes the cost of a study, not its results.
@@ -98,8 +98,8 @@ class Study:
         shape: shape of one row of its noise, if the object has no attribute ``shape``.
 
     Raises:
-        ValueError: a number of calls is below 1; there is nothing to do, or something twice; a sampler is stochastic or adaptive; a
-            flow has no shape, or a velocity of another shape.
+        ValueError: a number of calls is below 1. There is nothing to do, or something twice. A sampler is stochastic or
+            adaptive. A flow has no shape, or a velocity of another shape.
         TypeError: a flow has no velocity, or ``model`` is no name.
 
     Examples:

@@ -140,8 +140,8 @@ class Results:
     def leaders(self, nfe: int) -> list[str]:
         """The sampler with the smallest error at this budget, and those that the study cannot tell from it, by their errors.
 
-        A sampler is told from the best if its error is larger with 95 % confidence over the prompts and seeds, although the references'
-        own errors and the rounding of the model are counted against the best and for the other.
+        A sampler counts as worse than the best if its error is larger with 95 % confidence over the prompts and seeds. The
+        references' own errors and the rounding of the model count against the best and for the other.
         """
         found = sorted((e, i, name) for i, name in enumerate(self.labels) if (e := self.error(name, nfe)) is not None)
         return [name for _, _, name in found if name == found[0][2] or not self._told_apart(found[0][2], name, nfe)]

@@ -68,8 +68,8 @@ def flow_sampler(
         The latents at the last sigma, like ``x``.
 
     Raises:
-        ValueError: the model is no flow, the sigmas are no schedule, the run needs the velocity at sigma 0, or a stochastic sampler has
-            no seed or rising sigmas.
+        ValueError: the model is no flow, or the sigmas are no schedule. The run needs the velocity at sigma 0. A stochastic
+            sampler has no seed or rising sigmas.
 
     Examples:
         >>> def model(x, sigma):  # a flow whose only picture is 0

@@ -133,7 +133,7 @@ class CarriedRun:
 
 
 def as_it_is(x: Tensor) -> list[float] | int | None:
-    """What tells whether a vector was edited in place: its values where nothing waits for them, else torch's counter, if it has one."""
+    """A value that changes if a vector is edited in place: its numbers on the CPU, else torch's counter, if it has one."""
     return x.tolist() if x.is_cpu else None if x.is_inference() else x._version
 
 

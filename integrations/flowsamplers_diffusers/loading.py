@@ -53,8 +53,8 @@ def load_klein(
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no pipeline.
-        ValueError: the name is no bundled model, folder or hub id; dtype or offload is unknown; this machine has no such device;
-            sequential offloading goes to a CPU; or files are damaged.
+        ValueError: the name is no bundled model, folder or hub id. The dtype or offload is unknown. This machine has no such
+            device. Sequential offloading goes to a CPU. Files are damaged.
 
     Examples:
         >>> pipe = load_klein("klein-digits")

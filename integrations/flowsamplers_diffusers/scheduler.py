@@ -1,6 +1,6 @@
 """The drop-in scheduler: any flowsamplers sampler inside any diffusers pipeline made for FlowMatchEuler.
 
-diffusers owns the loop and calls ``scheduler.step`` after every model call, so ``timesteps`` lists one entry for each *model
+The pipeline owns the loop and calls ``scheduler.step`` after every model call. So ``timesteps`` has one entry for each *model
 call*: a sampler with two evaluations a step has twice as many entries as steps.
 """
 
@@ -82,15 +82,15 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         use_beta_sigmas: re-space by beta quantiles.
         time_shift_type: form of the dynamic shift, ``"exponential"`` or ``"linear"``.
         stochastic_sampling: FlowMatchEuler's full re-noise; the same as ``sampler="lcm"``.
-        sampler: name or specification (``"unipc:last=ralston3"``) of a registered sampler, a sampler object, or a solver of `fit` as
-            an object or the path of its JSON file. A solver brings its own sigmas, which replace the pipeline's.
+        sampler: name or specification (``"unipc:last=ralston3"``) of a registered sampler, or a sampler object. Also a solver
+            of `fit`, as an object or the path of its JSON file. A solver brings its own sigmas, which replace the pipeline's.
         sampler_options: its options as one dict, such as ``{"last": "midpoint"}``; a sampler in it may be an object.
         carry: dtype of the state between steps. ``"float32"`` or ``"float64"``: a master copy, so that many steps in bfloat16
             do not pile up rounding; ``"model"``: rounded to the model's dtype on every step, as stock does (for ``euler`` and
             the full re-noise, bit for bit stock).
         seed: seed of a stochastic sampler: an int (image i of the batch has a stream of its own), or one int per image. With
             None it draws from the generator passed to ``step``, or from torch's global one.
-        mu: hold the dynamic shift here, whatever the pipeline passes.
+        mu: hold the dynamic shift here; the value that the pipeline passes is ignored.
         budget: the meaning of ``num_inference_steps``: ``"steps"``, or ``"nfe"`` for model calls. The run then has the largest number of
             steps that needs at most this many calls. The dynamic shift is still the one that the pipeline passes.
         final_sigmas: explicit sigmas passed to ``set_timesteps`` are final and not shifted again. A pipeline's own default,
@@ -248,8 +248,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             timesteps: the model's times at the N nodes; between nodes they are interpolated in sigma.
 
         Raises:
-            ValueError: see `schedules.flow_match_euler`. With ``budget="nfe"``: the calls are too few for one step, or sigmas or timesteps
-                other than a pipeline's default are passed, which fix the number of steps.
+            ValueError: see `schedules.flow_match_euler`. With ``budget="nfe"``: the calls are too few for one step, or sigmas
+                or timesteps are passed that are not a pipeline's default.
         """
         if sigmas is not None:
             _check_given(sigmas)

@@ -259,7 +259,7 @@ def rows_that_change_places_keep_their_velocities(make: Factory) -> None:
 
 
 def tensors_belong_to_who_made_them(make: Factory) -> None:
-    """A host that writes into the sample has edited it, by whatever way. What the host writes elsewhere changes nothing.
+    """A host that writes into the sample has edited it. What the host writes elsewhere changes nothing.
 
     The network returns one buffer every time, the host keeps its latents in another, and both are overwritten after ``step``.
     """

@@ -76,8 +76,8 @@ def every_host_applies_the_same_dt(case: Case, grid: SigmaGrid = IRREGULAR, dtyp
 def copies_between_calls_change_nothing(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     """A deepcopy or a pickle after every model call, also between stages, changes no bit.
 
-    Pipelines copy their scheduler in the middle of a run. A generator neither copies nor pickles: it is made again by replay, so
-    a step that is run twice on the same velocities must ask and end the same.
+    Pipelines copy their scheduler in the middle of a run. A generator neither copies nor pickles, so it is made again by
+    replay. A step that is run twice on the same velocities must ask and end the same.
 
     Reference:
         diffusers' LTX2, Cosmos and SkyReels pipelines call ``copy.deepcopy(scheduler)``.

@@ -70,8 +70,9 @@ def straight_paths_are_exact(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 def rising_grids_are_run_or_refused(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     r"""On a rising grid, from exactly 0 to exactly 1, straight paths are exact; a sampler that adds noise refuses such a grid.
 
-    Inversion begins at sigma 0, where logarithms of sigma, and weights that divide by it, have no value. A sampler that adds noise
-    must raise a ValueError before its first model call, because noise added on the way to noise is not the flow's process.
+    Inversion begins at sigma 0, where logarithms of sigma, and weights that divide by it, have no value. A sampler that adds
+    noise must raise a ValueError before its first model call. Noise that is added on the way to noise is not the flow's
+    process.
 
     Reference:
         Inversion of rectified flows: RF-Solver, arXiv:2411.04746; FireFlow, arXiv:2412.07517.

@@ -77,9 +77,9 @@ def without_noise_it_is_its_ode_twin(case: Case, grid: SigmaGrid = IRREGULAR) ->
 def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None, rows: int = 20_000) -> None:
     r"""Invariant I1: if $x_\sigma = (1 - \sigma) m + \sigma n$ then every state has mean $(1 - \sigma')m$ and variance $\sigma'^2$.
 
-    This holds at any step size exactly if ``keeps_noise_level`` is declared. A generator is an affine map here, so its moments are
-    exact, down to a sigma of 1e-4, which shows noise left by a step to 0. For a subject of another library, 20,000 rows are drawn on
-    a grid that ends higher, and the bound is five standard errors.
+    This holds at any step size exactly if ``keeps_noise_level`` is declared. A generator is an affine map here, so its moments
+    are exact, down to a sigma of 1e-4. This shows noise left by a step to 0. For a subject of another library, 20,000 rows are
+    drawn on a grid that ends higher, and the bound is five standard errors.
 
     Reference:
         The coefficients of a rectified flow, arXiv:2209.03003; their invariance at finite steps: Flow-CPS, arXiv:2509.05952.
@@ -144,8 +144,8 @@ def marginals_are_kept_as_declared(case: Case, steps: int = 128, rows: int = 1_5
 def variances_have_the_declared_weak_order(case: Case, steps: int = 128, tolerance: float = 0.25) -> None:
     r"""On Gaussian data the variance of the result errs like $h^p$: slope at least ``weak_order`` less the tolerance.
 
-    Exact, without Monte Carlo, inside (0, 1). It finds a wrong correction, or stages whose noises are not those of one path, which the
-    other laws of noise do not see: with them a method still converges, to a lower order. Data of other laws may show less.
+    Exact, without Monte Carlo, inside (0, 1). It finds a wrong correction, or stages whose noises are not those of one path.
+    The other laws of noise do not see these: such a method still converges, to a lower order. Data of other laws may show less.
 
     Reference:
         Kloeden and Platen, Numerical Solution of Stochastic Differential Equations (1992), 9.7 (weak convergence).
