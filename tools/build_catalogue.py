@@ -174,7 +174,7 @@ def page() -> str:
         "",
         '<div class="filtered" markdown="1">',
         "",
-        "| sampler | family | calls for N steps | order | when to use it |",
+        "| sampler | when to use it | calls for N steps | order | family |",
         "| --- | --- | --- | --- | --- |",
         *[short(e) for e in cat.catalogue()],
         "",
@@ -196,7 +196,7 @@ def short(entry: cat.Entry) -> str:
     i = entry.info
     order = f"{i.weak_order}, noise" if i.stochastic else str(i.order)
     link = f"[`{i.name}`](samplers/{home(i.family)}.md)"
-    return f"| {link} | {heading(i.family).removeprefix('Stochastic: ')} | {entry.calls} | {order} | {i.advice} |"
+    return f"| {link} | {i.advice} | {entry.calls} | {order} | {heading(i.family).removeprefix('Stochastic: ')} |"
 
 
 def family_page(name: str) -> str:

@@ -39,6 +39,10 @@
     new ResizeObserver(mark).observe(frame);
   }
 
+  // On a phone a long name in a table may be broken between its words.
+  const breakable = code => (code.innerHTML = code.innerHTML.replace(/([_:.=]|[a-z](?=[A-Z]))(?=\w)/g, "$1<wbr>"));
+
+  document$.subscribe(({ body }) => body.querySelectorAll("td code:not(:has(*))").forEach(breakable));
   document$.subscribe(({ body }) => body.querySelectorAll(".md-typeset__scrollwrap, pre > code").forEach(scrollable));
   document$.subscribe(({ body }) => body.querySelectorAll("div.filtered:not(:has(input))").forEach(filterable));
 }
