@@ -11,10 +11,11 @@ from importlib.resources import files
 from statistics import variance
 from typing import Any
 
+from flowsamplers._accepted import whole
 from flowsamplers._errors import unknown
 from flowsamplers._html import table
 from flowsamplers.engine import largest_steps
-from flowsamplers.grid import SigmaGrid
+from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import get_schedule, schedule_info
@@ -132,7 +133,7 @@ class Recommendation:
         )
 
 
-def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
+def recommend(grid: GridLike | str, nfe: int | None = None) -> Recommendation:
     """The measured best sampler for a schedule and a number of model calls.
 
     The benchmark uses mixtures of Gaussians, whose solutions are known, and the bundled klein-digits and klein-emoji. The site explains
@@ -151,6 +152,7 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
     Raises:
         ValueError: ``nfe`` is no positive integer, or missing for a name. The benchmark has no such schedule. The grid does not
             run from 1 to 0.
+        TypeError: ``grid`` is neither a name nor a grid.
 
     Examples:
         >>> import flowsamplers as fs
@@ -161,15 +163,14 @@ def recommend(grid: SigmaGrid | str, nfe: int | None = None) -> Recommendation:
     if isinstance(grid, str):
         matched, distance = _in_the_benchmark(grid), 0.0
     else:
+        grid = as_grid(grid)
         if (grid.start, grid.end) != (1.0, 0.0):
             raise ValueError(f"grid from {grid.start} to {grid.end}: the benchmark has complete runs only, from 1 to 0")
         distance, matched = min((_distance(grid, name), name) for name in SCHEDULES)
         nfe = grid.steps if nfe is None else nfe
     if nfe is None:
         raise ValueError(f"nfe=None: with the name {grid!r} alone, say how many model calls to spend")
-    if nfe != int(nfe) or nfe < 1:
-        raise ValueError(f"nfe={nfe}: give a whole number of model calls, at least 1")
-    nfe = int(nfe)
+    nfe = whole("nfe", nfe, 1)
     budget = max(b for b in (*FEW, *BUDGETS) if b <= nfe)
     cells = finalists(measured(), matched, budget)
     euler = next(m for m in cells if m.label == "euler")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from flowsamplers._devices import sent
-from flowsamplers.noise import Clock, Seeds, fold, normal, row_seeds
+from flowsamplers.noise import Clock, Seeds, as_seeds, fold, normal, row_seeds
 
 _LATEST = sys.float_info.max
 """The time that stands for infinity."""
@@ -49,13 +49,16 @@ class BrownianNoise:
         >>> torch.allclose(whole * 2**0.5, halves[0] + halves[1])
         True
 
+    Raises:
+        ValueError: ``seeds`` is something else, see `flowsamplers.noise.as_seeds`.
+
     Reference:
         The bridge is Paul Levy's construction (1948); its use for solvers: Li et al., arXiv:2001.01328, and Kidger et al.,
         arXiv:2105.13493.
     """
 
     def __init__(self, seeds: Seeds) -> None:
-        self.seeds = seeds
+        self.seeds = as_seeds(seeds)
         self._latest: dict[tuple[int, float, int, torch.Size], Tensor] = {}
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:

@@ -10,13 +10,11 @@ from functools import cache
 from importlib.resources import files
 
 from flowsamplers.registry import get_sampler, list_samplers, name_of, sampler_info
-from flowsamplers.sampler import Sampler, SamplerLike
+from flowsamplers.sampler import POLICIES, Sampler, SamplerLike
 from flowsamplers.schedules import list_schedules, schedule_info
 
 LIBRARY = "flowsamplers"
 """Key of the library's own entry."""
-POLICIES = ("SamplerLike", "Sampler")
-"""Annotations of options that hold another sampler."""
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count, takewhile
-from numbers import Integral
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import flag, function, refused, whole
 from flowsamplers._counted import Counted
 from flowsamplers._errors import unknown
 from flowsamplers.edits import Edits, remembered
@@ -231,8 +231,10 @@ def sample(
     if hasattr(solver, "as_sampler"):  # a `Solver` is both
         grid, sampler = solver.grid, solver
     method, grid, x1 = get_sampler(sampler), as_grid(grid), as_start(x1)
-    with _bar(method, grid, show=progress) as count_call:
-        x = run_directly(velocity, x1, grid, method, seed, carry, check, grad=grad, on_step=on_step, seen=count_call)
+    with _bar(method, grid, show=flag("progress", progress)) as count_call:
+        x = run_directly(
+            velocity, x1, grid, method, seed, carry, check, grad=flag("grad", grad), on_step=on_step, seen=count_call
+        )
     return x.to(x1.dtype)
 
 
@@ -250,12 +252,10 @@ def run_directly(
     seen: Callable[[Request, Tensor], None] | None = None,
 ) -> Tensor:
     """Drive a run with a model, one request at a time."""
-    if not callable(velocity):
-        raise ValueError(f"velocity={velocity!r}: pass a function velocity(x, sigma)")
+    check_callable(velocity)
     if check not in (None, "finite"):
         raise unknown("check", check, ["finite"])
-    if on_step is not None and not callable(on_step):
-        raise ValueError(f"on_step={on_step!r}: pass a function of one StepEnd")
+    function("on_step", on_step, "a function of one StepEnd")
     dtype, noise = carry_dtype(x1, carry), noise_for(sampler, grid, seed)
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         run = Running(integrate(sampler, x1.to(dtype, copy=True), steps_of(grid, noise), on_step))
@@ -282,6 +282,16 @@ def evaluate(velocity: Velocity, request: Request, dtype: torch.dtype, check: Ch
     if check == "finite" and not bool(torch.isfinite(v).all()):
         raise FloatingPointError(f"velocity is not finite at {_place(request)}")
     return v.to(x.dtype, copy=True)
+
+
+def check_callable(velocity: Any) -> None:
+    """Check that a velocity field is a function.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not callable(velocity) or isinstance(velocity, type):
+        raise refused("velocity", velocity, "a function velocity(x, sigma)")
 
 
 def check_velocity(v: Any, x: Tensor) -> None:
@@ -375,8 +385,9 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Gri
         (4, 0)
     """
     method = _with_fixed_calls(get_sampler(sampler))
-    if isinstance(calls, bool) or not isinstance(calls, Integral):
-        raise ValueError(f"calls={calls!r}: a number of model calls is a whole number")
+    calls = whole("calls", calls, 0)
+    if not callable(grid_of):
+        raise refused("grid_of", grid_of, "a function of the number of steps that returns a grid")
 
     def fits(steps: int) -> bool:
         calls_made: list[Evaluation] = []

@@ -9,10 +9,14 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from flowsamplers._accepted import flag, number, refused, shown, whole
 from flowsamplers._html import table
 
 NUM_TRAIN_TIMESTEPS = 1000
 """Models of this family take the time as ``1000 * sigma``."""
+
+MOST_STEPS = 100_000
+"""Largest number of steps of a schedule."""
 
 _SLACK = 2.0**-20
 """A few float32 ulps at 1: a shift computed in float32 may return 1.0000001 for 1."""
@@ -42,8 +46,8 @@ class SigmaGrid:
     sigmas: tuple[float, ...]
 
     def __init__(self, sigmas: Iterable[float], *, rising: bool = False) -> None:
-        nodes = tuple(float(s) for s in sigmas)
-        _validate(nodes, rising=rising)
+        nodes = _numbers(sigmas, "sigmas")
+        _validate(nodes, rising=flag("rising", rising))
         object.__setattr__(self, "sigmas", nodes)
 
     def __repr__(self) -> str:
@@ -103,8 +107,7 @@ class SigmaGrid:
             >>> SigmaGrid([1.0, 0.5, 0.0]).refined(2).sigmas
             (1.0, 0.75, 0.5, 0.25, 0.0)
         """
-        if parts < 1:
-            raise ValueError(f"parts={parts}: an interval is cut into at least 1 part")
+        parts = whole("parts", parts, 1, max(1, MOST_STEPS // self.steps))
         inner = [a + (b - a) * j / parts for a, b in pairwise(self.sigmas) for j in range(parts)]
         return SigmaGrid([*inner, self.end], rising=self.rising)
 
@@ -122,7 +125,7 @@ class SigmaGrid:
             >>> high.sigmas, low.sigmas
             ((1.0, 0.5), (0.5, 0.0))
         """
-        if not 1 <= index < self.steps:
+        if not 1 <= whole("index", index) < self.steps:
             raise ValueError(f"index={index}: of {self.steps} steps, from 1 to {self.steps - 1} can stand before the split")
         high, low = self.sigmas[: index + 1], self.sigmas[index:]
         return SigmaGrid(high, rising=self.rising), SigmaGrid(low, rising=self.rising)
@@ -137,6 +140,8 @@ class SigmaGrid:
             >>> SigmaGrid([1.0, 0.5]).concatenate(SigmaGrid([0.5, 0.1, 0.0])).sigmas
             (1.0, 0.5, 0.1, 0.0)
         """
+        if not isinstance(other, SigmaGrid):
+            raise TypeError(str(refused("other", other, "a SigmaGrid")))
         if other.start != self.end:
             raise ValueError(f"other.start={other.start}: it must begin where this grid ends, at {self.end}")
         return SigmaGrid([*self.sigmas, *other.sigmas[1:]], rising=self.rising)
@@ -160,8 +165,7 @@ class SigmaGrid:
         Reference:
             ``get_timesteps`` of diffusers' image-to-image pipelines.
         """
-        if not 0 < strength <= 1:
-            raise ValueError(f"strength={strength}: the share of the schedule to run, above 0 and at most 1")
+        strength = number("strength", strength, most=1, above=0)
         left_out = int(max(self.steps - min(self.steps * strength, self.steps), 0))
         return SigmaGrid(self.sigmas[min(left_out, self.steps - 1) :], rising=self.rising)
 
@@ -199,7 +203,7 @@ class SigmaGrid:
         """
         if self.rising:
             raise ValueError("stretch_terminal: the grid rises; stretch it before it is reversed")
-        if not self.end < terminal < 1:
+        if not self.end < number("terminal", terminal) < 1:
             raise ValueError(f"terminal={terminal}: the last sigma before the end lies between {self.end} and 1")
         last = self.sigmas[-2]
         if last == 1:
@@ -223,7 +227,7 @@ class SigmaGrid:
             (1.0, 0.5, 0.02, 0.0)
         """
         high, low = max(self.start, self.end), min(self.start, self.end)
-        if not 0 <= lowest < high:
+        if not 0 <= number("lowest", lowest) < high:
             raise ValueError(f"lowest={lowest}: a floor lies between 0 and the grid's higher end, {high}")
         raised = dict.fromkeys(max(s, lowest) for s in self.sigmas[1:-1])
         inner = [s for s in raised if low < s < high]
@@ -252,16 +256,22 @@ def as_grid(grid: GridLike | Any, name: str = "grid") -> SigmaGrid:
     """
     if isinstance(grid, SigmaGrid):
         return grid
-    accepted = "accepted are a SigmaGrid, such as get_schedule('flux2', 4), and its sigmas as a list, tuple, array or tensor"
-    held: Any = grid
-    values = held.tolist() if hasattr(held, "tolist") else held
+    return SigmaGrid(_numbers(grid, name))
+
+
+ACCEPTED = "accepted are a SigmaGrid, such as get_schedule('flux2', 4), and its sigmas as a list, tuple, array or tensor"
+
+
+def _numbers(given: Any, name: str) -> tuple[float, ...]:
+    """The numbers in a list, a tuple, an array or a tensor of one axis."""
+    values = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}={grid!r}: this is no grid; {accepted}")
-    sigmas = list(values)
-    for i, sigma in enumerate(sigmas):
-        if isinstance(sigma, str | bytes | bool) or not hasattr(sigma, "__float__"):
-            raise TypeError(f"{name}[{i}]={sigma!r}: a sigma is one number; {accepted}")
-    return SigmaGrid(sigmas)
+        raise TypeError(f"{name}={shown(given)}: this is no grid; {ACCEPTED}")
+    numbers: list[Any] = list(values)  # pyright: ignore[reportUnknownArgumentType]
+    for i, value in enumerate(numbers):
+        if isinstance(value, str | bytes | bool) or not hasattr(value, "__float__"):
+            raise TypeError(f"{name}[{i}]={shown(value)}: a sigma is one number; {ACCEPTED}")
+    return tuple(map(float, numbers))
 
 
 def _validate(nodes: tuple[float, ...], *, rising: bool) -> None:

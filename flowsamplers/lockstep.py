@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import function, listed, refused, whole
 from flowsamplers.engine import Request, Work, as_start, carry_dtype, check_velocity, integrate, noise_for
 from flowsamplers.grid import SigmaGrid, as_grid
-from flowsamplers.noise import Noise, Seeds
+from flowsamplers.noise import Noise, Seeds, as_noise
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Evaluate, Running, SamplerLike, steps_of
 
@@ -57,6 +58,8 @@ class Run:
         object.__setattr__(self, "x1", as_start(self.x1))
         carry_dtype(self.x1)  # which refuses what is no start
         object.__setattr__(self, "grid", as_grid(self.grid))
+        get_sampler(self.sampler)
+        as_noise(self.seeds)
 
 
 class Halt(Exception):  # noqa: N818  (nothing went wrong)
@@ -112,7 +115,10 @@ def sample_many(
         >>> [x.item() for x in sample_many(Decay(), [Run(torch.ones(1, 1), grid, s) for s in ("euler", "heun")])]
         [0.25, 0.390625]
     """
-    _check_alike(runs)
+    function("on_call", on_call, "a function of the number of rows")
+    max_batch = whole("max_batch", max_batch, 1)
+    runs = _alike(runs)
+    check_has_velocity(flow)
     if not runs:
         return []
     tasks = [Task(partial(_begun, run, carry), run.condition, len(run.x1)) for run in runs]
@@ -276,13 +282,25 @@ def _begun(run: Run, carry: torch.dtype | None) -> Work:
     return integrate(sampler, run.x1.to(carry_dtype(run.x1, carry)), steps_of(run.grid, noise))
 
 
-def _check_alike(runs: Sequence[Run]) -> None:
+def check_has_velocity(flow: Any) -> None:
+    """Check that this is a flow.
+
+    Raises:
+        TypeError: it has no velocity.
+    """
+    if not callable(getattr(flow, "velocity", None)) or isinstance(flow, type):
+        raise TypeError(str(refused("flow", flow, "an object with velocity(x, sigma, condition=None)")))
+
+
+def _alike(given: Any) -> Sequence[Run]:
+    runs: list[Run] = listed("runs", given, "a list of flowsamplers.Run")
     for i, run in enumerate(runs):
         if not isinstance(run, Run):
             raise TypeError(f"runs[{i}]={run!r}: accepted are flowsamplers.Run")
     kinds = {(tuple(r.x1.shape[1:]), r.x1.dtype, r.x1.device) for r in runs}
     if len(kinds) > 1:
         raise ValueError(f"runs: rows in lock-step share one shape, dtype and device, not {sorted(map(str, kinds))}")
+    return runs
 
 
 @dataclass(eq=False)

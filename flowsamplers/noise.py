@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import refused
 from flowsamplers._devices import sent
 
 Clock: TypeAlias = tuple[float, float] | tuple[float, float, int]
@@ -61,17 +62,18 @@ def row_seeds(seeds: Seeds, rows: int) -> list[int]:
     """List one seed for each row.
 
     Raises:
-        ValueError: ``seeds`` is a list whose length is not ``rows``.
+        ValueError: ``seeds`` is a list whose length is not ``rows``, or no seeds, see `as_seeds`.
 
     Examples:
         >>> row_seeds([3, 4], 2)
         [3, 4]
     """
+    seeds = as_seeds(seeds)
     if isinstance(seeds, int):
         return [fold(seeds, i) for i in range(rows)]
     if len(seeds) != rows:
         raise ValueError(f"seed: {len(seeds)} seeds for {rows} rows; give one for each row, or a single int")
-    return [int(s) for s in seeds]
+    return seeds
 
 
 def normal(seed: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
@@ -95,6 +97,9 @@ class KeyedNoise:
     Args:
         seeds: an int, which gives row i the seed ``fold(seed, i)``; or a list with each row's own seed.
 
+    Raises:
+        ValueError: ``seeds`` is something else, see `as_seeds`.
+
     Examples:
         >>> both = KeyedNoise([5, 6])(torch.zeros(2, 3), step=0, draw=0)
         >>> alone = KeyedNoise([6])(torch.zeros(1, 3), step=0, draw=0)
@@ -103,7 +108,7 @@ class KeyedNoise:
     """
 
     def __init__(self, seeds: Seeds) -> None:
-        self.seeds = seeds
+        self.seeds = as_seeds(seeds, "seeds")
 
     def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`."""
@@ -120,9 +125,15 @@ class GeneratorNoise:
 
     Args:
         generator: one generator for the whole batch, a list with one for each row, or None for torch's global stream.
+
+    Raises:
+        ValueError: ``generator`` is something else.
     """
 
     def __init__(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> None:
+        several: Any = [generator] if generator is None or isinstance(generator, torch.Generator) else generator
+        if not isinstance(several, list | tuple) or not all(g is generator or isinstance(g, torch.Generator) for g in several):
+            raise refused("generator", generator, "a torch.Generator, a list with one for each row, or None")
         self.generator = generator
         self._step = -1
         self._drawn: dict[int, Tensor] = {}
@@ -162,23 +173,28 @@ def as_noise(seed: Seeds | Noise | None) -> Noise | None:
     """Convert the argument ``seed`` to a `Noise`: seeds become `KeyedNoise`; a `Noise` and None are returned as they are."""
     if seed is None:
         return None
-    if isinstance(seed, str | bytes | bool):
-        raise ValueError(f"seed={seed!r}: {SEEDS}")
-    if isinstance(seed, Integral):
-        return KeyedNoise(int(seed))
-    if isinstance(seed, Sequence | np.ndarray | Tensor):
-        seeds = list[Any](seed.tolist() if isinstance(seed, np.ndarray | Tensor) else seed)
-        if not all(isinstance(s, Integral) and not isinstance(s, bool) for s in seeds):
-            raise ValueError(f"seed={seed!r}: {SEEDS}")
-        return KeyedNoise([int(s) for s in seeds])
     if isinstance(seed, torch.Generator):
         raise ValueError("seed=<torch.Generator>: wrap it, flowsamplers.GeneratorNoise(generator)")
-    if not callable(seed):
-        raise ValueError(f"seed={seed!r}: {SEEDS}")
-    return seed
+    if callable(seed) and not isinstance(seed, type):
+        return seed
+    return KeyedNoise(as_seeds(seed, "seed", f"{SEEDS}, or a Noise"))
 
 
-SEEDS = "pass an int, a list with one int per row, or a Noise"
+SEEDS = "an int of at most 64 bits, or a list with one such int per row"
+
+
+def as_seeds(seeds: Seeds | Any, name: str = "seeds", accepted: str = SEEDS) -> int | list[int]:
+    """Return one seed as an int, or the seeds of the rows as a list of ints; they may be those of NumPy or torch.
+
+    Raises:
+        ValueError: they are no seeds; the message has the argument's name.
+    """
+    given: Any = seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
+    many: list[Any] | None = list(given) if isinstance(given, Sequence) and not isinstance(given, str | bytes) else None
+    found = [given] if many is None else many
+    if any(isinstance(s, bool) or not isinstance(s, Integral) or not -(2**63) <= int(s) < 2**64 for s in found):
+        raise refused(name, seeds, accepted)
+    return int(found[0]) if many is None else [int(s) for s in many]
 
 
 def _as_int64(seed: int) -> int:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from itertools import pairwise
+from numbers import Real
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+
+from flowsamplers._accepted import number, refused
 
 Verdict: TypeAlias = Literal["confirmed", "reduced", "higher", "pre-asymptotic", "floor-limited", "unstable"]
 
@@ -49,7 +53,13 @@ def pairwise_slopes(n: Sequence[float], error: Sequence[float]) -> list[float]:
     Examples:
         >>> [round(s, 6) for s in pairwise_slopes([1, 2, 8], [1.0, 0.25, 0.25 / 16])]
         [2.0, 2.0]
+
+    Raises:
+        ValueError: ``n`` does not rise, or there is not one positive error for each.
     """
+    n, error = _rising(n), _one_for_each("error", error, n)
+    for e in error:
+        number("error", e, above=0)
     pairs = zip(n, n[1:], error, error[1:], strict=False)
     return [math.log(e0 / e1) / math.log(n1 / n0) for n0, n1, e0, e1 in pairs]
 
@@ -75,13 +85,18 @@ def order(
         floor: error of the reference, or of one evaluation.
         uncertainty: standard errors of the errors, where these are means over samples.
 
+    Raises:
+        ValueError: ``n`` does not rise, or there is not one number for each.
+
     Examples:
         >>> order([4, 8, 16, 32], [1.6e-1, 4e-2, 1e-2, 2.5e-3], declared=2).verdict
         'confirmed'
     """
+    n, error = _rising(n), _one_for_each("error", error, n)
+    declared, floor = number("declared", declared, 0), number("floor", floor, 0)
     if not all(math.isfinite(e) for e in error):
         return OrderVerdict("unstable")
-    unsure = [0.0] * len(error) if uncertainty is None else uncertainty
+    unsure = [0.0] * len(error) if uncertainty is None else _one_for_each("uncertainty", uncertainty, n)
     clear = [(m, e, u) for m, e, u in zip(n, error, unsure, strict=True) if e > max(10 * floor, 3 * u, 0.0)]
     if len(clear) < 3:
         return OrderVerdict("floor-limited" if len(clear) < len(error) else "pre-asymptotic")
@@ -100,6 +115,21 @@ def order(
     else:
         verdict = "reduced" if slope < declared else "higher"
     return OrderVerdict(verdict, slope, (ns[lo], ns[hi]), bar)
+
+
+def _rising(n: Sequence[float]) -> list[float]:
+    many = _one_for_each("n", n)
+    if any(not a < b for a, b in pairwise([0.0, *many])):
+        raise refused("n", n, "a list of positive numbers that rise")
+    return many
+
+
+def _one_for_each(name: str, values: Sequence[float], n: Sequence[float] | None = None) -> list[float]:
+    """The numbers of a list; infinite ones and NaN are those of a run that failed."""
+    many: list[Any] = list(values) if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) else [None]
+    if any(isinstance(v, bool) or not isinstance(v, Real) for v in many) or (n is not None and len(many) != len(n)):
+        raise refused(name, values, "a list of numbers" + (f", one for each of {len(n)}" if n is not None else ""))
+    return [float(v) for v in many]
 
 
 def _bar(n: Sequence[float], relative: Sequence[float]) -> float:

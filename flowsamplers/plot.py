@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from flowsamplers._accepted import listed, refused
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.tracing import Trace
 
@@ -28,6 +29,8 @@ def schedule(*grids: SigmaGrid, labels: Sequence[str] = (), axes: Any = None) ->
     """
     for grid in grids:
         _is("grid", grid, "steps", "a SigmaGrid")
+    if not all(isinstance(label, str) for label in listed("labels", labels, "a list of texts")):
+        raise TypeError(str(refused("labels", labels, "a list of texts")))
     axes = _axes(axes)
     for i, grid in enumerate(grids):
         shares = [k / grid.steps for k in range(grid.steps + 1)]
@@ -80,11 +83,12 @@ def results(results: Results, axis: str = "nfe", axes: Any = None) -> Any:
 
 def _is(name: str, value: Any, attribute: str, accepted: str) -> None:
     if not hasattr(value, attribute):
-        raise TypeError(f"{name}={value!r}: accepted is {accepted}")
+        raise TypeError(str(refused(name, value, accepted)))
 
 
 def _axes(axes: Any) -> Any:
     if axes is not None:
+        _is("axes", axes, "plot", "axes of matplotlib, or None")
         return axes
     from matplotlib import pyplot as plt  # noqa: PLC0415
 

@@ -22,11 +22,11 @@ import torch
 from scipy.interpolate import KroghInterpolator
 from torch import Tensor
 
-from flowsamplers.engine import StepEnd, Work, integrate
+from flowsamplers._accepted import function, listed, number, refused, whole
+from flowsamplers.engine import StepEnd, Work, carry_dtype, integrate
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.lockstep import Flow, Task, run_tasks
+from flowsamplers.lockstep import Flow, Task, check_has_velocity, run_tasks
 from flowsamplers.methods import CashKarp5, DormandPrince8, GraggExtrapolation
-from flowsamplers.registry.specifications import as_declared
 from flowsamplers.sampler import Evaluate, Running, steps_of
 from flowsamplers.samplers.runge_kutta import RungeKutta
 
@@ -177,10 +177,6 @@ def solve(
         >>> bool(((ref.x0 - flow.solution(flow.noise([0, 1]))).norm(dim=1) / ref.x0.norm(dim=1) <= ref.error).all())
         True
     """
-    check_flow_and_start(flow, x1)
-    max_evaluations = as_declared("max_evaluations", max_evaluations, "int")
-    if follow is not None and not 0 <= follow < len(x1):
-        raise ValueError(f"follow={follow}: there are {len(x1)} rows")
     runs = _Runs(flow, x1, condition, (0.0,), max_batch, on_call, follow)
     found = _solved(runs, tol, max_evaluations)
     return Reference(found.states[0], found.error, found.steps, runs.spent, found.path, found.method)
@@ -192,10 +188,10 @@ def check_flow_and_start(flow: Any, x1: Any) -> None:
     Raises:
         TypeError: they are not; names the argument.
     """
-    if not callable(getattr(flow, "velocity", None)):
-        raise TypeError(f"flow={flow!r}: accepted is an object with velocity(x, sigma, condition=None)")
+    check_has_velocity(flow)
     if not isinstance(x1, Tensor):
-        raise TypeError(f"x1={x1!r}: accepted is a tensor (rows, ...)")
+        raise TypeError(str(refused("x1", x1, "a tensor (rows, ...)")))
+    carry_dtype(x1)
 
 
 def path(
@@ -239,9 +235,10 @@ def path(
         >>> states.shape, bool(torch.dist(states[1], flow.solution(x1, 1.0, 0.3)) < 1e-9)
         (torch.Size([3, 1, 2]), True)
     """
-    if not nodes or not all(0 <= s <= 1 for s in nodes):
-        raise ValueError(f"nodes={list(nodes)}: give at least one noise level, each in [0, 1]")
-    runs = _Runs(flow, x1, condition, tuple(map(float, nodes)), max_batch, on_call)
+    nodes = listed("nodes", nodes, "a list of noise levels")
+    if not nodes:
+        raise ValueError("nodes=[]: give at least one noise level")
+    runs = _Runs(flow, x1, condition, tuple(number("nodes", s, 0, 1) for s in nodes), max_batch, on_call)
     found = _solved(runs, tol, max_evaluations)
     velocities = torch.stack([runs.velocity(x, s) for s, x in zip(runs.nodes, found.states, strict=True)])
     return Along(found.states, velocities, found.error)
@@ -261,6 +258,7 @@ def _solved(runs: _Runs, tol: float | None, max_evaluations: int) -> _Solution:
     """See `solve`; distances are the largest over the nodes."""
     steps, cross = 4, GraggExtrapolation.evaluations
     least = 3 * steps * STAGES + steps * cross
+    tol, max_evaluations = None if tol is None else number("tol", tol, above=0), whole("max_evaluations", max_evaluations)
     if max_evaluations < least:
         raise ValueError(f"max_evaluations={max_evaluations}: two resolutions need at least {least}, with their cross-check")
     coarse = runs.run(steps, DormandPrince8())
@@ -355,8 +353,16 @@ class _Runs:
     dithers: int = 0
 
     def __post_init__(self) -> None:
-        if self.condition is not None and len(self.condition) != len(self.x1):
-            raise ValueError(f"condition: {len(self.condition)} entries for {len(self.x1)} rows; give one for each")
+        check_flow_and_start(self.flow, self.x1)
+        if self.condition is not None:
+            if isinstance(self.condition, str | bytes) or not isinstance(self.condition, Sequence):
+                raise TypeError(str(refused("condition", self.condition, "a list with one entry for each row, or None")))
+            if len(self.condition) != len(self.x1):
+                raise ValueError(f"condition: {len(self.condition)} entries for {len(self.x1)} rows; give one for each")
+        self.max_batch = whole("max_batch", self.max_batch, 1)
+        function("on_call", self.on_call, "a function of the number of rows")
+        if self.follow is not None and not 0 <= whole("follow", self.follow) < len(self.x1):
+            raise ValueError(f"follow={self.follow}: there are {len(self.x1)} rows")
 
     @property
     def conditions(self) -> Sequence[Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
+from flowsamplers._accepted import as_declared, number, refused
 from flowsamplers.grid import SigmaGrid
 
 if TYPE_CHECKING:  # schedules and the lists of the command line do without torch
@@ -233,6 +234,20 @@ class Sampler:
     look_ahead: ClassVar[int] = 0
     look_back: ClassVar[int] = 0
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Check the kinds of the options before the class compares them.
+
+        Raises:
+            ValueError: an option that is declared as a number is none or not finite, or one that is a name by default is no text.
+        """
+        if dataclasses.is_dataclass(cls):
+            declared = [f for f in dataclasses.fields(cls) if f.init]
+            values = dict(zip((f.name for f in declared), args, strict=False)) | given
+            for field in declared:
+                if field.name in values:
+                    _check_option(field, values[field.name])
+        return super().__new__(cls)
+
     def init(self, x: Tensor) -> State:
         """Return the state before the first step of a run that starts at ``x``."""
         return None
@@ -306,6 +321,18 @@ class Sampler:
         fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         values = {f.name: getattr(self, f.name) for f in fields}
         return {k: configuration(v) if isinstance(v, Sampler) else v for k, v in values.items()}
+
+
+POLICIES = ("SamplerLike", "Sampler")
+"""Declared types of options that hold another sampler."""
+
+
+def _check_option(field: dataclasses.Field[Any], value: Any) -> None:
+    """See `Sampler`."""
+    if isinstance(as_declared(field.name, value, field.type), float):
+        number(field.name, value)
+    if isinstance(field.default, str) and field.type not in POLICIES and not isinstance(value, str):
+        raise refused(field.name, value, "a name")
 
 
 def grid_from_noise(sampler: Sampler) -> SigmaGrid | None:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import function, shown, whole
 from flowsamplers.edits import Edits, remembered, tensors
-from flowsamplers.engine import NOTHING, as_start, asked_for, dry_run, silence
+from flowsamplers.engine import NOTHING, as_start, asked_for, carry_dtype, check_velocity, dry_run, silence
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise
 from flowsamplers.registry import get_sampler
@@ -59,9 +60,11 @@ class Stepper:
     ) -> None:
         self.sampler = get_sampler(sampler)
         self.grid = grid = as_grid(grid)
+        x, noise = as_start(x), function("noise", noise, "a Noise, such as KeyedNoise(0), or None")
+        carry_dtype(x)  # which refuses what is no start
         self.steps = tuple(steps_of(grid, noise))
         self._index, self._moves = _beginning(self.sampler, grid, begin)
-        self._x = as_start(x).clone()
+        self._x = x.clone()
         self._state: State = self.sampler.init(self._x)
         self._received: tuple[Tensor, ...] = ()
         self._offset: Tensor | None = None
@@ -112,8 +115,15 @@ class Stepper:
 
         Args:
             point: the edited latents, like `point`. The run continues from them.
+
+        Raises:
+            ValueError: it is no tensor of that shape.
         """
-        point, before = point.to(self._x.dtype, copy=True), self.point
+        before = self.point
+        if not isinstance(point, Tensor) or point.shape != before.shape:
+            told = f"of shape {tuple(point.shape)}" if isinstance(point, Tensor) else f"={shown(point)}"
+            raise ValueError(f"point {told}: accepted is a tensor of shape {tuple(before.shape)}")
+        point = point.to(before.dtype, copy=True)
         by = point - before
         if self.remembers:
             self._edits.edited(by, inside=not self.between_steps)
@@ -139,10 +149,12 @@ class Stepper:
             velocity: the model's output, like `point`.
 
         Raises:
+            ValueError: it is no real tensor of that shape.
             IndexError: the run has ended.
         """
         if self.done:
             raise IndexError("the schedule is finished: every model call has been told")
+        check_velocity(velocity, self._x)
         velocity = velocity.to(self._x.dtype, copy=True)
         self._edits.moves(self._length(), velocity)
         sigma, here, memory = self.sigma, self.point if self._edits.pending else None, self._memory
@@ -233,17 +245,17 @@ def _beginning(sampler: Any, grid: SigmaGrid, begin: int) -> tuple[int, list[flo
     If the sampler, begun there, would not ask for the calls that are listed, the whole rest is Euler moves along them.
     """
     calls = dry_run(sampler, grid)
-    if not 0 <= begin < len(calls):
+    if not 0 <= whole("begin", begin) < len(calls):
         raise ValueError(f"begin={begin}: the run has {len(calls)} model calls, from 0")
     _, stage, sigma = calls[begin]
     step = calls[begin].step
     inside = begin > 0 and (stage > 0 or sigma != grid.sigmas[step])
-    whole = step + 1 if inside else step
-    moved = [c.sigma for c in calls[begin:] if c.step < whole]
-    rest = tuple(c for c in calls[begin:] if c.step >= whole)
+    later = step + 1 if inside else step
+    moved = [c.sigma for c in calls[begin:] if c.step < later]
+    rest = tuple(c for c in calls[begin:] if c.step >= later)
     state = sampler.resume(NOTHING) if inside else sampler.init(NOTHING)
-    if asked_for(sampler, list(steps_of(grid, silence))[whole:], state) == rest:
-        return whole, [*moved, grid.sigmas[whole]] if moved else []
+    if asked_for(sampler, list(steps_of(grid, silence))[later:], state) == rest:
+        return later, [*moved, grid.sigmas[later]] if moved else []
     return grid.steps, [*(c.sigma for c in calls[begin:]), grid.end]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import function
 from flowsamplers._html import table
 from flowsamplers.engine import OnStep, Request, StepEnd, Velocity, as_start, carry_dtype, run_directly
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
@@ -111,6 +112,8 @@ def trace(
         >>> run.nfe, [e.sigma for e in run.evaluations]
         (4, [1.0, 0.5, 0.5, 0.0])
     """
+    function("on_evaluation", on_evaluation, "a function of one TracedEvaluation")
+    function("on_step", on_step, "a function of one StepEnd")
     method, grid, x1 = get_sampler(sampler), as_grid(grid), as_start(x1)
     record: list[TracedEvaluation] = []
     velocities: list[Tensor] = []

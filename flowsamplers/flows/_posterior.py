@@ -2,12 +2,14 @@ r"""Base of the analytic flows, whose velocity is a difference of two posterior 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.noise import Seeds, normal, row_seeds
+from flowsamplers._accepted import number, refused, shown, whole
+from flowsamplers.noise import Seeds, as_seeds, normal, row_seeds
 
 
 class VectorFlow:
@@ -36,11 +38,49 @@ class VectorFlow:
 
         Returns:
             Standard normal noise, ``(rows, dim)``.
+
+        Raises:
+            ValueError: ``seeds`` are no seeds, or not one for each of ``rows`` rows; or ``dtype`` is no floating dtype.
         """
-        count = len(seeds) if isinstance(seeds, Sequence) else (rows or 1)
-        return torch.stack([normal(s, (self.dim,), dtype) for s in row_seeds(seeds, count)])
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise refused("dtype", dtype, "a floating dtype, such as torch.float64")
+        given = as_seeds(seeds)
+        count = len(given) if isinstance(given, list) and rows is None else whole("rows", 1 if rows is None else rows, 1)
+        drawn = [normal(s, (self.dim,), dtype) for s in row_seeds(given, count)]
+        return torch.stack(drawn) if drawn else torch.empty((0, self.dim), dtype=dtype)
+
+    def _start(self, x: Tensor, start: float, end: float) -> None:
+        """Check the arguments of a solution."""
+        number("start", start, 0, 1)
+        number("end", end, 0, 1)
+        self._check("x", x)
+
+    def _check(self, name: str, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != self.dim or not x.is_floating_point():
+            told = f" of shape {tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else f"={shown(x)}"
+            raise ValueError(f"{name}{told}: accepted is a floating tensor (rows, {self.dim})")
 
 
-def column(sigma: Tensor) -> Tensor:
-    """``(rows,)`` as ``(rows, 1)``."""
-    return sigma.reshape(-1, 1)
+def column(sigma: Tensor, x: Tensor) -> Tensor:
+    """``(rows,)`` as ``(rows, 1)``, in the dtype and on the device of ``x``."""
+    if not isinstance(sigma, Tensor) or sigma.numel() not in (1, len(x)):
+        told = f" of shape {tuple(sigma.shape)}" if isinstance(sigma, Tensor) else f"={shown(sigma)}"
+        raise ValueError(f"sigma{told}: accepted is a tensor with one number for each of {len(x)} rows")
+    return sigma.to(x).reshape(-1, 1)
+
+
+def numbers(name: str, value: Any, accepted: str, *, above: float | None = None) -> Tensor:
+    """Return finite numbers as a float64 tensor.
+
+    Raises:
+        ValueError: they are something else; the message names the argument.
+    """
+    try:
+        found = value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError):  # a ragged list; text; any object
+        raise refused(name, value, accepted) from None
+    found = found if found.dtype == torch.bool or found.is_complex() else found.double()
+    low = bool((found <= above).any()) if above is not None and found.dtype == torch.float64 else False
+    if found.dtype != torch.float64 or not bool(found.isfinite().all()) or low:
+        raise refused(name, value, accepted)
+    return found

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers.flows._posterior import VectorFlow, column
+from flowsamplers._accepted import number
+from flowsamplers.flows._posterior import VectorFlow, column, numbers
 
 
 class DataFlow(VectorFlow):
@@ -23,7 +24,7 @@ class DataFlow(VectorFlow):
         floor: sigma below which the velocity field is kept constant. Choose it a few times smaller than the distance between points.
 
     Raises:
-        ValueError: ``points`` is no matrix, or ``floor`` is not positive.
+        ValueError: ``points`` is no matrix of finite numbers, or ``floor`` is not positive.
 
     Examples:
         >>> flow = DataFlow([[0.0, 0.0], [2.0, 0.0]])
@@ -32,17 +33,16 @@ class DataFlow(VectorFlow):
     """
 
     def __init__(self, points: Sequence[Sequence[float]] | Tensor, *, floor: float = 1e-3) -> None:
-        self.points = torch.as_tensor(points, dtype=torch.float64)
-        if self.points.ndim != 2:
+        self.points = numbers("points", points, "a matrix (points, dim) of finite numbers")
+        if self.points.ndim != 2 or not self.points.numel():
             raise ValueError(f"points of shape {tuple(self.points.shape)}: give (points, dim)")
-        if floor <= 0:
-            raise ValueError(f"floor={floor}: must be positive")
-        self.dim, self.floor = self.points.shape[1], floor
+        self.dim, self.floor = self.points.shape[1], number("floor", floor, above=0)
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
         """Return the exact velocity, shaped like ``x``, see `Flow`."""
+        self._check("x", x)
         points = self.points.to(x)
-        s = column(sigma.to(x))
+        s = column(sigma, x)
         held = s.clamp(min=self.floor)
         square = _squares(x, s, points)
         weights = torch.softmax(-square / (2 * held**2), dim=1)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.flows._posterior import VectorFlow, column
+from flowsamplers._accepted import number, refused, text, whole
+from flowsamplers.flows._posterior import VectorFlow, column, numbers
 
 
 class MixtureFlow(VectorFlow):
@@ -46,17 +47,21 @@ class MixtureFlow(VectorFlow):
         weights: Sequence[float] | Tensor | np.ndarray | None = None,
         name: str = "mixture",
     ) -> None:
-        self.means = torch.as_tensor(means, dtype=torch.float64)
-        if self.means.ndim != 2:
+        self.means = numbers("means", means, "a matrix (components, dim) of finite numbers")
+        if self.means.ndim != 2 or not self.means.numel():
             raise ValueError(f"means of shape {tuple(self.means.shape)}: give (components, dim)")
         components, self.dim = self.means.shape
-        stds = torch.as_tensor(stds, dtype=torch.float64)
-        self.stds = (stds[:, None] if stds.ndim == 1 else stds).expand(components, self.dim)
-        weights = torch.as_tensor([1.0] * components if weights is None else weights, dtype=torch.float64)
-        self.weights = weights / weights.sum()
-        if self.weights.shape != (components,) or not ((self.weights > 0).all() and (self.stds > 0).all()):
-            raise ValueError(f"weights, stds: {components} components need as many positive weights and standard deviations")
-        self.name = name
+        accepted = f"positive numbers, ({components},) or ({components}, {self.dim})"
+        found = numbers("stds", stds, accepted, above=0)
+        if found.shape not in ((components,), (components, self.dim)):
+            raise refused("stds", stds, accepted)
+        self.stds = (found[:, None] if found.ndim == 1 else found).expand(components, self.dim)
+        accepted = f"{components} positive numbers, or None"
+        found = numbers("weights", [1.0] * components if weights is None else weights, accepted, above=0)
+        if found.shape != (components,):
+            raise refused("weights", weights, accepted)
+        self.weights = found / found.sum()
+        self.name = text("name", name)
 
     @classmethod
     def four_gaussians(cls) -> MixtureFlow:
@@ -70,7 +75,8 @@ class MixtureFlow(VectorFlow):
     @classmethod
     def random(cls, seed: int, dim: int = 6, components: int = 3) -> MixtureFlow:
         """Make a random mixture whose components have a different standard deviation along every axis."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(whole("seed", seed, 0))
+        dim, components = whole("dim", dim, 1), whole("components", components, 1)
         return cls(
             rng.normal(size=(components, dim)),
             rng.uniform(0.3, 0.9, size=(components, dim)),
@@ -90,6 +96,8 @@ class MixtureFlow(VectorFlow):
         given = {k: v for k, v in options.items() if v is not None}
         if given:
             raise ValueError(f"{', '.join(given)}: a mixture has no such option")
+        if not isinstance(name, str):
+            raise TypeError(str(refused("name", name, "a name")))
         if name in ("", "four-gaussians", "appendix-a"):
             return cls.four_gaussians()
         if not name.isdigit():
@@ -98,8 +106,9 @@ class MixtureFlow(VectorFlow):
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
         """Return the exact velocity, shaped like ``x``, see `Flow`."""
+        self._check("x", x)
         means, stds, weights = (t.to(x) for t in (self.means, self.stds, self.weights))
-        s = column(sigma.to(x))[:, :, None]  # (rows, 1, 1) against (rows, components, dim)
+        s = column(sigma, x)[:, :, None]  # (rows, 1, 1) against (rows, components, dim)
         variance = ((1 - s) * stds) ** 2 + s**2
         d = x[:, None, :] - (1 - s) * means
         r = torch.softmax(weights.log() - 0.5 * (variance.log() + d**2 / variance).sum(-1), dim=1)[:, :, None]
@@ -109,7 +118,8 @@ class MixtureFlow(VectorFlow):
 
     def solution(self, x: Tensor, start: float = 1.0, end: float = 0.0, rtol: float = 1e-13) -> Tensor:
         """Solve from ``x``, ``(rows, dim)``, at sigma ``start`` to sigma ``end`` by scipy's DOP853 in float64."""
-        shape = x.shape
+        self._start(x, start, end)
+        shape, rtol = x.shape, number("rtol", rtol, above=0)
 
         def field(s: float, flat: np.ndarray) -> np.ndarray:
             rows = torch.from_numpy(flat).reshape(shape)

@@ -6,11 +6,13 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import listed, refused, shown, text
 from flowsamplers.noise import normal
 
 OPTIONAL = ("noise", "tokens", "passes_per_evaluation", "describe")
@@ -53,7 +55,11 @@ class OwnFlow:
         self.own, self._condition = flow, condition
         self._velocity = _velocity_of(flow)
         self._takes = _takes_condition(self._velocity)
-        self.name = name or str(getattr(flow, "name", "") or getattr(flow, "__name__", "") or type(flow).__name__)
+        self.name = (
+            text("name", name)
+            if name is not None
+            else str(getattr(flow, "name", "") or getattr(flow, "__name__", "") or type(flow).__name__)
+        )
         given = getattr(flow, "shape", None) if shape is None else shape
         if given is None and hasattr(flow, "noise"):
             given = flow.noise([0]).shape[1:]
@@ -133,8 +139,11 @@ def check_flow(flow: Any, condition: Any = None) -> None:
         condition: the condition of both rows.
 
     Raises:
+        TypeError: there is no velocity or noise.
         ValueError: the velocity is no tensor, has another shape, or has numbers that are integer or not finite.
     """
+    if not callable(getattr(flow, "noise", None)) or not callable(getattr(flow, "velocity", None)):
+        raise TypeError(str(refused("flow", flow, "an object with velocity and noise, see completed")))
     x = flow.noise([0, 1])
     v = flow.velocity(x, x.new_full((2,), 0.5, dtype=torch.promote_types(x.dtype, torch.float32)), [condition] * 2)
     if not isinstance(v, Tensor):
@@ -172,13 +181,10 @@ def _takes_condition(velocity: Any) -> bool:
 def _shape(given: Any, name: str) -> tuple[int, ...]:
     if given is None:
         raise ValueError(f"flow {name}: the shape of a row is missing; give it an attribute shape, or Study(shape=(2,))")
-    try:
-        shape = tuple(int(n) for n in given)
-    except TypeError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ValueError(f"shape={given!r}: give the shape of one row, such as (2,) or (3, 32, 32)")
-    return shape
+    sizes = listed("shape", given, "the shape of one row, such as (2,) or (3, 32, 32)")
+    if not sizes or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in sizes):
+        raise ValueError(f"shape={shown(given)}: give the shape of one row, such as (2,) or (3, 32, 32)")
+    return tuple(int(n) for n in sizes)
 
 
 def _tensors(flow: Any) -> list[Tensor]:

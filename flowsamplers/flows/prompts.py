@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flowsamplers._accepted import refused
+
 
 class Prompts(NamedTuple):
     """The default prompts of a model.
@@ -38,6 +40,8 @@ def default_prompts(model: str) -> Prompts:
         >>> default_prompts("mixture:four-gaussians").given
         (None,)
     """
+    if not isinstance(model, str):
+        raise TypeError(str(refused("model", model, "a name")))
     if ":" in model or model == "mixture":
         return WITHOUT
     return BUNDLED.get(model.removesuffix("-distilled"), A_KLEIN)

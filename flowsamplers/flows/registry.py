@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowsamplers._accepted import text
 from flowsamplers._errors import missing
 from flowsamplers.registry import FLOWS
 
@@ -30,7 +31,11 @@ def load_flow(model: str, **options: Any) -> Any:
         >>> load_flow("mixture:four-gaussians").dim
         8
     """
-    loader, _, name = model.partition(":")
+    loader, colon, name = text("model", model, "the name of a model").partition(":")
+    if colon and loader in FLOWS.names() and not name:
+        raise ValueError(
+            f"model={model!r}: the name after the colon is missing; accepted is 'loader:name', such as 'mixture:1'"
+        )
     if loader not in FLOWS.names():
         loader, name = DEFAULT_LOADER, model
     try:

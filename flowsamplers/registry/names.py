@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
+from flowsamplers._accepted import refused
 from flowsamplers._errors import unknown
 
 T = TypeVar("T")
@@ -90,9 +91,12 @@ class Registry(Generic[T]):
         """Look up an entry by name or alias.
 
         Raises:
+            TypeError: it is no name.
             ValueError: there is no such name (the message suggests the nearest), or two packages use the name.
             ImportError: the package behind the name cannot be loaded; the message names package, entry and reason.
         """
+        if not isinstance(name, str):
+            raise TypeError(str(refused(self.what, name, "a name")))
         self._import_built_in()
         for entry in self._plugins.get(name, ()):
             self._load(entry)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from flowsamplers._accepted import flag, text
 from flowsamplers._elsewhere import sampler_elsewhere
 from flowsamplers.registry.names import Registered, Registry
 from flowsamplers.registry.specifications import options_of, parse_specification
@@ -140,6 +141,7 @@ def register(
     Raises:
         ValueError: a name is taken.
     """
+    text("name", name)
 
     def add(cls: _S) -> _S:
         info = SamplerInfo(
@@ -181,6 +183,7 @@ def list_samplers(*, needing: bool = False) -> list[SamplerInfo]:
     Warns:
         UserWarning: a sampler of another package cannot be loaded, or uses a name that is taken; the list omits it.
     """
+    flag("needing", needing)
     return [thing.info for thing in SAMPLERS.all() if needing or not thing.info.needs]
 
 

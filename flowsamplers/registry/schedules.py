@@ -10,6 +10,7 @@ from functools import update_wrapper
 from types import FunctionType
 from typing import Any, TypeAlias, TypeVar, cast
 
+from flowsamplers._accepted import text
 from flowsamplers._elsewhere import schedule_elsewhere
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
@@ -88,6 +89,7 @@ def register_schedule(
     Raises:
         ValueError: a name is taken.
     """
+    text("name", name)
 
     def add(written: _B) -> _B:
         builder = cast(_B, _checking(written))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
-import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flowsamplers._accepted import as_declared
 from flowsamplers._errors import unknown
 
 
@@ -84,46 +84,3 @@ def options_of(factory: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
         if option not in accepted:
             raise unknown(f"option of {factory.__name__}", option, accepted)
     return {option: as_declared(option, value, accepted[option]) for option, value in given.items()}
-
-
-def as_declared(option: str, value: Any, declared: Any) -> Any:
-    """Convert a value to its declared type, if that is a number or a tuple of numbers; return others unchanged.
-
-    Raises:
-        ValueError: the value has the wrong type; the message names the option, the value, and what is accepted.
-
-    Examples:
-        >>> as_declared("shift", 3, "float | None"), as_declared("shift", None, "float | None")
-        (3.0, None)
-        >>> as_declared("mu", "abc", "float")
-        Traceback (most recent call last):
-        ValueError: mu='abc': accepted is a number
-    """
-    kind = declared if isinstance(declared, str) else getattr(declared, "__name__", "")
-    optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
-    if optional and value is None:
-        return None
-    if kind in ("Sequence[float]", "Values", "tuple[float, float]") or (
-        kind == "str | Sequence[float]" and not isinstance(value, str)
-    ):
-        try:
-            if isinstance(value, str | Mapping):
-                raise TypeError
-            many = [float(v) for v in value]
-            if kind == "tuple[float, float]" and len(many) != 2:
-                raise TypeError
-        except (TypeError, ValueError):
-            told = "two numbers" if kind == "tuple[float, float]" else "numbers, such as [1, 0.5, 0.1]"
-            raise ValueError(f"{option}={value!r}: accepted are {told}") from None
-        return value
-    kinds: dict[str, tuple[type, type, str]] = {
-        "bool": (bool, bool, "true or false"),
-        "int": (numbers.Integral, int, "a whole number"),
-        "float": (numbers.Real, float, "a number"),
-    }
-    if kind not in kinds:
-        return value
-    accepted, make, words = kinds[kind]
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
-        raise ValueError(f"{option}={value!r}: accepted is {words}")
-    return make(value)

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from flowsamplers._accepted import whole
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
@@ -73,6 +74,7 @@ class Adaptive(Sampler):
             raise unknown("pair", self.pair, PAIRS)
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ValueError(f"rtol={self.rtol}, atol={self.atol}: tolerances are not negative, and one is positive")
+        whole("max_calls", self.max_calls, 1)
         stages = PAIRS[self.pair].stages
         if self.budget is not None and self.budget < stages:
             raise ValueError(f"budget={self.budget}: one step of {self.pair} takes {stages} evaluations")
@@ -237,6 +239,7 @@ class DPMAdaptive(Sampler):
         """Check the options."""
         if self.pair not in (2, 3):
             raise ValueError(f"pair={self.pair}: 2 for DPM-Solver-12, 3 for DPM-Solver-23")
+        whole("max_calls", self.max_calls, 1)
         if not (self.rtol >= 0 and self.atol > 0):
             raise ValueError(f"rtol={self.rtol}, atol={self.atol}: rtol is not negative, atol positive")
         self._set(order=self.pair)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+from flowsamplers._accepted import number
 from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, converted
@@ -125,6 +126,7 @@ class SEEDS2(SEEDS):
     @property
     def without_noise(self) -> ExponentialRungeKutta:
         """See `SEEDS`."""
+        number("r", self.r, most=1, above=0)
         if self.correction not in ("phi_1", "phi_2"):
             raise unknown("correction", self.correction, ("phi_1", "phi_2"))
         return converted(self, DPMSolverPP2S if self.correction == "phi_1" else RES2S, variable="lambda", c2=self.r)
@@ -158,6 +160,8 @@ class SEEDS3(SEEDS):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        for option in ("r_1", "r_2"):
+            number(option, getattr(self, option), most=1, above=0)
         super().__post_init__()
         if self.r_2 < self.r_1:
             raise ValueError(

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+from flowsamplers._accepted import number, refused
 from flowsamplers._errors import unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import register
@@ -106,7 +107,8 @@ def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Ten
         Log-densities, ``(rows, steps)``; a step without noise has the value 0.
 
     Raises:
-        ValueError: the run used another method.
+        ValueError: the run used another method, or ``velocity`` is no function.
+        TypeError: ``run`` is no `flowsamplers.Trace`.
 
     Examples:
         >>> import flowsamplers as fs
@@ -117,6 +119,10 @@ def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Ten
     Reference:
         Flow-GRPO, arXiv:2505.05470, section 4.
     """
+    if not callable(velocity) or isinstance(velocity, type):
+        raise refused("velocity", velocity, "a function velocity(x, sigma)")
+    if not hasattr(run, "sampler"):
+        raise TypeError(str(refused("run", run, "a Trace")))
     if not isinstance(run.sampler, GaussianStep):
         raise ValueError(
             f"run by {type(run.sampler).__name__}: a density needs steps that are normal distributions, as of flow_sde"
@@ -453,14 +459,15 @@ def convert_eta(value: float, source: str, target: str = "euler_sde") -> float:
         target: a key of `CONVENTIONS`.
 
     Raises:
-        ValueError: a convention is unknown.
+        ValueError: a convention is unknown, or the strength is negative or not finite.
 
     Examples:
         >>> round(convert_eta(0.7, "flow_grpo"), 3), round(convert_eta(1.0, "euler_sde", "flow_grpo"), 3)
         (0.245, 1.414)
     """
     for option, name in (("source", source), ("target", target)):
-        if name not in CONVENTIONS:
+        if not isinstance(name, str) or name not in CONVENTIONS:
             raise unknown(option, name, list(CONVENTIONS))
+    value = number("value", value, 0)
     there, here = CONVENTIONS[source], CONVENTIONS[target]
     return (there.factor * value**there.power / here.factor) ** (1 / here.power)

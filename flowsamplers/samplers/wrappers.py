@@ -135,6 +135,8 @@ class Churn(WithNoise):
         """Resolve the method at once."""
         if not (math.isfinite(self.churn) and self.churn >= 0):
             raise ValueError(f"churn={self.churn}: the churn of a run is a finite number from 0 up")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"low={self.low}, high={self.high}: sigmas from 0 to 1 between which there is noise, low <= high")
         super().__post_init__()
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsamplers._errors import unknown
+from flowsamplers.grid import MOST_STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -261,7 +262,3 @@ def at_least_one(name: str, value: int) -> None:
         raise ValueError(f"{name}={value}: {what}")
     if name == "steps" and value > MOST_STEPS:
         raise ValueError(f"steps={value}: a schedule has at most {MOST_STEPS} steps")
-
-
-MOST_STEPS = 100_000
-"""Largest number of steps of a schedule."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import number, refused, whole
 from flowsamplers.engine import carry_dtype
 from flowsamplers.lockstep import Halt
 
@@ -29,6 +30,9 @@ class Budget:
         evaluations: largest number of evaluations of one row, or None.
         seconds: largest wall time in seconds, or None.
 
+    Raises:
+        ValueError: a limit is not above 0, or no number.
+
     Examples:
         >>> Budget.parse("5000"), Budget.parse("1.5h")
         (Budget(evaluations=5000, seconds=None), Budget(evaluations=None, seconds=5400.0))
@@ -37,13 +41,23 @@ class Budget:
     evaluations: int | None = None
     seconds: float | None = None
 
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        if self.evaluations is not None:
+            object.__setattr__(self, "evaluations", whole("evaluations", self.evaluations, 1))
+        if self.seconds is not None:
+            object.__setattr__(self, "seconds", number("seconds", self.seconds, above=0))
+
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Parse a number of evaluations, or a time such as ``90s``, ``10min``, ``2h``.
 
         Raises:
             ValueError: the text is neither.
+            TypeError: it is no text.
         """
+        if not isinstance(text, str):
+            raise TypeError(str(refused("budget", text, "a text, such as '5000', '90s' or '2h'")))
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip())
         if match is None or float(match[1]) <= 0 or (match[2] is None and "." in match[1]):
             raise ValueError(f"budget={text!r}: give a number of evaluations, or a time such as 90s, 10min or 2h")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import number, refused, whole
 from flowsamplers.reference import relative_error
 
 BEST_PSNR = 120.0
@@ -132,8 +133,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, *, p: float = 2.0, project
         >>> round(sliced_wasserstein(x, x + 3), 6)
         3.0
     """
-    if not p >= 1 or projections < 1:
-        raise ValueError(f"p={p}, projections={projections}: both must be at least 1")
+    p, projections, seed = number("p", p, 1), whole("projections", projections, 1), whole("seed", seed, 0, 2**64 - 1)
     x, y = _matrices(first, second)
     generator = torch.Generator().manual_seed(seed)
     theta = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64, device="cpu").to(x)
@@ -194,13 +194,16 @@ def chance_level(
         seed: seed of the splits.
 
     Raises:
-        ValueError: the distance refuses the sets.
+        ValueError: the distance refuses the sets, or an argument is out of range.
 
     Examples:
         >>> x, y = torch.randn(2, 40, 2, generator=torch.Generator().manual_seed(0))
         >>> energy_distance(x, y) < chance_level(energy_distance, x, y) < energy_distance(x, y + 2)
         True
     """
+    if not callable(distance):
+        raise refused("distance", distance, "a function of two sets, such as energy_distance")
+    share, splits, seed = number("share", share, 0, 1), whole("splits", splits, 1), whole("seed", seed, 0, 2**64 - 1)
     x, y = _matrices(first, second)
     both = torch.cat([x, y])
     generator = torch.Generator().manual_seed(seed)
@@ -212,6 +215,9 @@ def chance_level(
 
 
 def _matrices(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    for name, value in (("first", first), ("second", second)):
+        if not isinstance(value, Tensor) or value.is_complex():
+            raise TypeError(str(refused(name, value, "a tensor (rows, ...) of real numbers")))
     if first.shape[1:] != second.shape[1:] or not len(first) or not len(second) or first.ndim < 2 or second.ndim < 2:
         raise ValueError(
             f"samples of shapes {tuple(first.shape)} and {tuple(second.shape)}: give (rows, ...) with rows of one shape"

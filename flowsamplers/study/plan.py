@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import function, listed, mapping, refused, text
+from flowsamplers._files import as_path
 from flowsamplers.engine import carry_dtype, integrate, largest_steps, live_latents, nfe
 from flowsamplers.flows.own import check_flow, completed
 from flowsamplers.flows.prompts import default_prompts
@@ -18,7 +21,7 @@ from flowsamplers.flows.registry import load_flow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.noise import normal
-from flowsamplers.registry import METRICS, get_sampler, to_config
+from flowsamplers.registry import METRICS, get_sampler, parse_specification, schedule_info, to_config
 from flowsamplers.registry.specifications import as_declared
 from flowsamplers.sampler import Sampler, SamplerLike, grid_from_noise, steps_of
 from flowsamplers.schedules import empirical_mu, get_schedule
@@ -129,6 +132,7 @@ class Study:
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
         self._take_lists()
+        self._check_names()
         self._complete_flow()
         object.__setattr__(self, "samplers", tuple(map(get_sampler, self.samplers)))
         self._check_numbers()
@@ -136,7 +140,7 @@ class Study:
         for name in ("prompts", "seeds", "samplers", "nfe"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=[]: a study needs at least one")
-        for name in ("prompts", "seeds"):
+        for name in ("prompts", "seeds", "nfe"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={list(values)}: one of them is there twice")
@@ -150,15 +154,22 @@ class Study:
 
     def _take_lists(self) -> None:
         for name in ("prompts", "seeds", "nfe", "samplers"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, Iterable):
-                raise TypeError(f"{name}={value!r}: accepted is a list")
-            object.__setattr__(self, name, tuple(cast("Iterable[Any]", value)))
+            value = getattr(self, name)  # a tuple stays the same object: a default is known by it
+            object.__setattr__(self, name, value if isinstance(value, tuple) else tuple(listed(name, value, "a list")))
+
+    def _check_names(self) -> None:
+        if not isinstance(self.model, str):
+            raise TypeError(f"model={type(self.model).__name__}: accepted is a name; give an object as flow=")
+        text("model", self.model)
+        schedule_info(parse_specification(text("schedule", self.schedule))[0])
+        for name in ("schedule_options", "flow_options"):
+            object.__setattr__(self, name, mapping(name, getattr(self, name)))
+        for prompt in self.prompts:
+            if prompt is not None and not isinstance(prompt, str):
+                raise TypeError(str(refused("prompts", self.prompts, "a list of texts; None stands for no prompt")))
 
     def _check_metrics(self) -> None:
-        if isinstance(self.metrics, str):
-            raise TypeError(f"metrics={self.metrics!r}: accepted is a list of names")
-        object.__setattr__(self, "metrics", tuple(self.metrics))
+        object.__setattr__(self, "metrics", tuple(listed("metrics", self.metrics, "a list of names")))
         for name in self.metrics:
             METRICS.find(name)
         if len(set(self.metrics)) < len(self.metrics):
@@ -178,8 +189,6 @@ class Study:
 
     def _complete_flow(self) -> None:
         """Give an object that was passed as the flow what it does not bring, and see that it works."""
-        if not isinstance(self.model, str):
-            raise TypeError(f"model={type(self.model).__name__}: accepted is a name; give an object as flow=")
         if self.flow is None:
             self._complete_named()
             return
@@ -218,6 +227,8 @@ class Study:
                 raise ValueError(f"seed={seed}: a seed is a whole number of at most 64 bits, its sign among them")
         if isinstance(self.mu, str) and self.mu not in ("fixed", "follow"):
             raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
+        if not isinstance(self.mu, str) and not (math.isfinite(as_declared("mu", self.mu, "float"))):
+            raise ValueError(f"mu={self.mu}: the time shift needs a finite number")
 
     def grid(self, steps: int, tokens: int) -> tuple[SigmaGrid, dict[str, Any]]:
         """Make the schedule with N steps for a model with this many tokens, and return its options too."""
@@ -304,8 +315,12 @@ class Study:
         progress: Progress | None = None,
     ) -> Results:
         """Run or continue the study, and write rows, figures and the report into a folder; see `study.run.run`."""
-        where = Path(folder) / REFERENCES if references is None else Path(references)
-        return run(self, Path(folder), engine=engine, budget=budget, references=where, progress=progress)
+        folder = as_path("folder", folder)
+        where = folder / REFERENCES if references is None else as_path("references", references)
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(str(refused("budget", budget, "a Budget, such as Budget.parse('2h'), or None")))
+        function("progress", progress, "a function of stage, done and total")
+        return run(self, folder, engine=engine, budget=budget, references=where, progress=progress)
 
 
 class _Rough:

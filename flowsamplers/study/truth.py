@@ -133,7 +133,7 @@ def _solved(
         flow, x1, condition=conditions, max_evaluations=evaluations, max_batch=max_batch, on_call=on_call, follow=0
     )
     floors = noise_floors(flow, x1, conditions, max_batch, on_call)
-    first = flow.velocity(x1, x1.new_ones(len(x1), dtype=carry_dtype(x1)), conditions)
+    first = flow.velocity(x1.clone(), x1.new_ones(len(x1), dtype=carry_dtype(x1)), conditions).clone()
     return [
         Truth(
             *case,
