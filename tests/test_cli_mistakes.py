@@ -95,6 +95,37 @@ CASES = [
     ("study --dry-run --metric nope", "unknown metric 'nope': install a package"),
     ("fit --rounds -1", "rounds=-1: must not be negative"),
     ("fit --budget soon", "give a number of evaluations, or a time"),
+    ("study --dry-run --nfe 4 4", "nfe=[4, 4]: one of them is there twice"),
+    ("study --dry-run --nfe 4 8 --nfe 4", "nfe=[4, 8, 4]: one of them is there twice"),
+    ("study --dry-run --seeds 0 0", "seeds=[0, 0]: one of them is there twice"),
+    ("study --dry-run --prompt a --prompt a", "prompts=['a', 'a']: one of them is there twice"),
+    ("study --dry-run --schedule ''", "schedule='': accepted is a name that is not empty"),
+    ("study --dry-run --schedule flux2:", "give options as name=value"),
+    ("study --dry-run --mu inf", "mu=inf: the time shift needs a finite number"),
+    ("study --dry-run --out ''", "'': accepted is a path that is not empty"),
+    ("study --dry-run --references ''", "'': accepted is a path that is not empty"),
+    ("study --preset klein-steps --seeds 0 1", "seeds=[0, 1]: the preset klein-steps takes one"),
+    ("study --preset klein-steps --nfe 4", "nfe: the preset klein-steps has no such option"),
+    ("generate --out ''", "'': accepted is a path that is not empty"),
+    ("generate --steps 4 4", "steps: one of them is there twice"),
+    ("generate --nfe 4 4", "nfe: one of them is there twice"),
+    ("generate --samplers euler euler", "sampler: one of them is there twice"),
+    ("generate --sampler euler:", "give options as name=value"),
+    ("generate --sampler ab2:last=midpoint,", "give options as name=value"),
+    ("generate --sampler dopri5:max_calls=0", "max_calls=0: accepted is a whole number, at least 1"),
+    ("generate --sampler unipc:corrector=1", "corrector=1: accepted is true or false"),
+    ("generate --sampler churn:low=-1", "low=-1.0"),
+    ("fit --dry-run --start nan", "start=nan: accepted is a finite number, above 0 and at most 1"),
+    ("fit --dry-run --start 0", "start=0.0: accepted is a finite number, above 0 and at most 1"),
+    ("fit --dry-run --start 1.5", "start=1.5: accepted is a finite number, above 0 and at most 1"),
+    ("fit --dry-run --nodes 0", "nodes=0: accepted is a whole number, at least 1"),
+    ("fit --dry-run --out ''", "'': accepted is a path that is not empty"),
+    ("report ''", "'': accepted is a path that is not empty"),
+    ("study diff '' x", "'': accepted is a path that is not empty"),
+    ("comfyui install ''", "'': accepted is a path that is not empty"),
+    ("cite ''", "unknown sampler ''"),
+    ("cite --schedule ''", "unknown schedule ''"),
+    ("list ''", "unknown sampler or schedule ''"),
     ("study --dry-run --nfe 0", "nfe=0: a budget is at least 1 model call"),
     ("study --dry-run --mu nan", "mu=nan: the time shift needs a finite number"),
     ("study --dry-run --mu x", "accepted are a number, 'fixed' and 'follow'"),
@@ -104,9 +135,12 @@ CASES = [
     ("study --dry-run --samplers euler euler", "samplers: one of them is there twice"),
     ("study --engine moon", "'moon' is not one of"),
     # models
-    ("generate --model ''", "unknown model ''"),
+    ("generate --model ''", "model='': accepted is the name of a model that is not empty"),
     ("generate --model klein", "unknown model ''"),
-    ("generate --model klein:", "unknown model ''"),
+    *[(f"{c} --model mixture:", "model='mixture:': the name after the colon is missing") for c in OPENING],
+    ("generate --model klein:", "model='klein:': the name after the colon is missing"),
+    ("study --dry-run --model ''", "model='': accepted is a name that is not empty"),
+    ("trace --model mixture:-1", "unknown mixture '-1'"),
     ("generate --model klein-digit", "did you mean 'klein-digits'?"),
     ("generate --model ./nowhere", "model './nowhere': no such folder"),
     ("generate --model empty-folder", "the folder has no model_index.json"),
@@ -205,8 +239,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_there_are_at_least_150() -> None:
-    assert len(CASES) >= 150
+def test_there_are_at_least_180() -> None:
+    assert len(CASES) >= 180
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from flowsamplers.cli.types import Command, CommandWithOthers
+from flowsamplers.cli.types import Command, CommandWithOthers, Place
 
 FOLDER = "flowsamplers"
 MARK = "# written by flowsamplers comfyui install"
@@ -27,7 +27,7 @@ def comfyui() -> None:
 
 
 @comfyui.command(cls=Command)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Place())
 def install(path: Path) -> None:
     """Write the folder custom_nodes/flowsamplers in the ComfyUI at PATH: a few lines that import this package.
 
@@ -47,7 +47,7 @@ def install(path: Path) -> None:
 
 
 @comfyui.command(cls=Command)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Place())
 def uninstall(path: Path) -> None:
     """Remove what install wrote into the ComfyUI at PATH, and nothing else.
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsamplers._accepted import number, whole
 from flowsamplers.cli.models import model_options, open_flow, progress
-from flowsamplers.cli.types import SEED, Command, Cost, Several
+from flowsamplers.cli.types import SEED, Command, Cost, Place, Several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,15 +36,13 @@ if TYPE_CHECKING:
 @click.option("--nfe", type=int, cls=Several, help="Model calls, one or several.  [default: 8]")
 @click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the reference paths.")
 @click.option("--rounds", type=int, default=4, show_default=True, help="Gauss-Newton steps; 0 uses only the profile.")
-@click.option(
-    "--profile", "kept", type=click.Path(path_type=Path), help="Store the profile in this file; an interrupted profile resumes."
-)
+@click.option("--profile", "kept", type=Place(), help="Store the profile in this file; an interrupted profile resumes.")
 @click.option("--start", type=float, default=1.0, show_default=True, help="Sigma where runs begin; below 1 for image-to-image.")
 @click.option("--distilled", is_flag=True, help="Allow a distilled model.")
 @click.option("--max-batch", type=int, help="Rows in one model call.  [default: 64; more of rows with few numbers]")
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
 @click.option("--budget", type=Cost(), help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("solver.json"), show_default=True, help="JSON file.")
+@click.option("--out", type=Place(), default=Path("solver.json"), show_default=True, help="JSON file.")
 @click.option("--json", "as_rows", is_flag=True, help="Print the solvers as JSON lines, or the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def fit(
@@ -86,7 +85,7 @@ def fit(
     from flowsamplers.study.store import check_writable
 
     wanted = nfe or (8,)
-    _check(rows, nodes, wanted, rounds)
+    _check(rows, nodes, start, wanted, rounds)
     _check_out(out, max_batch)
     check_writable(out.parent)
     own = default_prompts(model)
@@ -174,8 +173,10 @@ class _Conditioned:
         self.velocity = meter.velocity
 
 
-def _check(rows: int | None, nodes: int, wanted: tuple[int, ...], rounds: int) -> None:
+def _check(rows: int | None, nodes: int, start: float, wanted: tuple[int, ...], rounds: int) -> None:
     """Refuse what no fit can be made of, before a model is opened."""
+    whole("nodes", nodes, 1)
+    number("start", start, most=1, above=0)
     if rows is not None and rows < 1:
         raise ValueError(f"rows={rows}: a fit needs at least 1")
     if rounds < 0:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress
-from flowsamplers.cli.types import SEED, Command, Method, Several
+from flowsamplers.cli.types import SEED, Command, Method, Place, Several
 
 if TYPE_CHECKING:
     from flowsamplers.sampler import Sampler
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--nfe", type=int, cls=Several, help="Budgets of model calls instead of steps; each sampler takes as many steps as fit."
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("image.png"), show_default=True, help="PNG file.")
+@click.option("--out", type=Place(), default=Path("image.png"), show_default=True, help="PNG file.")
 @click.option("--json", "as_rows", is_flag=True, help="Print the settings of the images as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def generate(

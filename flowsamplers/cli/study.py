@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress, settle_threads
-from flowsamplers.cli.types import SEED, Command, CommandWithOthers, Cost, Method, Several, Shift
+from flowsamplers.cli.types import SEED, Command, CommandWithOthers, Cost, Method, Place, Several, Shift
 
 if TYPE_CHECKING:
     from flowsamplers.sampler import Sampler
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Run on this machine, or on a Ray cluster.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for rows and figures.  [default: studies/MODEL]")
-@click.option("--references", type=click.Path(path_type=Path), help="Folder of references to share.  [default: OUT/references]")
+@click.option("--out", type=Place(), help="Folder for rows and figures.  [default: studies/MODEL]")
+@click.option("--references", type=Place(), help="Folder of references to share.  [default: OUT/references]")
 @click.option("--preset", type=click.Choice(["klein-steps"]), help="Run this predefined study instead.")
 @click.option("--json", "as_rows", is_flag=True, help="Print the rows as JSON lines, or the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -96,6 +96,7 @@ def study(
     settle_threads(model)
     folder = out or Path("studies") / re.sub(r"[^A-Za-z0-9._-]+", "-", model)
     if preset:
+        _check_preset(ctx, preset)
         with progress(quiet) as report:
             flow = open_flow(model, prompts[0] if prompts else None, flow_options)
             text = klein_steps(flow, folder, seed=(seeds or (0,))[0], on_call=lambda rows: report("runs", rows, 0))
@@ -133,9 +134,31 @@ def study(
     click.echo(f"\nreport: {folder / 'report.html'}")
 
 
+def _check_preset(ctx: click.Context, preset: str) -> None:
+    """Refuse options that a preset decides itself, and several prompts or seeds."""
+    given = [p for p in ctx.params if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
+    for name in given:
+        if name in (
+            "samplers",
+            "nfe",
+            "schedule",
+            "mu",
+            "metrics",
+            "max_batch",
+            "dry_run",
+            "budget",
+            "engine",
+            "references",
+            "as_rows",
+        ):
+            raise ValueError(f"{name}: the preset {preset} has no such option")
+        if name in ("prompts", "seeds") and len(ctx.params[name]) > 1:
+            raise ValueError(f"{name}={list(ctx.params[name])}: the preset {preset} takes one")
+
+
 @study.command("diff")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=Place())
+@click.argument("second", type=Place())
 def diff_(first: Path, second: Path) -> None:
     """Compare two studies within their uncertainty; exit with 1 if they differ.
 
@@ -150,7 +173,7 @@ def diff_(first: Path, second: Path) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=Place())
 def report(folder: Path) -> None:
     """Write the figures and the HTML report of a study again from its rows, and print its tables.
 

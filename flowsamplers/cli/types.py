@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,6 +59,19 @@ class CommandWithOthers(Command, click.Group):
 
 SEED = click.IntRange(-(2**63), 2**64 - 1)
 """The range of seeds that a torch generator takes."""
+
+
+class Place(click.Path):
+    """The path of a file or a folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty text, which would be the current folder."""
+        if value == "":
+            self.fail("'': accepted is a path that is not empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Size(click.ParamType[Any]):

@@ -19,7 +19,7 @@ def parse_specification(text: str) -> tuple[str, dict[str, Any]]:
         text: the specification. A comma inside brackets or quotes belongs to the value. Values may be JSON or Python literals.
 
     Raises:
-        ValueError: an option has no value.
+        ValueError: an option has no name or no value, or there is none after the colon.
 
     Examples:
         >>> parse_specification("unipc:last=ralston3,corrector=false")
@@ -27,8 +27,8 @@ def parse_specification(text: str) -> tuple[str, dict[str, Any]]:
         >>> parse_specification("epd:table=[[[0.5, 1.0]]]")
         ('epd', {'table': [[[0.5, 1.0]]]})
     """
-    name, _, rest = text.partition(":")
-    return name.strip(), parse_options(filter(str.strip, _split(rest)), repr(text))
+    name, colon, rest = text.partition(":")
+    return name.strip(), parse_options(_split(rest) if colon else [], repr(text))
 
 
 def parse_options(items: Iterable[str], where: str) -> dict[str, Any]:
