@@ -190,11 +190,11 @@ def as_seeds(seeds: Seeds | Any, name: str = "seeds", accepted: str = SEEDS) -> 
         ValueError: they are no seeds; the message has the argument's name.
     """
     given: Any = seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
-    many: list[Any] | None = list(given) if isinstance(given, Sequence) and not isinstance(given, str | bytes) else None
-    found = [given] if many is None else many
+    several = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    found: list[Any] = list(given) if several else [given]  # pyright: ignore[reportUnknownArgumentType]
     if any(isinstance(s, bool) or not isinstance(s, Integral) or not -(2**63) <= int(s) < 2**64 for s in found):
         raise refused(name, seeds, accepted)
-    return int(found[0]) if many is None else [int(s) for s in many]
+    return [int(s) for s in found] if several else int(found[0])
 
 
 def _as_int64(seed: int) -> int:

@@ -258,7 +258,7 @@ def _solved(runs: _Runs, tol: float | None, max_evaluations: int) -> _Solution:
     """See `solve`; distances are the largest over the nodes."""
     steps, cross = 4, GraggExtrapolation.evaluations
     least = 3 * steps * STAGES + steps * cross
-    tol, max_evaluations = None if tol is None else number("tol", tol, above=0), whole("max_evaluations", max_evaluations)
+    tol, max_evaluations = None if tol is None else number("tol", tol, 0), whole("max_evaluations", max_evaluations)
     if max_evaluations < least:
         raise ValueError(f"max_evaluations={max_evaluations}: two resolutions need at least {least}, with their cross-check")
     coarse = runs.run(steps, DormandPrince8())

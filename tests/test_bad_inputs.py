@@ -237,7 +237,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     *[
         (lambda o=o: fs.reference.solve(Flow(), X.double(), **o), next(iter(o)))
         for o in (
-            {"tol": 0},
+            {"tol": -1},
             {"tol": NAN},
             {"tol": True},
             {"tol": "x"},

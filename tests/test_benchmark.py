@@ -102,7 +102,7 @@ def test_recommend_says_how_far_a_grid_is_from_the_benchmarks() -> None:
 
 
 def test_recommend_names_what_it_cannot_answer() -> None:
-    with pytest.raises(ValueError, match="nfe=0: give a whole number of model calls, at least 1"):
+    with pytest.raises(ValueError, match="nfe=0: accepted is a whole number, at least 1"):
         fs.recommend("flux2", 0)
     with pytest.raises(ValueError, match="unknown schedule of the benchmark 'karras'"):
         fs.recommend("karras", 8)
