@@ -187,7 +187,7 @@ def test_states_and_velocities_at_given_nodes_are_the_exact_ones_within_their_er
         torch.testing.assert_close(v, flow.velocity(x, x.new_full((3,), s)))
     assert (error < 1e-8).all()
     assert torch.equal(states[-1], solve(flow, x1).x0)
-    with pytest.raises(ValueError, match="nodes=1.5: accepted is a finite number, at least 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"nodes=1\.5: accepted is a finite number, at least 0 and at most 1"):
         path(flow, x1, [1.5])
 
 
