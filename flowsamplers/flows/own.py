@@ -181,7 +181,10 @@ def _takes_condition(velocity: Any) -> bool:
 def _shape(given: Any, name: str) -> tuple[int, ...]:
     if given is None:
         raise ValueError(f"flow {name}: the shape of a row is missing; give it an attribute shape, or Study(shape=(2,))")
-    sizes = listed("shape", given, "the shape of one row, such as (2,) or (3, 32, 32)")
+    try:
+        sizes = listed("shape", given, "")
+    except TypeError:
+        sizes = []
     if not sizes or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in sizes):
         raise ValueError(f"shape={shown(given)}: give the shape of one row, such as (2,) or (3, 32, 32)")
     return tuple(int(n) for n in sizes)
