@@ -129,7 +129,7 @@ def page() -> str:
         "",
         "**Is your model distilled?** FLUX.2 [klein] 4B and 9B are: they draw in 4 steps without guidance. Then use `euler` with the number of steps of",
         "the training. On the bundled distilled model, no sampler came measurably closer to the teacher: [Distilled models](../explanation/distilled.md).",
-        "The rest of this page is about base models.",
+        "The rest of this page is about base models, such as FLUX.2 [klein] base 4B.",
         "",
         f"**With 8 model calls on FLUX.2's schedule: `{eight.best.label}`, {eight.steps} steps.** Its error is {percent(eight.best.score)}. The "
         f"best scheduler of diffusers, {eight.stock.label}, has {percent(eight.stock.score)}.",
@@ -195,7 +195,7 @@ def page() -> str:
         "## How far this answer carries",
         "",
         "* **How the answer is chosen:** a sampler qualifies if it is no worse than Euler on any flow of the benchmark. Of these, the answer has the",
-        "  smallest mean error. Where six prompts cannot tell it from Euler, the answer is Euler.",
+        "  smallest geometric mean error. Where six prompts cannot tell it from Euler, the answer is Euler.",
         f"* **Where it was measured:** on {mixtures} mixtures of Gaussians, whose solutions are exact, and on the small FLUX.2 Kleins `{DIGITS}` and "
         f"`{EMOJI}`.",
         "  **Nothing here was measured on the real FLUX.2 weights.**",
