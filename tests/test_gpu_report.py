@@ -61,7 +61,8 @@ def test_the_comparisons_hold_on_the_cpu_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("section", ["call_times", "memory", "studies", "fitting", "compiled", "offload", "rounding_of_time"])
-def test_a_section_is_rehearsed(section, tmp_path: Path) -> None:
+def test_a_section_is_rehearsed(section, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("flowsamplers.study.report.write", lambda *_: None)  # no figures of the studies
     rows = rehearse(section, tmp_path)
     assert rows
     assert all(r.get("right", True) for r in rows)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from flowsamplers_pytest import named_object
+
 GOOD = """
 from dataclasses import dataclass
 from flowsamplers import Evaluate, Sampler
@@ -54,9 +56,9 @@ def check(tmp_path, name: str, *chosen: str) -> tuple[int, str]:
     return out.returncode, out.stdout + out.stderr
 
 
-@pytest.mark.parametrize("name", ["mypkg:Mine", "mypkg:heun"])
-def test_a_right_sampler_passes(tmp_path, name: str) -> None:
-    code, text = check(tmp_path, name)
+def test_a_right_sampler_passes(tmp_path) -> None:
+    """One of other software; a sampler of this kit does in tests/test_examples.py."""
+    code, text = check(tmp_path, "mypkg:heun")
     assert code == 0, text
 
 
@@ -108,10 +110,17 @@ def test_two_classes_of_each_kind_pass_in_one_session_under_the_default_profile(
     assert out.returncode == 0, out.stdout + out.stderr
 
 
-def test_a_wrong_name_is_said(tmp_path) -> None:
-    code, text = check(tmp_path, "mypkg:Nobody")
-    assert code != 0
-    assert "has no attribute 'Nobody'" in text
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("json:Nobody", "has no attribute 'Nobody'"),
+        ("no_such_package:Mine", "No module named"),
+        ("mypkg", "give PACKAGE:OBJECT"),
+    ],
+)
+def test_a_wrong_name_is_said(name: str, said: str) -> None:
+    with pytest.raises(pytest.UsageError, match=said):
+        named_object(name)
 
 
 def test_the_plugin_loads_neither_torch_nor_flowsamplers() -> None:

@@ -27,6 +27,8 @@ from flowsamplers.testing.moments import Impulses, Moments, exact_moments, noise
 INSIDE = fs.SigmaGrid([0.9, 0.7, 0.5, 0.3])
 NAMES = [n for i in fs.list_samplers() if i.stochastic and not i.adaptive for n in (i.name, *i.presets)]
 every_stochastic_name = pytest.mark.parametrize("name", NAMES)
+every_stochastic_preset = pytest.mark.parametrize("name", [n for i in fs.list_samplers() if i.stochastic for n in i.presets])
+"""Samplers themselves are under the laws of the kit, see tests/test_conformance.py."""
 
 
 def run(sampler: fs.Sampler, grid: fs.SigmaGrid = IRREGULAR) -> Tensor:
@@ -49,7 +51,7 @@ def test_a_data_point_keeps_its_noise_level_as_declared(name: str) -> None:
         assert (noise_level_error(sampler, grid) <= 1e-10) == sampler.keeps_noise_level
 
 
-@every_stochastic_name
+@every_stochastic_preset
 def test_marginals_are_kept_as_declared(name: str) -> None:
     """Exact variances; four times the steps leave at most 0.6 of the error, or next to none."""
     sampler = fs.get_sampler(name)
@@ -57,7 +59,7 @@ def test_marginals_are_kept_as_declared(name: str) -> None:
     assert (after <= max(0.6 * before, 1e-3)) == sampler.keeps_marginals, (before, after)
 
 
-@every_stochastic_name
+@every_stochastic_preset
 def test_the_variance_on_gaussian_data_has_the_declared_weak_order(name: str) -> None:
     """Exact: inside (0, 1), for data of standard deviation 1.7, with 128 and 256 steps."""
     sampler = fs.get_sampler(name)
