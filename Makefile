@@ -66,7 +66,7 @@ versions: $(VENV)/.dev ## run the integration's tests with the oldest, the newes
 	$(BIN)/python tools/test_versions.py
 
 .PHONY: comfyui
-comfyui: $(VENV)/.dev ## beside a real ComfyUI: make comfyui AT=PATH, with what it imports installed (how-to "In ComfyUI")
+comfyui: $(VENV)/.dev ## beside a real ComfyUI: make comfyui AT=PATH, with what it imports installed (CONTRIBUTING)
 	FLOWSAMPLERS_COMFYUI=$(AT) FLOWSAMPLERS_COMFYUI_RECORD=docs/reference/comfyui.json \
 	  $(BIN)/python -m pytest tests/test_comfyui_real.py tests/test_comfyui_executor.py
 	$(BIN)/python tools/build_names.py

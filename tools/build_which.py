@@ -202,7 +202,7 @@ def page() -> str:
         "* **What an error is:** the relative distance of the final latents to the exact solution from the same noise. It does not say which image",
         "  is better. [Stochastic samplers](../howto/stochastic-samplers.md) solve another equation, so they are not in these tables.",
         "* **What is counted:** model calls, not steps. One step of `heun` takes two calls. Guidance above 1 doubles the cost of each call.",
-        "* **All samplers:** the [benchmark](../reference/benchmark.md) has the whole table, and the networks on both schedules.",
+        "* **Other numbers of calls:** the [benchmark](../reference/benchmark.md).",
         "",
     ]
     return "\n".join(text)

@@ -884,7 +884,7 @@ def _told_memory(rows: list[Row]) -> list[str]:
             else "one sampler adds"
         )
         lines.append(f"* With {network}, {number} {high['latents']:.1f} latents (`{high['sampler']}`). {held}")
-    return [f"The peak, more than that of stock Euler, in float32 latents of {_mib(4 * 128 * 4096)}:", "\n".join(lines)]
+    return [f"A latent in float32 has {_mib(4 * 128 * 4096)}. The peak exceeds that of stock Euler:", "\n".join(lines)]
 
 
 def _mib(size: int) -> str:
