@@ -50,16 +50,9 @@ bench: $(VENV)/.dev ## the scheduler's own time beside stock's
 	$(BIN)/python tools/bench_scheduler.py
 
 .PHONY: measured
-measured: $(VENV)/.dev ## measure a sampler or a table again: make measured NAME=heun, or NAME=schedules
-	@test -n "$(NAME)" || { echo "make: give NAME, a sampler or a table: $(patsubst tools/build_%.py,%,$(wildcard tools/build_*.py))" >&2; exit 2; }
-ifneq ($(wildcard tools/build_$(NAME).py),)
-	$(BIN)/python tools/build_$(NAME).py
-else
-	$(BIN)/python -c "import sys, flowsamplers; flowsamplers.sampler_info(sys.argv[1])" "$(NAME)"
-	$(BIN)/python tools/build_catalogue.py "$(NAME)"
-	$(BIN)/python tools/build_compatibility.py
-	$(BIN)/python tools/build_benchmark.py
-endif
+measured: $(VENV)/.dev ## measure a sampler, a schedule or a table again: make measured NAME=heun
+	@test -n "$(NAME)" || { echo "make: give NAME, a sampler, a schedule or a table: $(patsubst tools/build_%.py,%,$(wildcard tools/build_*.py))" >&2; exit 2; }
+	$(BIN)/python tools/measured.py "$(NAME)"
 
 .PHONY: versions
 versions: $(VENV)/.dev ## run the integration's tests with the oldest, the newest and another diffusers, each in an environment of its own

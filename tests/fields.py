@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
+from flowsamplers.testing import laws
 
 ALL = [info.name for info in fs.list_samplers()]
 FIXED = [info.name for info in fs.list_samplers() if not info.adaptive]
@@ -43,6 +44,27 @@ FIXED_VARIANTS = [(n, s) for n, s in EVERY_VARIANT if not s.adaptive]
 every_fixed_variant = pytest.mark.parametrize(
     "sampler", [s for _, s in FIXED_VARIANTS], ids=[name_of(*v) for v in FIXED_VARIANTS]
 )
+
+
+ON_ITS_GRID = (
+    laws.applied_dt_sum_to_end_minus_start,
+    laws.straight_paths_are_exact,
+    laws.rotations_commute,
+    laws.translations_commute,
+    laws.permutations_of_rows_commute,
+    laws.rows_do_not_see_each_other,
+    laws.shapes_do_not_matter,
+    laws.evaluations_are_as_declared,
+    laws.requests_stay_inside_their_step,
+    laws.inputs_and_modes_are_untouched,
+    laws.drivers_agree,
+    laws.every_host_applies_the_same_dt,
+    laws.copies_between_calls_change_nothing,
+    laws.edits_are_honoured,
+)
+"""What a sampler keeps on the one schedule that its table is for."""
+OF_GAUSSIAN_DATA = tuple(law for law in ON_ITS_GRID if law not in (laws.straight_paths_are_exact, laws.translations_commute))
+"""The same of a table that is exact for Gaussian data, whose paths are not straight."""
 
 
 def smooth(x: Tensor, sigma: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 import flowsamplers as fs
 from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, SCHEDULES, Measured, measured, measured_stock, steps_for
 from flowsamplers.flows import MixtureFlow
+from tooling import AFTER_A_SAMPLER
 
 MIXTURES = [n for n in measured()[0].errors if n not in NETWORKS]
 
@@ -50,7 +51,7 @@ def test_on_the_uniform_schedule_the_best_here_is_at_least_as_good_on_every_flow
 
 def test_every_ode_sampler_is_in_it() -> None:
     there = {m.sampler["name"] for m in measured()}
-    assert there == {i.name for i in fs.list_samplers() if not i.stochastic and not i.adaptive}
+    assert there == {i.name for i in fs.list_samplers() if not i.stochastic and not i.adaptive}, AFTER_A_SAMPLER
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -22,6 +22,7 @@ import flowsamplers as fs
 from flowsamplers.cli import main
 from flowsamplers.study import Study
 from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
+from tooling import AFTER_A_SAMPLER
 
 QUICK = ["study", "--model", "mixture", "--quiet", "--seed", "0", "--nfe", "4", "--nfe", "8"]
 
@@ -72,7 +73,7 @@ def test_the_list_says_of_everything_what_it_is_in_eighty_columns() -> None:
     text = run("list")
     assert max(map(len, text.splitlines())) <= 80
     for name in [n for i in (*fs.list_samplers(), *fs.list_schedules()) for n in i.names]:
-        assert name in text
+        assert name in text, AFTER_A_SAMPLER
     fireflow = run("list", "fireflow")
     assert fireflow.startswith("SAMPLERS: multistep\n\nfireflow\n  order 2, measured ")
     for words in ("calls N + 1 (first 2)", "ODE", "options: last=method", "arXiv:2412.07517"):
@@ -83,7 +84,9 @@ def test_the_list_says_of_everything_what_it_is_in_eighty_columns() -> None:
 
 def test_the_list_as_json_has_every_claim_beside_its_measurement() -> None:
     both = json.loads(run("list", "--json"))
-    assert [len(both[k]) for k in ("samplers", "schedules")] == [len(fs.list_samplers()), len(fs.list_schedules())]
+    assert [len(both[k]) for k in ("samplers", "schedules")] == [len(fs.list_samplers()), len(fs.list_schedules())], (
+        AFTER_A_SAMPLER
+    )
     fireflow = next(i for i in both["samplers"] if i["name"] == "fireflow")
     assert {"calls": "N + 1", "evaluations_per_step": 1, "evaluations_first_step": 2, "evaluations_last_step": 1}.items() <= (
         fireflow.items()

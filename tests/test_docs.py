@@ -27,6 +27,7 @@ from flowsamplers.study import load
 from flowsamplers.study.report import terminal
 from klein import pipeline
 from pages import DOCS, PAGES, README, ROOT, anchors, blocks, commands, directives, links, name, nav, prose
+from tooling import AFTER_A_SAMPLER, tool
 
 TOOLS = {
     "build_benchmark": "reference/benchmark.md",
@@ -67,35 +68,24 @@ def test_the_steps_page_shows_the_committed_table() -> None:
 
 @pytest.mark.parametrize("sampler", [i.name for i in fs.list_samplers()])
 def test_every_sampler_has_its_row_on_the_samplers_page(sampler: str) -> None:
-    assert f"| [`{sampler}`](" in (DOCS / "reference" / "samplers.md").read_text()
+    assert f"| [`{sampler}`](" in (DOCS / "reference" / "samplers.md").read_text(), AFTER_A_SAMPLER
 
 
-def tool_named(tool: str) -> Any:
-    """A file of tools/ as a module."""
-    spec = importlib.util.spec_from_file_location(tool, ROOT / "tools" / f"{tool}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("tool", TOOLS)
-def test_pages_that_tools_write_are_what_the_tools_write(tool: str) -> None:
-    """Run the tool with --page after changing either."""
-    assert tool_named(tool).page() == (DOCS / TOOLS[tool]).read_text(), f"python tools/{tool}.py --page"
+@pytest.mark.parametrize("writer", TOOLS)
+def test_pages_that_tools_write_are_what_the_tools_write(writer: str) -> None:
+    assert tool(writer).page() == (DOCS / TOOLS[writer]).read_text(), f"python tools/{writer}.py --page; {AFTER_A_SAMPLER}"
 
 
 def test_the_samplers_pages_are_what_the_tool_writes() -> None:
-    written = tool_named("build_catalogue").pages()
-    assert {p: (DOCS / p).read_text() for p in written} == written, "python tools/build_catalogue.py --page"
-    tool = tool_named("build_catalogue")
-    assert tool.LISTED.read_text() == tool.listed(), "python tools/build_catalogue.py --page"
+    catalogue = tool("build_catalogue")
+    written, wrong = catalogue.pages(), f"python tools/build_catalogue.py --page; {AFTER_A_SAMPLER}"
+    assert {p: (DOCS / p).read_text() for p in written} == written, wrong
+    assert catalogue.LISTED.read_text() == catalogue.listed(), wrong
     assert {f"reference/samplers/{p.name}" for p in (DOCS / "reference" / "samplers").iterdir()} < set(written)
 
 
 def test_every_figure_of_an_explanation_is_drawn_by_the_tool_and_shown_on_a_page() -> None:
-    drawn = set(tool_named("build_figures").FUNCTIONS)
+    drawn = set(tool("build_figures").FUNCTIONS)
     assert drawn == {p.stem for p in (DOCS / "figures").iterdir()}
     shown = {Path(path).stem for page in PAGES for path, _ in links(page) if "figures/" in path}
     assert drawn == shown
@@ -107,17 +97,17 @@ def test_full_size_measurements_know_every_sampler() -> None:
     known = [i.name for i in fs.list_samplers() if not i.adaptive]
     assert list(found) == [name for name in known if name in found]
     page = (DOCS / "reference" / "compatibility.md").read_text()
-    assert [name for name in known if f"`{name}`" not in page] == [], "python tools/build_compatibility.py"
+    assert [name for name in known if f"`{name}`" not in page] == [], AFTER_A_SAMPLER
 
 
 def test_every_supported_version_of_diffusers_passes_every_test_of_the_integration() -> None:
     """Run the tool after adding a version or a file of tests."""
-    tool = tool_named("test_versions")
-    found = json.loads(tool.RESULTS.read_text())
-    assert list(found) == list(tool.VERSIONS), "python tools/test_versions.py"
+    versions = tool("test_versions")
+    found = json.loads(versions.RESULTS.read_text())
+    assert list(found) == list(versions.VERSIONS), "python tools/test_versions.py"
     for version, ran in found.items():
         assert ran["installed"]["diffusers"] == version
-        assert list(ran["tests"]) == list(tool.TESTS), f"python tools/test_versions.py {version}"
+        assert list(ran["tests"]) == list(versions.TESTS), f"python tools/test_versions.py {version}"
         for file, counts in ran["tests"].items():
             assert (ROOT / file).is_file()
             assert counts["passed"] > 0, (version, file, counts)

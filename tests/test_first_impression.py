@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import flowsamplers as fs
+from tooling import AFTER_A_SAMPLER
 
 HEAVY = ("torch", "numpy", "scipy", "diffusers", "matplotlib")
 
@@ -64,7 +65,7 @@ def test_samplers_of_other_packages_are_listed_beside_what_is_stored(monkeypatch
     pytest.importorskip("click")
     from flowsamplers.cli import listing
 
-    assert json.loads(json.dumps(listing.registered_rows())) == listing.sampler_rows()
+    assert json.loads(json.dumps(listing.registered_rows())) == listing.sampler_rows(), AFTER_A_SAMPLER
     monkeypatch.setattr(listing, "entry_points", lambda group: [group])
     monkeypatch.setattr(listing, "registered_rows", lambda: ["live"])
     assert listing.sampler_rows() == ["live"]

@@ -11,10 +11,10 @@ import torch
 from click.testing import CliRunner
 
 import flowsamplers as fs
+from fields import OF_GAUSSIAN_DATA
 from flowsamplers.cli import main
 from flowsamplers.cli.fit import prompts_of_rows
 from flowsamplers.flows import MixtureFlow
-from flowsamplers.testing import laws
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +46,7 @@ def test_a_solver_is_run_as_it_is(flow, solver, file) -> None:
         fs.sample(flow.velocity, x1, fs.schedules.linear(4), solver)
 
 
-ON_ITS_GRID = (
-    laws.applied_dt_sum_to_end_minus_start,
-    laws.rotations_commute,
-    laws.permutations_of_rows_commute,
-    laws.rows_do_not_see_each_other,
-    laws.shapes_do_not_matter,
-    laws.evaluations_are_as_declared,
-    laws.requests_stay_inside_their_step,
-    laws.inputs_and_modes_are_untouched,
-    laws.drivers_agree,
-    laws.every_host_applies_the_same_dt,
-    laws.copies_between_calls_change_nothing,
-    laws.edits_are_honoured,
-)
-
-
-@pytest.mark.parametrize("law", ON_ITS_GRID, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", OF_GAUSSIAN_DATA, ids=lambda law: law.__name__)
 def test_a_fitted_solver_keeps_the_laws(law, solver) -> None:
     law(solver.as_sampler, solver.grid)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,19 +18,12 @@ import flowsamplers as fs
 from fields import every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow
 from klein import pipeline as klein_digits
+from tooling import tool
 
 ROOT = Path(__file__).parent.parent
 
 
-def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("build_full_size", ROOT / "tools" / "build_full_size.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-TOOL = tool()
+TOOL = tool("build_full_size")
 FOUND = json.loads(TOOL.DATA.read_text())
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -17,6 +13,7 @@ from torch import Tensor, nn
 import flowsamplers as fs
 from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, full_precision_time, load_klein
 from klein import PROMPT, latents, pipeline
+from tooling import tool
 
 MODELS = pytest.mark.parametrize(("distilled", "guidance"), [(False, 4.0), (True, 1.0)], ids=["base", "distilled"])
 
@@ -316,11 +313,7 @@ def test_bad_input_is_named(tmp_path) -> None:
 def test_klein_digits_draws_what_it_is_asked_for() -> None:
     """100 digits at 20 Euler steps, read by a classifier of the real ones; the card has 500 at 50 steps."""
     pytest.importorskip("sklearn")
-    path = Path(__file__).parent.parent / "tools" / "train_klein_digits.py"
-    spec = importlib.util.spec_from_file_location("train_klein_digits", path)
-    training = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = training
-    spec.loader.exec_module(training)
+    training = tool("train_klein_digits")
     share, held_out = training.recognised(*training.generate(pipeline(), per_digit=10, guidance=2.0, steps=20))
     assert held_out > 0.95
     assert share >= 0.95

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +11,13 @@ import pytest
 
 import mutants
 import mutants_sde  # noqa: F401  (adds its own)
+from tooling import tool
 
 ROOT = Path(__file__).parent.parent
 FOUND: dict[str, dict[str, list[str]]] = json.loads((ROOT / "tests" / "mutants.json").read_text())
 
 
-def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("build_mutants", ROOT / "tools" / "build_mutants.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TOOL = tool()
+TOOL = tool("build_mutants")
 
 
 def test_there_are_at_least_forty() -> None:

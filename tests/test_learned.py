@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import flowsamplers as fs
-from fields import IRREGULAR, smooth, start
+from fields import IRREGULAR, OF_GAUSSIAN_DATA, ON_ITS_GRID, smooth, start
 from flowsamplers.samplers import NSSolver, ParallelMidpoints
-from flowsamplers.testing import SamplerConformance, laws
+from flowsamplers.testing import SamplerConformance
 
 GAUSS = ((0.5 - 3**-0.5 / 2, 0.5), (0.5 + 3**-0.5 / 2, 0.5))
 TABLE = ((1.0,), (1.3, -0.3), (1.2, -0.1, -0.1), (1.6, -0.6), (2.0, -1.5, 0.5), (1.5, -0.5))
@@ -23,30 +23,9 @@ class TestParallelMidpoints(SamplerConformance):
         return ParallelMidpoints(table=(request.param,))
 
 
-ON_ITS_GRID = (
-    laws.applied_dt_sum_to_end_minus_start,
-    laws.straight_paths_are_exact,
-    laws.rotations_commute,
-    laws.translations_commute,
-    laws.permutations_of_rows_commute,
-    laws.rows_do_not_see_each_other,
-    laws.shapes_do_not_matter,
-    laws.evaluations_are_as_declared,
-    laws.requests_stay_inside_their_step,
-    laws.inputs_and_modes_are_untouched,
-    laws.drivers_agree,
-    laws.every_host_applies_the_same_dt,
-    laws.copies_between_calls_change_nothing,
-    laws.edits_are_honoured,
-)
-
-
 @pytest.mark.parametrize("law", ON_ITS_GRID, ids=lambda law: law.__name__)
 def test_any_table_keeps_the_laws_on_its_own_schedule(law) -> None:
     law(NSSolver(table=TABLE), IRREGULAR)
-
-
-OF_GAUSSIAN_DATA = tuple(law for law in ON_ITS_GRID if law not in (laws.straight_paths_are_exact, laws.translations_commute))
 
 
 @pytest.mark.parametrize("law", OF_GAUSSIAN_DATA, ids=lambda law: law.__name__)

@@ -22,6 +22,7 @@ from fields import FIXED, every_fixed_sampler
 from flowsamplers.catalogue import unmeasured
 from flowsamplers_diffusers import FlowSamplerScheduler
 from relatives import RELATIVES, Outcome, broken_promises, flow_pipelines, run, same
+from tooling import AFTER_A_SAMPLER
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast", "ignore:__array__ implementation")  # Mochi's and LTX's own
@@ -171,7 +172,7 @@ def test_the_committed_table_has_every_pipeline_with_every_sampler_and_all_holds
     for name, row in found.items():
         names = [s for s in FIXED if s in row["samplers"]]
         assert list(row["samplers"]) == names
-        assert unmeasured(names) in page
+        assert unmeasured(names) in page, AFTER_A_SAMPLER
         assert row["euler"]["float32"]
         assert row["euler"]["bfloat16"] in (True, None)
         refused = [s for s, wrong in row["samplers"].items() if wrong]

@@ -291,24 +291,12 @@ def test_attributes_moved_to_a_device_and_assigned_back_change_nothing(name, car
 
 
 @every_ode_sampler_and_carry
-def test_slices_for_image_to_image_begin_where_they_begin(name, carry) -> None:
+@pytest.mark.parametrize("numbers", [False, True], ids=["tensors", "numbers"])
+def test_slices_for_image_to_image_begin_where_they_begin(name, carry, numbers) -> None:
+    """Only their places distinguish equal times of plain numbers, which a sampler with several calls a step has."""
     for k in range(len(begun(name).timesteps)):
         sliced, whole = begun(name, carry=carry), begun(name, carry=carry)
-        sliced.sigmas, sliced.timesteps = sliced.sigmas[k:], sliced.timesteps[k:]
-        whole.set_begin_index(k)
-        x = y = X1
-        for t, u in zip(sliced.timesteps, whole.timesteps[k:], strict=True):
-            x = sliced.step(field(x, t), t, x, return_dict=False)[0]
-            y = whole.step(field(y, u), u, y, return_dict=False)[0]
-        assert torch.equal(x, y)
-
-
-@every_ode_sampler
-def test_slices_of_plain_numbers_begin_where_they_begin(name) -> None:
-    """Equal times of a sampler with several calls a step are then told apart by the place alone: a loop begins with the first entry."""
-    for k in range(len(begun(name).timesteps)):
-        sliced, whole = begun(name), begun(name)
-        sliced.sigmas, sliced.timesteps = sliced.sigmas[k:].tolist(), sliced.timesteps[k:].tolist()
+        sliced.sigmas, sliced.timesteps = (t[k:].tolist() if numbers else t[k:] for t in (sliced.sigmas, sliced.timesteps))
         whole.set_begin_index(k)
         x = y = X1
         for t, u in zip(sliced.timesteps, whole.timesteps[k:], strict=True):

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 TOOLS = Path(__file__).parent.parent / "tools"
+AFTER_A_SAMPLER = "after a new sampler: make measured NAME=its_name"
+AFTER_A_SCHEDULE = "after a new schedule: make measured NAME=its_name"
+"""What to do when a page or a table lacks it."""
 
 
 def tool(name: str) -> Any:

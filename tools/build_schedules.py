@@ -1,25 +1,29 @@
 """Measure samplers on every schedule and write the schedules' page: flowsamplers/measurements/schedules.json, docs/reference/schedules.md.
 
 python tools/build_schedules.py           # measure (five minutes on one core), draw the plot, write the page
+python tools/build_schedules.py NAME ...  # measure these schedules only, and draw and write the same
 python tools/build_schedules.py --plot    # draw the plot and write the page from the committed rows
 python tools/build_schedules.py --page    # write the page from the registry and the committed rows
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
 import sys
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
+from build_benchmark import Network, mixtures
 
 import flowsamplers as fs
+from flowsamplers.engine import largest_steps
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "flowsamplers" / "measurements" / "schedules.json"
@@ -68,24 +72,21 @@ def label(name: str, options: dict[str, Any]) -> str:
     return name + "".join(f", {k}={v:g}" for k, v in options.items())
 
 
-def steps_for(sampler: fs.Sampler, name: str, options: dict[str, Any], nfe: int) -> int:
-    """The most steps that take at most so many model calls."""
-    return next(n for n in range(nfe, 0, -1) if fs.nfe(sampler, fs.get_schedule(name, n, **options)) <= nfe)
-
-
-def measure() -> None:
-    """Run it all, on the flows of the benchmark."""
+def measure(names: Collection[str] = ()) -> None:
+    """Run all schedules, or some and their presets, on the flows of the benchmark."""
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("build_benchmark", ROOT / "tools" / "build_benchmark.py")
-    assert spec is not None
-    assert spec.loader is not None
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    problems, rows = bench.flows(), list[dict[str, Any]]()
+    network = Network(KLEIN)
+    velocity = partial(network.flow.velocity, condition=network.prompts)
+    problems = {**mixtures(), KLEIN: (velocity, network.x, network.truth)}
+    old = json.loads(DATA.read_text())["rows"] if names else []
+    rows = list[dict[str, Any]]()
     for name, options in candidates():
+        if names and not {name, fs.schedule_info(name).name} & {*names}:
+            rows += [r for r in old if (r["schedule"], r["options"]) == (name, options)]
+            continue
         for sampler in map(fs.get_sampler, SAMPLERS):
             for budget in BUDGETS:
-                steps = steps_for(sampler, name, options, budget)
+                steps = largest_steps(sampler, budget, partial(fs.get_schedule, name, **options))
                 grid, errors = fs.get_schedule(name, steps, **options), []
                 for velocity, x, truth in problems.values():
                     gap = fs.sample(velocity, x, grid, sampler).double() - truth
@@ -248,7 +249,7 @@ each sampler are in `flowsamplers/measurements/schedules.json`.
 
 if __name__ == "__main__":
     if not {"--page", "--plot"} & set(sys.argv[1:]):
-        measure()
+        measure(sys.argv[1:])
     if "--page" not in sys.argv[1:]:
         plot()
     PAGE.write_text(page())

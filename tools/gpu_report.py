@@ -48,6 +48,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 import flowsamplers as fs
+from flowsamplers.catalogue import unmeasured
 from flowsamplers.noise import KeyedNoise
 from flowsamplers.study import Study
 from flowsamplers.study.cost import Meter
@@ -801,7 +802,20 @@ def measured(found: Row | None) -> str:
         ]
         lines += [f"This section ended early: {section['ended']}."] if section["ended"] != "complete" else []
         lines += section.get("remarks", [])
+    if left := unmeasured(samplers_of(sections)):
+        lines.append(left)
     return "\n\n".join(map(_wrapped, lines))
+
+
+EVERY = {"waits": "sampler", "correctness": "sampler", "call_times": "scheduler", "memory": "sampler"}
+"""The sections that run every sampler, and the column of its name."""
+
+
+def samplers_of(sections: Row) -> set[str]:
+    """The names in all sections that run every sampler, as far as these were measured."""
+    return set.intersection(
+        *({row.get(of) for row in sections[name]["rows"]} for name, of in EVERY.items() if name in sections)
+    )
 
 
 def _wrapped(block: str) -> str:
