@@ -285,11 +285,10 @@ def test_sessions_stand_in_fences(page: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """Add yours to nav in mkdocs.yml."""
     config = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader=yaml.BaseLoader)
     listed = list(nav(config["nav"]))
     assert len(listed) == len(set(listed))
-    assert set(listed) == {str(p.relative_to(DOCS)) for p in PAGES if p != README}
+    assert set(listed) == {str(p.relative_to(DOCS)) for p in PAGES if p != README}, "name every page in nav of mkdocs.yml"
 
 
 def test_the_front_page_leads_to_the_answer_in_one_click_and_to_a_swapped_sampler_in_two() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from importlib.metadata import entry_points, version
-from importlib.resources import files
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -36,9 +36,11 @@ def test_every_public_name_exists_and_is_documented() -> None:
         assert not isinstance(value, type | FunctionType | ModuleType) or value.__doc__, name
 
 
-def test_packages_are_marked_as_typed() -> None:
-    for package in ("flowsamplers", "flowsamplers_diffusers"):
-        assert files(package).joinpath("py.typed").is_file()
+def test_the_library_and_every_host_are_shipped_and_marked_as_typed() -> None:
+    hosts = [p.parent.relative_to(ROOT).as_posix() for p in (ROOT / "integrations").glob("*/__init__.py")]
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(shipped) == sorted(["flowsamplers", *hosts]), "name every host in packages of pyproject.toml"
+    assert [p for p in shipped if not (ROOT / p / "py.typed").is_file()] == []
 
 
 def test_models_are_found_by_name() -> None:
@@ -118,8 +120,7 @@ def test_arrows_point_one_way(room: str, path: Path) -> None:
     level = next(i for i, names in enumerate(LEVELS) if room in names)
     for module, eager in imported(path):
         parts = module.split(".")
-        assert parts[0] != "flowsamplers_diffusers"
-        assert parts[0] != "flowsamplers_pytest" or path.name == "check.py"  # the one module that only pytest runs
+        assert not parts[0].startswith("flowsamplers_") or path.name == "check.py"  # the one module that only pytest runs
         assert not (eager and parts[0] in {"diffusers", "transformers", "matplotlib"}), f"{path}: {module}"
         assert not (eager and parts[0] in {"click", "tqdm"} and room != "cli"), f"{path}: {module}"
         if parts[0] == "flowsamplers" and len(parts) > 1 and parts[1] != room:

@@ -16,6 +16,8 @@ from pathlib import Path
 import flowsamplers as fs
 
 TOOLS = Path(__file__).parent
+
+
 def commands(name: str) -> list[list[str]]:
     """The tools to run, with their arguments.
 
