@@ -984,10 +984,10 @@ def _told_rounding(rows: list[Row]) -> list[str]:
     by: dict[str, list[float]] = {}
     for row in rows:
         by.setdefault(row["time"], []).append(row["difference"])
-    spans = ", and ".join(f"{min(v):.1%} to {max(v):.1%} with the time {kind}" for kind, v in by.items())
+    spans = "; ".join(f"{min(v):.1%} to {max(v):.1%} (time {kind})" for kind, v in by.items())
     return [
         "Most of the difference is one rounding of the time, which compiled code leaves out. `full_precision_time(transformer, scheduler)` removes it. "
-        f"With two narrow blocks on the CPU, compiled and eager results differ by {spans}. See [bfloat16](../explanation/bf16.md).",
+        f"Two narrow blocks on the CPU, compiled against eager: {spans}. See [bfloat16](../explanation/bf16.md).",
     ]
 
 
