@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from flowsamplers._devices import sent
-from flowsamplers.noise import Clock, Seeds, as_seeds, fold, normal, row_seeds
+from flowsamplers.noise import Interval, Seeds, as_seeds, fold, normal, row_seeds
 
 _LATEST = sys.float_info.max
 """The time that stands for infinity."""
@@ -32,12 +32,12 @@ _LATEST = sys.float_info.max
 class BrownianNoise:
     r"""Noise from one Brownian path per row: runs with different numbers of steps follow the same path.
 
-    A draw for the clock interval $(T_0, T_1)$ is $(W(T_1) - W(T_0)) / \sqrt{T_1 - T_0}$. Increments of adjacent intervals add up.
+    A draw for the interval $(T_0, T_1)$ is $(W(T_1) - W(T_0)) / \sqrt{T_1 - T_0}$. Increments of adjacent intervals add up.
     So runs of one stochastic differential equation follow one path, with any steps and any sampler. The distance of their
-    results is a strong error. Each draw index has its own path, unless the clock names one: the draws for parts of one step
+    results is a strong error. Each draw index has its own path, unless the interval names one: the draws for parts of one step
     then belong to one path.
 
-    If both ends of an interval are the same float (a clock beyond the range of floats), the noise depends on the step index instead.
+    If both ends of an interval are the same float (times beyond the range of floats), the noise depends on the step index instead.
 
     Args:
         seeds: an int, which gives row i the seed ``fold(seed, i)``; or a list with each row's own seed.
@@ -45,7 +45,7 @@ class BrownianNoise:
     Examples:
         >>> noise, like = BrownianNoise([5]), torch.zeros(1, 3, dtype=torch.float64)
         >>> whole = noise(like, 0, 0, (0.0, 2.0))
-        >>> halves = [noise(like, step, 0, clock) for step, clock in enumerate([(0.0, 1.0), (1.0, 2.0)])]
+        >>> halves = [noise(like, step, 0, interval) for step, interval in enumerate([(0.0, 1.0), (1.0, 2.0)])]
         >>> torch.allclose(whole * 2**0.5, halves[0] + halves[1])
         True
 
@@ -61,18 +61,20 @@ class BrownianNoise:
         self.seeds = as_seeds(seeds)
         self._latest: dict[tuple[int, float, int, torch.Size], Tensor] = {}
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`.
 
         Raises:
-            ValueError: there is no clock, or its times are below 0.
+            ValueError: there is no interval, or its times are below 0.
         """
-        if clock is None or not all(t >= 0 for t in clock[:2]):
-            raise ValueError(f"clock={clock}: a Brownian path is asked for an interval of times (T0, T1), both at least 0")
+        if interval is None or not all(t >= 0 for t in interval[:2]):
+            raise ValueError(
+                f"interval={interval}: a Brownian path is asked for an interval of times (T0, T1), both at least 0"
+            )
         if like.device.type == "meta":
             return torch.empty_like(like)
-        t0, t1 = (min(float(t), _LATEST) for t in clock[:2])
-        path = clock[2] if len(clock) == 3 else draw
+        t0, t1 = (min(float(t), _LATEST) for t in interval[:2])
+        path = interval[2] if len(interval) == 3 else draw
         seeds, shape = row_seeds(self.seeds, like.shape[0]), like.shape[1:]
         if t0 == t1:
             rows = [normal(fold(seed, step, draw, 1), shape, torch.float64) for seed in seeds]

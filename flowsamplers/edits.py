@@ -25,11 +25,11 @@ class Edits:
     because the remembered velocity then belongs to a point that far away. Nothing here waits for the device.
 
     Args:
-        noisy: whether the sampler draws noise.
+        draws_noise: whether the sampler draws noise.
     """
 
-    def __init__(self, *, noisy: bool) -> None:
-        self._noisy = noisy
+    def __init__(self, *, draws_noise: bool) -> None:
+        self._draws_noise = draws_noise
         self._worth: Tensor | None = None
         self._corrected = False
         self._age: Tensor | None = None
@@ -59,7 +59,7 @@ class Edits:
             inside: whether a velocity of the current step is among what is remembered.
         """
         far = row_norm(by) > (0 if self._worth is None else self._worth)
-        far = far & (by != 0) if self._noisy else far
+        far = far & (by != 0) if self._draws_noise else far
         age = torch.full_like(far, torch.iinfo(torch.int16).max // 2, dtype=torch.int16) if self._age is None else self._age
         self._youngest = -1 if inside else 0
         self._age = torch.where(far, self._youngest, age)

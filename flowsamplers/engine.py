@@ -27,7 +27,7 @@ from flowsamplers._counted import Counted
 from flowsamplers._errors import unknown
 from flowsamplers.edits import Edits, remembered
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
-from flowsamplers.noise import Clock, Noise, Seeds, as_noise
+from flowsamplers.noise import Interval, Noise, Seeds, as_noise
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, steps_of
 
@@ -144,7 +144,7 @@ class _Watched:
     """What happens at the end of every step where somebody watches: ``on_step``, and what its edits do to the memory."""
 
     def __init__(self, sampler: Sampler, on_step: OnStep) -> None:
-        self.sampler, self.on_step, self.edits = sampler, on_step, Edits(noisy=sampler.noisy)
+        self.sampler, self.on_step, self.edits = sampler, on_step, Edits(draws_noise=sampler.draws_noise)
         self.answers = list[tuple[Request, Tensor]]()
 
     def begins(self, x: Tensor, state: State) -> None:
@@ -458,7 +458,7 @@ def noise_for(sampler: Sampler, grid: SigmaGrid, seed: Seeds | Noise | None) -> 
 
 def _check_direction(sampler: Sampler, grid: SigmaGrid) -> None:
     """Noise on the way to noise is another process than the flow's, and no sampler's."""
-    if grid.rising and sampler.noisy:
+    if grid.rising and sampler.draws_noise:
         option = f"; {sampler.noise_option}=0 goes both ways" if sampler.noise_option in sampler.options else ""
         raise ValueError(
             f"grid from sigma {grid.start} to {grid.end}: {type(sampler).__name__} draws noise, and with noise a run goes down, "
@@ -487,7 +487,7 @@ BEYOND = 8
 """Number of further step counts that `largest_steps` tries after bisection."""
 
 
-def silence(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+def silence(like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
     """Return zeros: the noise of a dry run."""
     return torch.zeros_like(like)
 

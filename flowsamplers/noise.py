@@ -19,7 +19,7 @@ from torch import Tensor
 from flowsamplers._accepted import refused
 from flowsamplers._devices import sent
 
-Clock: TypeAlias = tuple[float, float] | tuple[float, float, int]
+Interval: TypeAlias = tuple[float, float] | tuple[float, float, int]
 """An interval of a Brownian motion's time; optionally the index of the motion, by default one for each draw of a step."""
 
 
@@ -27,14 +27,14 @@ Clock: TypeAlias = tuple[float, float] | tuple[float, float, int]
 class Noise(Protocol):
     """Protocol for a source of standard normal tensors, one for each (step, draw)."""
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """Return a standard normal tensor.
 
         Args:
             like: tensor with the shape ``(rows, ...)``, dtype and device of the result.
             step: index of the step in the run.
             draw: index of the draw within the step.
-            clock: interval of a Brownian motion. `BrownianNoise` returns the motion's increment over it, divided by its standard
+            interval: times of a Brownian motion. `BrownianNoise` returns the motion's increment over it, divided by its standard
                 deviation; other sources ignore it.
 
         Returns:
@@ -110,7 +110,7 @@ class KeyedNoise:
     def __init__(self, seeds: Seeds) -> None:
         self.seeds = as_seeds(seeds, "seeds")
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`."""
         seeds = row_seeds(self.seeds, like.shape[0])
         if like.is_meta or not seeds:
@@ -138,7 +138,7 @@ class GeneratorNoise:
         self._step = -1
         self._drawn: dict[int, Tensor] = {}
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `Noise`."""
         if step != self._step:
             self._step, self._drawn = step, {}

@@ -17,7 +17,7 @@ from flowsamplers.grid import SigmaGrid
 if TYPE_CHECKING:  # schedules and the lists of the command line do without torch
     from torch import Tensor
 
-    from flowsamplers.noise import Clock, Noise
+    from flowsamplers.noise import Interval, Noise
 
 
 class Evaluate(NamedTuple):
@@ -105,13 +105,13 @@ class Step:
         """Whether this is the last step of the run, at any final sigma."""
         return self.index == self.count - 1
 
-    def noise(self, like: Tensor, draw: int = 0, *, clock: Clock | None = None) -> Tensor:
+    def noise(self, like: Tensor, draw: int = 0, *, interval: Interval | None = None) -> Tensor:
         r"""Draw standard normal noise with the shape, dtype and device of ``like``.
 
         Args:
             like: the state.
             draw: index of the draw within this step; draws with different indices are independent.
-            clock: ``(T0, T1)``, the interval of a Brownian motion whose increment, divided by its size, this noise is: $T = e^{2G}$ for an
+            interval: ``(T0, T1)``, the times of a Brownian motion whose increment, divided by its size, this noise is: $T = e^{2G}$ for an
                 exact step, see `flowsamplers.samplers.stochastic`. By default the motion runs in sigma, $T = 1 - \sigma$.
 
         Raises:
@@ -119,7 +119,7 @@ class Step:
         """
         if self.source is None:
             raise ValueError("seed=None: this sampler draws noise; pass seed=<int>, a list with one int per row, or a Noise")
-        noise = self.source(like, self.index, draw, (1 - self.s0, 1 - self.s1) if clock is None else clock)
+        noise = self.source(like, self.index, draw, (1 - self.s0, 1 - self.s1) if interval is None else interval)
         tensor = hasattr(noise, "is_complex")
         if not tensor or noise.shape != like.shape or noise.is_complex():
             what = f"{tuple(noise.shape)}, {noise.dtype}" if tensor else type(noise).__name__
@@ -301,7 +301,7 @@ class Sampler:
             object.__setattr__(self, name, value)
 
     @property
-    def noisy(self) -> bool:
+    def draws_noise(self) -> bool:
         """Whether the sampler adds noise: it is stochastic, and its `noise_option` is not 0."""
         return self.stochastic and getattr(self, self.noise_option, None) != 0
 

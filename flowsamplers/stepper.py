@@ -69,7 +69,7 @@ class Stepper:
         self._received: tuple[Tensor, ...] = ()
         self._offset: Tensor | None = None
         self._edited: Tensor | None = None
-        self._edits = Edits(noisy=self.sampler.noisy)
+        self._edits = Edits(draws_noise=self.sampler.draws_noise)
         self._from_the_start = True
         self._work: StepGenerator | None = None
         self._request: Evaluate | None = None

@@ -32,11 +32,11 @@ def sample(**given: Any) -> Callable[[], Any]:
     return lambda: fs.sample(**call)
 
 
-def wrong_shape(like: torch.Tensor, step: int, draw: int, clock: Any = None) -> torch.Tensor:
+def wrong_shape(like: torch.Tensor, step: int, draw: int, interval: Any = None) -> torch.Tensor:
     return torch.zeros(1)
 
 
-def no_tensor(like: torch.Tensor, step: int, draw: int, clock: Any = None) -> float:
+def no_tensor(like: torch.Tensor, step: int, draw: int, interval: Any = None) -> float:
     return 0.0
 
 

@@ -58,10 +58,10 @@ def test_increments_add_up(three: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "clock", [(0.0, 1.0), (1.0, 1.0 + 1e-12), (0.3, 0.7), (0.0, 1e-200), (1e-8, 1e8), (3.0, math.inf), (7e299, 8e299)]
+    "interval", [(0.0, 1.0), (1.0, 1.0 + 1e-12), (0.3, 0.7), (0.0, 1e-200), (1e-8, 1e8), (3.0, math.inf), (7e299, 8e299)]
 )
-def test_noise_is_unit_normal_on_any_interval(clock: tuple[float, float]) -> None:
-    x = fs.BrownianNoise(0)(MANY, 0, 0, clock)
+def test_noise_is_unit_normal_on_any_interval(interval: tuple[float, float]) -> None:
+    x = fs.BrownianNoise(0)(MANY, 0, 0, interval)
     n = MANY.numel()
     assert abs(x.mean()) <= 5 / math.sqrt(n)
     assert abs(x.var() - 1) <= 5 * math.sqrt(2 / n)
@@ -91,19 +91,19 @@ def test_rows_draws_and_seeds_have_paths_of_their_own() -> None:
     assert correlation.abs().max() <= 5 / math.sqrt(MANY.numel())
 
 
-@given(clock=st.tuples(times, times), step=st.integers(0, 50), seed=st.integers(-(2**62), 2**62))
-def test_a_draw_depends_on_its_row_and_time_alone(clock: tuple[float, float], step: int, seed: int) -> None:
+@given(interval=st.tuples(times, times), step=st.integers(0, 50), seed=st.integers(-(2**62), 2**62))
+def test_a_draw_depends_on_its_row_and_time_alone(interval: tuple[float, float], step: int, seed: int) -> None:
     noise = fs.BrownianNoise(seed)
-    first = noise(LIKE, step, 0, clock)
+    first = noise(LIKE, step, 0, interval)
     noise(LIKE, 3, 1, (0.1, 0.2))
-    assert torch.equal(noise(LIKE, step, 0, clock), first)
-    assert torch.equal(pickle.loads(pickle.dumps(noise))(LIKE, step, 0, clock), first)
-    assert torch.equal(copy.deepcopy(noise)(LIKE, step, 0, clock), first)
+    assert torch.equal(noise(LIKE, step, 0, interval), first)
+    assert torch.equal(pickle.loads(pickle.dumps(noise))(LIKE, step, 0, interval), first)
+    assert torch.equal(copy.deepcopy(noise)(LIKE, step, 0, interval), first)
     seeds = row_seeds(seed, 2)
-    assert torch.equal(fs.BrownianNoise(seeds[::-1])(LIKE, step, 0, clock), first.flip(0))
-    assert torch.equal(fs.BrownianNoise(seeds[1:])(LIKE[:1], step, 0, clock), first[1:])
-    if clock[0] != clock[1]:
-        assert torch.equal(noise(LIKE, step + 1, 0, clock), first)
+    assert torch.equal(fs.BrownianNoise(seeds[::-1])(LIKE, step, 0, interval), first.flip(0))
+    assert torch.equal(fs.BrownianNoise(seeds[1:])(LIKE[:1], step, 0, interval), first[1:])
+    if interval[0] != interval[1]:
+        assert torch.equal(noise(LIKE, step + 1, 0, interval), first)
 
 
 def test_beyond_the_range_of_floats_noise_is_keyed_by_the_step() -> None:
@@ -120,9 +120,9 @@ def test_dtypes_share_a_path() -> None:
 
 
 def test_bad_clocks_are_named() -> None:
-    for clock in (None, (-0.5, 1.0), (math.nan, 1.0)):
+    for interval in (None, (-0.5, 1.0), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="asked for an interval of times"):
-            fs.BrownianNoise(0)(LIKE, 0, 0, clock)
+            fs.BrownianNoise(0)(LIKE, 0, 0, interval)
 
 
 def test_every_stochastic_sampler_runs_on_a_path_the_same_twice() -> None:

@@ -263,8 +263,8 @@ def test_no_driver_puts_noise_on_data_on_its_way_to_noise(name, grid) -> None:
 def test_without_its_noise_a_stochastic_sampler_goes_up_like_its_ode_twin(name) -> None:
     sampler = fs.get_sampler(name)
     still = fs.get_sampler(name, **{sampler.noise_option: 0})
-    assert sampler.noisy
-    assert not still.noisy
+    assert sampler.draws_noise
+    assert not still.draws_noise
     x = fs.sample(smooth, start(), UP, still, seed=0)
     assert x.isfinite().all()
     if still.order == 1 or still.without_noise is not None:

@@ -297,7 +297,7 @@ def test_repeats_draw_fresh_noise() -> None:
     assert abs(variance_ratio(eight, grid) - 1) < 4e-3
 
     class Same:
-        def __call__(self, like, step, draw, clock=None):
+        def __call__(self, like, step, draw, interval=None):
             return fs.KeyedNoise(0)(like, step, 0)
 
     x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

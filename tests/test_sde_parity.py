@@ -98,7 +98,7 @@ def test_stock_3m_sde_has_order_1_and_ours_2() -> None:
         return tuple(0.95 - 0.85 * i / n for i in range(n + 1))
 
     def still(sigmas: tuple[float, ...]) -> Tensor:
-        zero = lambda like, step, draw, clock=None: torch.zeros_like(like)  # noqa: E731
+        zero = lambda like, step, draw, interval=None: torch.zeros_like(like)  # noqa: E731
         return fs.sample(smooth, start(), fs.SigmaGrid(list(sigmas)), "dpmpp_3m_sde", seed=zero)
 
     def theirs(sigmas: tuple[float, ...]) -> Tensor:

@@ -179,13 +179,13 @@ def test_the_draws_of_one_step_are_parts_of_one_brownian_path() -> None:
     drawn: list[tuple[Tensor, Any]] = []
     brownian = fs.BrownianNoise(4)
 
-    def record(like: Tensor, step: int, draw: int, clock: Any = None) -> Tensor:
-        drawn.append((brownian(like, step, draw, clock), clock))
+    def record(like: Tensor, step: int, draw: int, interval: Any = None) -> Tensor:
+        drawn.append((brownian(like, step, draw, interval), interval))
         return drawn[-1][0]
 
     for name in ("seeds_2", "seeds_3", "dpmpp_2m_sde"):
         fs.sample(smooth, start(), fs.SigmaGrid([0.8, 0.3]), name, seed=record)
-    parts = [z * math.sqrt(clock[1] - clock[0]) for z, clock in drawn]
+    parts = [z * math.sqrt(interval[1] - interval[0]) for z, interval in drawn]
     torch.testing.assert_close(parts[0] + parts[1], parts[5])
     torch.testing.assert_close(parts[2] + parts[3] + parts[4], parts[5])
 

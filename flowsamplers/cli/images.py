@@ -90,14 +90,14 @@ def draw(
     x1 = flow.noise([seed])
     total = sum(0 if m.adaptive else nfe(m, grid) for m, _, grid in cells)
 
-    def told(rows: int) -> None:
+    def report(rows: int) -> None:
         nonlocal drawn_rows
         drawn_rows += rows
         if on_call is not None:
             on_call(drawn_rows, total)
 
     drawn_rows = 0
-    outs = sample_many(flow, [Run(x1, grid, m, seeds=seed) for m, _, grid in cells], on_call=told)
+    outs = sample_many(flow, [Run(x1, grid, m, seeds=seed) for m, _, grid in cells], on_call=report)
     if not all(x.isfinite().all() for x in outs):
         raise FloatingPointError(
             f"model {flow.name!r} gives latents that are not finite: NaN in its weights, or a dtype too small"

@@ -1,4 +1,15 @@
-"""The samplers, one family per file. Importing this package registers them all, in this order."""
+"""The samplers, one family per file. Importing this package registers them all, in this order.
+
+| | for the velocity | for the data prediction |
+| --- | --- | --- |
+| ODE, one step | `runge_kutta`, `implicit`, `adaptive` | `exponential_rk` |
+| ODE, multistep | `multistep` | `exponential`, `unipc` |
+| SDE, one step | | `stochastic` (order 1), `exponential_rk_sde` |
+| SDE, multistep | | `exponential_sde`, `sa_solver` |
+
+`wrappers` change another sampler, `learned` takes its coefficients from a table, and `compat` is for parity. They share `policies` (first
+and last steps), `tableaux`, `interpolation` and `sde`.
+"""
 
 # isort: off
 from flowsamplers.samplers.euler import Euler

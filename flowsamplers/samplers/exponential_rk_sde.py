@@ -68,7 +68,7 @@ class SEEDS(LastStep):
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
-        if not self.noisy:
+        if not self.draws_noise:
             return (yield from self.without_noise.advance(x, at, state))
         v = yield Evaluate(x, at.s0)
         start, h = half_log_snr(at.s0), half_log_snr(at.s1) - half_log_snr(at.s0)
@@ -229,5 +229,5 @@ class AncestralStep(WithNoise):
         scale = (1 - at.s1) / (1 - down) if down < at.s1 else 1.0
         added = math.sqrt(max(0.0, at.s1**2 - (down * scale) ** 2))
         if added > 0:
-            return scale * end + added * at.noise(x, clock=sde.clock(at.s0, at.s1)), state
+            return scale * end + added * at.noise(x, interval=sde.interval(at.s0, at.s1)), state
         return scale * end, state

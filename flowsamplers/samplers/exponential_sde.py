@@ -68,7 +68,7 @@ class StochasticAdams(ExponentialAdams):
 
     def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
         """See `Adams`; with noise a run from ``sigma = 1`` stays the limit of runs from below."""
-        return self if self.noisy else super().on(s0, s1, past)
+        return self if self.draws_noise else super().on(s0, s1, past)
 
     def moments(self, s0: float, s1: float, count: int) -> tuple[float, ...]:
         """See `Adams`."""

@@ -44,7 +44,7 @@ class LastStep(Sampler):
 
     def other(self, at: Step) -> Sampler | None:
         """Return the sampler that takes this step by a policy; None if the method itself does."""
-        if not at.last or self.last == METHOD or (self.noisy and at.s1 > 0):
+        if not at.last or self.last == METHOD or (self.draws_noise and at.s1 > 0):
             return None
         return get_sampler(self.last)
 

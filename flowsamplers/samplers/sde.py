@@ -25,7 +25,7 @@ from flowsamplers.sampler import Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowsamplers.noise import Clock
+    from flowsamplers.noise import Interval
 
 Rule: TypeAlias = Literal["reverse_time", "er_sde"]
 """The rules that depend on sigma only through lambda, as exponential integrators need."""
@@ -123,7 +123,7 @@ class SDE:
         r"""Compute $\sqrt{1 - e^{-2G}}$, the share of fresh noise."""
         return math.sqrt(-math.expm1(-2 * self.loss(s0, s1)))
 
-    def clock(self, s0: float, s1: float) -> Clock:
+    def interval(self, s0: float, s1: float) -> Interval:
         r"""Compute the interval of $T = e^{2P}$: the noise of a step is the increment of a Brownian motion over it."""
         start, end = (math.exp(min(2 * self.potential(s), 700.0)) for s in (s0, s1))
         return start, end, 0
@@ -171,7 +171,7 @@ def exact_step(x: Tensor, v: Tensor, s0: float, s1: float, sde: SDE, noise: Tens
 def fresh_noise(like: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: int = 0) -> Tensor | None:
     """Draw the fresh noise of a step from s0 to s1, of variance 1 - e^{-2G}; None if its factor is zero."""
     fresh = sde.fresh(s0, s1) if s1 > 0 else 0.0
-    return fresh * at.noise(like, draw, clock=sde.clock(s0, s1)) if fresh > 0 else None
+    return fresh * at.noise(like, draw, interval=sde.interval(s0, s1)) if fresh > 0 else None
 
 
 def renewed(n: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: int) -> Tensor:

@@ -32,7 +32,7 @@ from flowsamplers.samplers.sde import SDE, AnyRule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowsamplers.noise import Clock
+    from flowsamplers.noise import Interval
 
 
 class GaussianStep(Sampler):
@@ -45,15 +45,15 @@ class GaussianStep(Sampler):
         """Return mean and standard deviation of the step's end; subclasses write this in place of ``step``."""
         raise NotImplementedError
 
-    def clock(self, at: Step) -> Clock | None:
-        """Return the Brownian clock interval of this step's noise, see `Step.noise`; None for the default."""
+    def interval(self, at: Step) -> Interval | None:
+        """Return the Brownian interval of this step's noise, see `Step.noise`; None for the default."""
         return None
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
         mean, std = self.transition(x, v, at)
-        return mean + std * at.noise(x, clock=self.clock(at)) if std > 0 else mean, state
+        return mean + std * at.noise(x, interval=self.interval(at)) if std > 0 else mean, state
 
     def log_prob(self, x: Tensor, v: Tensor, at: Step, end: Tensor) -> Tensor:
         r"""Compute the log-density of a step's end given its start: $\sum \log N(x'; \mu, s^2)$ over the numbers of each row.
@@ -252,9 +252,9 @@ class EulerSDE(FirstOrder):
         """See `FirstOrder`."""
         return self.sde.kept(s0, s1), self.sde.fresh(s0, s1)
 
-    def clock(self, at: Step) -> Clock:
+    def interval(self, at: Step) -> Interval:
         """See `GaussianStep`."""
-        return self.sde.clock(at.s0, at.s1)
+        return self.sde.interval(at.s0, at.s1)
 
 
 @register(
@@ -304,9 +304,9 @@ class EulerAncestral(FirstOrder):
         kept = ratio * (1 - s1) / (1 - s1 * ratio)
         return kept, self.s_noise * math.sqrt(1 - kept**2)
 
-    def clock(self, at: Step) -> Clock:
+    def interval(self, at: Step) -> Interval:
         """See `GaussianStep`; it is the interval in the limit of small steps."""
-        return SDE(self.eta).clock(at.s0, at.s1)
+        return SDE(self.eta).interval(at.s0, at.s1)
 
 
 @register(
@@ -348,9 +348,9 @@ class DDIMEta(FirstOrder):
         fresh = self.eta * SDE(1.0).fresh(s0, s1) if s1 < s0 else SDE(1.0).kept(s0, s1)  # refuses a step towards noise
         return math.sqrt(max(0.0, 1 - fresh**2)), fresh
 
-    def clock(self, at: Step) -> Clock:
+    def interval(self, at: Step) -> Interval:
         """See `GaussianStep`; it is the interval in the limit of small steps."""
-        return SDE(self.eta**2).clock(at.s0, at.s1)
+        return SDE(self.eta**2).interval(at.s0, at.s1)
 
 
 @register(
@@ -414,9 +414,9 @@ class FlowSDE(GaussianStep):
         eps = x + (1 - at.s0) * v
         return x + at.h * (v + g2 / (2 * at.s0) * eps), math.sqrt(g2 * -at.h)
 
-    def clock(self, at: Step) -> Clock:
+    def interval(self, at: Step) -> Interval:
         """See `GaussianStep`; it is the interval of the exact step, so that both follow one path."""
-        return self.sde.clock(at.s0, at.s1)
+        return self.sde.interval(at.s0, at.s1)
 
 
 class Convention(NamedTuple):

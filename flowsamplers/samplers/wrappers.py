@@ -144,7 +144,7 @@ class Churn(WithNoise):
         gamma = min(self.churn / at.count, math.sqrt(2) - 1) if self.low <= at.s0 <= self.high else 0.0
         if gamma > 0 and 0 < at.s0 < 1:
             rho = (1 + gamma) * at.s0 / (1 - at.s0)
-            xi = at.noise(x, clock=(at.index / at.count, (at.index + 1) / at.count))  # as much in every step
+            xi = at.noise(x, interval=(at.index / at.count, (at.index + 1) / at.count))  # as much in every step
             x, at = noised(x, at.s0, rho / (1 + rho), xi), replace(at, s0=rho / (1 + rho))
         end, _ = yield from self.without_noise.step(x, at, None)
         return end, state
@@ -196,7 +196,7 @@ class Restart(WithNoise):
             return x, state
         nodes = [self.high, *(s for s in at.grid.sigmas if at.s1 <= s < self.high)]
         for draw in range(int(self.repeats)):
-            x = noised(x, at.s1, self.high, at.noise(x, draw, clock=(0.0, 1.0)))  # the same for any number of steps
+            x = noised(x, at.s1, self.high, at.noise(x, draw, interval=(0.0, 1.0)))  # the same for any number of steps
             for s0, s1 in pairwise(nodes):
                 x, _ = yield from self.without_noise.step(x, replace(at, s0=s0, s1=s1), None)
         return x, state

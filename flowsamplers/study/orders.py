@@ -17,7 +17,7 @@ from flowsamplers.engine import sample
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Run, sample_many
-from flowsamplers.noise import Clock, Noise
+from flowsamplers.noise import Interval, Noise
 from flowsamplers.orders import SPANS, OrderVerdict, order
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Sampler, SamplerLike
@@ -107,8 +107,8 @@ def _one_path(seed: int) -> Noise:
     """All rows as one row of a path: their entries are as independent, and the path is looked up once instead of once a row."""
     path = BrownianNoise([seed])
 
-    def noise(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
-        return path(like[None], step, draw, clock)[0]
+    def noise(like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
+        return path(like[None], step, draw, interval)[0]
 
     return noise
 
@@ -361,7 +361,7 @@ class SobolNoise:
         self.start, *self._values = torch.from_numpy(norm.ppf(uniform)).split(size, dim=1)
         self._place = {key: i for i, key in enumerate(draws)}
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """See `flowsamplers.Noise`."""
         return self._values[self._place[step, draw]].to(like)
 
@@ -377,7 +377,7 @@ def _draws(flow: MixtureFlow, method: Sampler, grid: SigmaGrid) -> list[tuple[in
     """The (step, draw) that a run asks for."""
     asked: dict[tuple[int, int], None] = {}
 
-    def record(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def record(like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         asked[step, draw] = None
         return torch.zeros_like(like)
 

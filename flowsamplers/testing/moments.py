@@ -16,7 +16,7 @@ from torch import Tensor
 from flowsamplers.engine import Velocity, sample
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import Clock
+from flowsamplers.noise import Interval
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import SamplerLike
 
@@ -45,7 +45,7 @@ class Impulses:
         """The requested (step, draw) pairs, in order."""
         return list(self._places)
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """See `flowsamplers.Noise`."""
         out = torch.zeros_like(like)
         place = self._places.setdefault((step, draw), len(self._places))

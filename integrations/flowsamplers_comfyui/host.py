@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import flowsamplers as fs
-from flowsamplers.noise import Clock, fold
+from flowsamplers.noise import Interval, fold
 from flowsamplers.sampler import SamplerLike
 
 Model: TypeAlias = Callable[..., Tensor]
@@ -86,8 +86,8 @@ def flow_sampler(
     parts = with_end(sampler, grid, last)
     seed = extra_args.get("seed") if noise_seed is None else noise_seed
     noise = noise_of(parts[0][0], model, x, seed)
-    with watched(parts, indices, callback, disable=disable) as told:
-        velocity = Velocity(model, extra_args, told)
+    with watched(parts, indices, callback, disable=disable) as on_call:
+        velocity = Velocity(model, extra_args, on_call)
         for method, part in parts:
             x = fs.sample(velocity, x, part, method, seed=noise)
     return x
@@ -100,18 +100,18 @@ class Velocity:
     Attributes:
         model: ComfyUI's wrapped model.
         extra_args: given to every call.
-        told: callback with x, sigma and denoised after every call.
+        on_call: callback with x, sigma and denoised after every call.
     """
 
     model: Model
     extra_args: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    told: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    on_call: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
         """Return the velocity at ``x``, ``(images, ...)``, and ``sigma``, ``(images,)``, which must be above 0."""
         denoised = self.model(x, sigma, **self.extra_args)
-        if self.told is not None:
-            self.told(x, sigma, denoised)
+        if self.on_call is not None:
+            self.on_call(x, sigma, denoised)
         return (x - denoised) / sigma.reshape(-1, *(1 for _ in x.shape[1:]))
 
     velocity = __call__
@@ -130,15 +130,15 @@ class ImageNoise:
     seeds: tuple[int, ...]
     scale: float = 1.0
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """See `flowsamplers.Noise`."""
-        unit = fs.KeyedNoise(list(self.seeds))(like, step, draw, clock)
+        unit = fs.KeyedNoise(list(self.seeds))(like, step, draw, interval)
         return unit if self.scale == 1 else unit * self.scale
 
 
 def noise_of(method: fs.Sampler, model: Any, x: Tensor, seed: int | None) -> ImageNoise | None:
     """Make the noise of a run; None for a sampler without noise, or without a seed."""
-    if not method.stochastic or (seed is None and method.noisy):
+    if not method.stochastic or (seed is None and method.draws_noise):
         return None
     return ImageNoise(seeds_of(model, x, int(seed or 0)), noise_scale(model))
 
@@ -275,7 +275,7 @@ def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list
     if last not in (AUTO, OWN):
         method = _ending(method, last)
     elif last == AUTO and grid.end > 0:
-        method = _through(method)
+        method = _without_euler_last(method)
     elif last == AUTO and _asks_at_data(method, grid):
         ends = [e for e in (_may_end(method, name) for name in ENDS) if e is not None and not _asks_at_data(e, grid)]
         method = next((e for e in ends if e.order == method.order), ends[0] if ends else method)
@@ -309,15 +309,15 @@ def _ending(method: fs.Sampler, last: str) -> fs.Sampler:
     raise ValueError(f"last step {last!r}: {type(method).__name__} has no such option; set it to auto")
 
 
-def _through(method: fs.Sampler) -> fs.Sampler:
+def _without_euler_last(method: fs.Sampler) -> fs.Sampler:
     """The method without a last step of Euler's, which many have for sigma 0."""
     if method.options.get("last") == "euler":
         return _ending(method, "method")
     if "base" not in method.options:
         return method
     base = fs.get_sampler(method.options["base"])
-    through = _through(base)
-    return method if through == base else fs.get_sampler(method, base=through)
+    other = _without_euler_last(base)
+    return method if other == base else fs.get_sampler(method, base=other)
 
 
 def _may_end(method: fs.Sampler, last: str) -> fs.Sampler | None:
@@ -331,11 +331,11 @@ def _asks_at_data(method: fs.Sampler, grid: fs.SigmaGrid) -> bool:
     return any(call.sigma <= 0 for call in fs.dry_run(method, grid))
 
 
-def said(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> str:
+def description(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> str:
     """Describe a run in one line: its calls, and its last step if it was chosen here.
 
     Examples:
-        >>> said("rk4", torch.tensor([1.0, 0.5, 0.0]))
+        >>> description("rk4", torch.tensor([1.0, 0.5, 0.0]))
         "rk4: 2 steps, 7 model calls; last step by ralston3, because ComfyUI's model has no velocity at sigma 0"
     """
     method, (grid, _) = fs.get_sampler(sampler), grid_of(sigmas)
@@ -365,7 +365,7 @@ def watched(
     steps = _steps_of_calls(parts) if fixed else iter(())
     with tqdm(total=sum(fs.nfe(m, g) for m, g in parts) if fixed else None, disable=disable) as bar:
 
-        def told(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+        def on_call(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
             bar.update()
             if callback is None:
                 return
@@ -374,7 +374,7 @@ def watched(
                 step = max(bisect_right(nodes, math.copysign(float(sigma[0]), nodes[-1])) - 1, 0)
             callback({"x": x, "i": indices[step], "sigma": sigma[0], "sigma_hat": sigma[0], "denoised": denoised})
 
-        yield told
+        yield on_call
 
 
 def _steps_of_calls(parts: Sequence[Part]) -> Iterator[int]:

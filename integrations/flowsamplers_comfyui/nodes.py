@@ -18,7 +18,7 @@ from comfy_api.latest import ComfyExtension, io
 from torch import Tensor
 
 import flowsamplers as fs
-from flowsamplers.validation import evaluations_at_most
+from flowsamplers.fitting import evaluations_at_most
 from flowsamplers_comfyui import host, work
 from flowsamplers_comfyui import schedule as schedules
 
@@ -100,7 +100,7 @@ def with_velocity(
     found: list[Any] = []
     bar = comfy.utils.ProgressBar(evaluations)
 
-    def told(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
+    def on_call(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
         bar.update(len(x))
         comfy.model_management.throw_exception_if_processing_interrupted()
 
@@ -108,7 +108,7 @@ def with_velocity(
         model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None
     ) -> Tensor:
         host.check_flow(model)
-        found.append(do(host.Velocity(model, extra_args or {}, told), x))
+        found.append(do(host.Velocity(model, extra_args or {}, on_call), x))
         return x
 
     positive, negative, cfg = conditioning
@@ -248,7 +248,7 @@ def numbers(sigmas: Tensor, of: dict[str, Any]) -> str:
     if len(sigmas) < 2:
         return "no sigmas: nothing to do"
     listed = ", ".join(f"{s:.5f}" for s in sigmas.tolist())
-    what = host.said(of["sampler"], sigmas, of["last"]) if of else f"{len(sigmas) - 1} steps"
+    what = host.description(of["sampler"], sigmas, of["last"]) if of else f"{len(sigmas) - 1} steps"
     return f"{what}\n{listed}"
 
 

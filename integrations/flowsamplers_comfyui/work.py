@@ -133,7 +133,7 @@ def plan(samplers: Sequence[str], counts: Sequence[int], grid_of_steps: Callable
     runs: list[tuple[str, int, fs.SigmaGrid]] = []
     for name in samplers:
         method = fs.get_sampler(name)
-        if method.noisy or method.adaptive:
+        if method.draws_noise or method.adaptive:
             raise ValueError(
                 f"sampler {name!r}: the study compares runs of a fixed number of calls without noise; leave it out"
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import Clock, GeneratorNoise, KeyedNoise, Noise, Seeds
+from flowsamplers.noise import GeneratorNoise, Interval, KeyedNoise, Noise, Seeds
 from flowsamplers.sampler import Sampler
 from flowsamplers.stepper import Stepper
 
@@ -41,12 +41,12 @@ class CallNoise:
         if self._step < step:
             self._drawn = {}
 
-    def __call__(self, like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `flowsamplers.Noise`."""
         if step != self._step:
             self._step, self._drawn = step, {}
         if draw not in self._drawn:
-            self._drawn[draw] = self._source(like, step, draw, clock)
+            self._drawn[draw] = self._source(like, step, draw, interval)
         return self._drawn[draw]
 
 

@@ -163,8 +163,8 @@ class KleinFlow:
         """Where guidance acts; in float32, as the network is told of sigma, so that counting and running agree."""
         assert self.guidance_interval is not None
         low, high = self.guidance_interval
-        told = sigma.to(torch.float32)
-        return (told >= low) & (told <= high)
+        seen = sigma.to(torch.float32)
+        return (seen >= low) & (seen <= high)
 
     def describe(self) -> dict[str, Any]:
         """Describe the model for a study."""

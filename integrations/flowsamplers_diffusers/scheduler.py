@@ -171,11 +171,11 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self.grid: SigmaGrid | None = None
         self._announced: tuple[int, int, int | None] | None = None
         self._calls: tuple[Evaluation, ...] = ()
-        self._told_of_shape = self._told_of_start = self._noised = False
+        self._warned_of_shape = self._warned_of_start = self._noised = False
         self._first = 0
         self._run: CarriedRun | None = None
         self._mark_followed()
-        self._told: tuple[list[float], list[float]] = ([], [])
+        self._written: tuple[list[float], list[float]] = ([], [])
         self.order = Order(1)
 
     def _init_stock(self) -> None:
@@ -271,13 +271,13 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._calls, self._first = dry_run(self._method, self.grid), 0
         listed = [call.sigma for call in self._calls]
         inverted = self.config.invert_sigmas
-        told = torch.tensor([1 - s if inverted else s for s in (*listed, self.grid.end)], dtype=torch.float32, device="cpu")
+        levels = torch.tensor([1 - s if inverted else s for s in (*listed, self.grid.end)], dtype=torch.float32, device="cpu")
         if timesteps is None or inverted:
-            times = told[:-1] * self.config.num_train_timesteps
+            times = levels[:-1] * self.config.num_train_timesteps
         else:
             times = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32, device="cpu")
-        self.sigmas, self.timesteps = told.to(device), times.to(device)
-        self._told = told.tolist(), times.tolist()
+        self.sigmas, self.timesteps = levels.to(device), times.to(device)
+        self._written = levels.tolist(), times.tolist()
         self._mark_followed()
         # Pipelines slice the list by `order` entries for each of the steps that they count: those they asked for, or, where they
         # passed sigmas or timesteps, the entries themselves.
@@ -398,9 +398,9 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     def _warn_of_the_start(self, begin: int) -> None:
         """Say once where a run begins that is to begin at a node at which the sampler calls no model."""
         call = self._calls[begin]
-        if call.stage or self.grid is None or self._told_of_start or call.sigma == self.grid.sigmas[call.step]:
+        if call.stage or self.grid is None or self._warned_of_start or call.sigma == self.grid.sigmas[call.step]:
             return
-        self._told_of_start = True
+        self._warned_of_start = True
         logger.warning(
             "sampler %r: the run begins at sigma %.3g, and a scheduler with one call a step at %.3g, where this one makes no call",
             *(self.config.sampler, call.sigma, self.grid.sigmas[call.step]),
@@ -438,9 +438,9 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         Raises:
             ValueError: the sampler makes other model calls on these sigmas.
         """
-        sigmas, seen, timesteps, told = self._followed
+        sigmas, sigmas_seen, timesteps, timesteps_seen = self._followed
         same = self.sigmas is sigmas and self.timesteps is timesteps
-        if same and (as_it_is(sigmas), as_it_is(timesteps)) == (seen, told):
+        if same and (as_it_is(sigmas), as_it_is(timesteps)) == (sigmas_seen, timesteps_seen):
             return
         self.sigmas, self.timesteps = (torch.as_tensor(x, dtype=torch.float32) for x in (self.sigmas, self.timesteps))
         if not self.sigmas.is_meta and not self.timesteps.is_meta:
@@ -448,9 +448,9 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._mark_followed()
 
     def _adopt(self, sigmas: list[float], times: list[float]) -> None:
-        old_sigmas, old_times = self._told
+        old_sigmas, old_times = self._written
         if sigmas == old_sigmas and len(times) == len(old_times):
-            self._told = sigmas, times
+            self._written = sigmas, times
             return
         if sigmas == old_sigmas and self._begin_index is not None:
             return  # timesteps alone were sliced, and the pipeline says where it begins
@@ -463,7 +463,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             self.grid, self._calls, self._first = *self._grid_of_calls(sigmas, times), 0
         if len(self.sigmas) != len(times) + 1 or len(self._calls) != len(times):
             raise self._not_followed(sigmas, times)
-        self._told, self._run = (self.sigmas.tolist(), times), None
+        self._written, self._run = (self.sigmas.tolist(), times), None
 
     def _grid_of_calls(self, sigmas: list[float], times: list[float]) -> tuple[SigmaGrid | None, tuple[Evaluation, ...]]:
         """The schedule on which the sampler makes its calls at these sigmas."""
@@ -575,15 +575,15 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
                 f"the run begins at model call {call}: a fitted solver runs from its first sigma, {own.start:g}. For "
                 "image-to-image fit one with start=, and pass strength=0.999, so that the pipeline leaves out no call"
             )
-        if own is not None and own.start < 1 and not self._noised and not self._told_of_start:
-            self._told_of_start = True
+        if own is not None and own.start < 1 and not self._noised and not self._warned_of_start:
+            self._warned_of_start = True
             logger.warning(
                 "the solver was fitted for image-to-image from sigma %.3g, and this run was not put there by scale_noise; a run from "
                 "noise needs a solver that was fitted from 1",
                 own.start,
             )
-        if shape and tuple(sample.shape[1:]) != shape and not self._told_of_shape:
-            self._told_of_shape = True
+        if shape and tuple(sample.shape[1:]) != shape and not self._warned_of_shape:
+            self._warned_of_shape = True
             logger.warning("the solver was fitted to rows of shape %s and runs on %s", shape, tuple(sample.shape[1:]))
 
     def _carried(self, index: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
@@ -688,8 +688,8 @@ def _interpolated(sigmas: list[float], grid: SigmaGrid, timesteps: Any) -> list[
     times = [float(t) for t in timesteps]
     nodes = grid.sigmas[: len(times)]
     ends = [*nodes, grid.end] if len(nodes) <= grid.steps else [*nodes]
-    told = [*times, 0.0][: len(ends)]
-    return [float(t) for t in np.interp(sigmas, ends[::-1], told[::-1])]
+    values = [*times, 0.0][: len(ends)]
+    return [float(t) for t in np.interp(sigmas, ends[::-1], values[::-1])]
 
 
 def _place(entry: Any, entries: Tensor) -> int | None:

@@ -47,9 +47,9 @@ def full_precision_time(transformer: nn.Module, scheduler: Any = None) -> Genera
     exact: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        told: Tensor = kwargs["timestep"]
-        time = told.to(torch.float32) * 1000
-        exact[:] = [time if scheduler is None else _listed(scheduler, time, torch.finfo(told.dtype).eps)]
+        timestep: Tensor = kwargs["timestep"]
+        time = timestep.to(torch.float32) * 1000
+        exact[:] = [time if scheduler is None else _listed(scheduler, time, torch.finfo(timestep.dtype).eps)]
 
     def replace(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (exact.pop(),) if exact else args  # once a call: guidance and reference times go through here too

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowsamplers.engine import sample
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.noise import Clock, KeyedNoise
+from flowsamplers.noise import Interval, KeyedNoise
 from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import linear, shift
 from flowsamplers.testing.fields import between, smooth, start_at
@@ -47,7 +47,7 @@ def noise_is_drawn_anew_for_every_step(case: Case) -> None:
         raise NotApplicable("it draws no noise")
     drawn: list[Tensor] = []
 
-    def record(like: Tensor, step: int, draw: int, clock: Clock | None = None) -> Tensor:
+    def record(like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         drawn.append(KeyedNoise(SEED)(like, step, draw))
         return drawn[-1]
 
