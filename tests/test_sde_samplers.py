@@ -198,7 +198,7 @@ def test_the_draws_of_one_step_are_parts_of_one_brownian_path() -> None:
     [
         ("dpmpp_2m_sde", {"eta": -1.0}, "eta=-1.0: the strength of the noise"),
         ("dpmpp_2m_sde", {"correction": "hein"}, "did you mean 'heun'"),
-        ("seeds_2", {"r": 0.0}, "a node lies in"),
+        ("seeds_2", {"r": 0.0}, "r=0.0: accepted is a finite number, above 0 and at most 1"),
         ("seeds_2", {"correction": "phi_3"}, "unknown correction 'phi_3'"),
         ("seeds_3", {"r_1": 0.7, "r_2": 0.5}, "r_1 <= r_2"),
         ("er_sde", {"stages": 4}, "stages=4: ER-SDE-Solver has 1, 2 or 3"),

@@ -111,7 +111,7 @@ def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Ten
         TypeError: ``run`` is no `flowsamplers.Trace`.
 
     Examples:
-        >>> import flowsamplers as fs
+        >>> import torch, flowsamplers as fs
         >>> run = fs.trace(lambda x, sigma: x, torch.ones(1, 2), fs.SigmaGrid([1.0, 0.5, 0.0]), "flow_grpo", seed=0)
         >>> torch.equal(log_prob(lambda x, sigma: x, run), run.log_prob)
         True
