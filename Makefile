@@ -58,6 +58,10 @@ measured: $(VENV)/.dev ## measure a sampler, a schedule or a table again: make m
 versions: $(VENV)/.dev ## run the integration's tests with the oldest, the newest and another diffusers, each in an environment of its own
 	$(BIN)/python tools/test_versions.py
 
+.PHONY: ray
+ray: $(VENV)/ray/.ready ## run the tests of a study on a Ray cluster, in an environment of its own
+	$(VENV)/ray/bin/python -m pytest tests/test_study_ray.py
+
 .PHONY: comfyui
 comfyui: $(VENV)/.dev ## beside a real ComfyUI: make comfyui AT=PATH, with what it imports installed (CONTRIBUTING)
 	FLOWSAMPLERS_COMFYUI=$(AT) FLOWSAMPLERS_COMFYUI_RECORD=docs/reference/comfyui.json \
@@ -74,6 +78,11 @@ $(BIN)/python:
 
 $(VENV)/.study: $(INPUTS) | $(BIN)/python
 	$(INSTALL) -e ".[all]"
+	@touch $@
+
+$(VENV)/ray/.ready: $(INPUTS)
+	$(PYTHON) -m venv $(VENV)/ray
+	$(VENV)/ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray,testing]"
 	@touch $@
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/python

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray is an extra: pip install -e '.[ray]'")
+pytest.importorskip("ray", reason="Ray is an extra: make ray")
 pytest.importorskip("matplotlib")
 import ray
 
