@@ -206,7 +206,7 @@ def test_the_draws_of_one_step_are_parts_of_one_brownian_path() -> None:
         ("er_sde", {"rule": "er"}, "unknown rule 'er'"),
         ("sa_solver", {"predictor_order": 5}, "predictor_order=5: one of"),
         ("sa_solver", {"low": 0.9, "high": 0.2}, "low <= high"),
-        ("sa_solver", {"tau": math.inf}, "the strength of the noise is a finite number"),
+        ("sa_solver", {"tau": math.inf}, "tau=inf: accepted is a finite number"),
         ("dpmpp_2s_ancestral", {"eta": 1.5}, "a share from 0 to 1"),
         ("dpmpp_2s_ancestral", {"base": "ab2"}, "needs a sampler without memory"),
     ],

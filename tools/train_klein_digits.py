@@ -76,66 +76,83 @@ def digits() -> tuple[Tensor, Tensor]:
     return large.expand(-1, 3, -1, -1).contiguous(), torch.tensor(data.target)
 
 
-def make_tokenizer() -> Qwen2TokenizerFast:
-    """A byte-level Qwen2 tokenizer without merges, with a chat template short enough for 32 tokens."""
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate([*specials, *alphabet])}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+"""Tokens of a chat."""
+
+
+def alphabet() -> list[str]:
+    """Every byte as a token."""
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def byte_level(model: models.BPE) -> Tokenizer:
+    """A tokenizer of bytes, to be trained or used as it is."""
+    core = Tokenizer(model)
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+    return core
+
+
+def as_qwen(core: Tokenizer, template: str, length: int) -> Qwen2TokenizerFast:
+    """The tokenizer of the pipeline, with a chat template and the largest number of tokens."""
+    core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
     tokenizer = Qwen2TokenizerFast(
-        tokenizer_object=core, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=TEXT_LENGTH
+        tokenizer_object=core, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=length
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = template
     return tokenizer
 
 
-def make_text_encoder(vocab_size: int) -> Qwen3ForCausalLM:
+def make_tokenizer() -> Qwen2TokenizerFast:
+    """A byte-level Qwen2 tokenizer without merges, with a chat template short enough for 32 tokens."""
+    vocab = {token: i for i, token in enumerate([*SPECIALS, *alphabet()])}
+    return as_qwen(byte_level(models.BPE(vocab=vocab, merges=[])), CHAT_TEMPLATE, TEXT_LENGTH)
+
+
+def make_text_encoder(vocab_size: int, width: int = 16, std: float = 0.1) -> Qwen3ForCausalLM:
     """A narrow Qwen3 with frozen random weights: 28 layers, because the pipeline reads hidden states 9, 18 and 27."""
     config = Qwen3Config(
         vocab_size=vocab_size,
-        hidden_size=16,
+        hidden_size=width,
         intermediate_size=32,
         num_hidden_layers=28,
         num_attention_heads=2,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=width // 2,
         max_position_embeddings=64,
         tie_word_embeddings=True,
-        initializer_range=0.1,
+        initializer_range=std,
     )
     model = Qwen3ForCausalLM(config).eval().requires_grad_(requires_grad=False)
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
     return model
 
 
-def make_vae() -> AutoencoderKLFlux2:
-    """The autoencoder: 16x16 pixels to 8x8 latents of 4 channels, that is 4x4 tokens of 16."""
+def make_vae(widths: tuple[int, ...] = (16, 32), latent: int = 4, side: int = SIZE) -> AutoencoderKLFlux2:
+    """The autoencoder: without options 16x16 pixels to 8x8 latents of 4 channels, that is 4x4 tokens of 16."""
     return AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent,
         norm_num_groups=8,
-        sample_size=SIZE,
+        sample_size=side,
         mid_block_add_attention=False,
     )
 
 
-def make_transformer(text_width: int) -> Flux2Transformer2DModel:
-    """The velocity network."""
+def make_transformer(text_width: int, channels: int = 16, blocks: int = 3, heads: int = 4) -> Flux2Transformer2DModel:
+    """The velocity network; a head is as wide as a token."""
     return Flux2Transformer2DModel(
-        in_channels=16,
+        in_channels=channels,
         num_layers=1,
-        num_single_layers=3,
-        attention_head_dim=16,
-        num_attention_heads=4,
+        num_single_layers=blocks,
+        attention_head_dim=channels,
+        num_attention_heads=heads,
         joint_attention_dim=text_width,
         timestep_guidance_channels=64,
-        axes_dims_rope=(4, 4, 4, 4),
+        axes_dims_rope=(channels // 4,) * 4,
         guidance_embeds=False,
     )
 

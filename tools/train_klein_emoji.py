@@ -28,10 +28,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import models, trainers
 from torch import Tensor
-from train_klein_digits import KL_WEIGHT, encode, fast_columns, make_scheduler, swap_in
-from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from train_klein_digits import (
+    KL_WEIGHT,
+    SPECIALS,
+    alphabet,
+    as_qwen,
+    byte_level,
+    encode,
+    fast_columns,
+    make_scheduler,
+    make_text_encoder,
+    make_transformer,
+    make_vae,
+    swap_in,
+)
+from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
 
 SIZE = 64
 """Height and width of an image in pixels."""
@@ -203,69 +216,18 @@ def load_data(work: Path) -> Data:
     return Data(pixels, torch.tensor(labels), torch.tensor(weights), *fields)
 
 
+TEXT = {"width": 32, "std": 0.07}
+VAE = {"widths": (16, 32, 64), "latent": 8, "side": SIZE}
+"""64x64 pixels to 16x16 latents of 8 channels, that is 8x8 tokens of 32."""
+NETWORK = {"channels": 32, "blocks": 5, "heads": 5}
+
+
 def make_tokenizer(prompts: list[str]) -> Qwen2TokenizerFast:
     """A byte-level Qwen2 tokenizer in which every word of the prompts is one token."""
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    core = byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=SPECIALS, initial_alphabet=alphabet(), show_progress=False)
     core.train_from_iterator([f" {p}" for p in prompts], trainer)
-    core.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
-    tokenizer = Qwen2TokenizerFast(
-        tokenizer_object=core, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=TEXT_LENGTH
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def make_text_encoder(vocab_size: int) -> Qwen3ForCausalLM:
-    """A narrow Qwen3 with frozen random weights: 28 layers, because the pipeline reads hidden states 9, 18 and 27."""
-    config = Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=28,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.07,
-    )
-    model = Qwen3ForCausalLM(config).eval().requires_grad_(requires_grad=False)
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
-    return model
-
-
-def make_vae() -> AutoencoderKLFlux2:
-    """The autoencoder: 64x64 pixels to 16x16 latents of 8 channels, that is 8x8 tokens of 32."""
-    return AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        latent_channels=8,
-        norm_num_groups=8,
-        sample_size=SIZE,
-        mid_block_add_attention=False,
-    )
-
-
-def make_transformer(text_width: int) -> Flux2Transformer2DModel:
-    """The velocity network."""
-    return Flux2Transformer2DModel(
-        in_channels=32,
-        num_layers=1,
-        num_single_layers=5,
-        attention_head_dim=32,
-        num_attention_heads=5,
-        joint_attention_dim=text_width,
-        timestep_guidance_channels=64,
-        axes_dims_rope=(8, 8, 8, 8),
-        guidance_embeds=False,
-    )
+    return as_qwen(core, CHAT_TEMPLATE, TEXT_LENGTH)
 
 
 def make_pipeline(work: Path, seed: int = 0) -> Flux2KleinPipeline:
@@ -273,13 +235,13 @@ def make_pipeline(work: Path, seed: int = 0) -> Flux2KleinPipeline:
     device, text = torch.get_default_device(), work / "text"
     with torch.device("cpu"):
         torch.manual_seed(seed)
-        vae = make_vae()
+        vae = make_vae(**VAE)
         if not text.exists():
             tokenizer = make_tokenizer([one.prompt for one in emoji(work)])
             tokenizer.save_pretrained(text)
-            make_text_encoder(len(tokenizer)).save_pretrained(text)
+            make_text_encoder(len(tokenizer), **TEXT).save_pretrained(text)
         tokenizer, encoder = Qwen2TokenizerFast.from_pretrained(text), Qwen3ForCausalLM.from_pretrained(text)
-        transformer = make_transformer(3 * encoder.config.hidden_size)
+        transformer = make_transformer(3 * encoder.config.hidden_size, **NETWORK)
     for module, path in ((vae, work / "vae.pt"), (transformer, work / "teacher.pt")):
         if path.exists():
             load_average(module, path)
@@ -361,7 +323,7 @@ def train_vae(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BA
     torch.manual_seed(seed)
     images, listed = data.images, torch.tensor([kind != "rest" for kind in data.kinds])
     wanted = images[listed[data.labels]]
-    run = Run(make_vae(), work / "vae.pt", steps, 2e-3, seed)
+    run = Run(make_vae(**VAE), work / "vae.pt", steps, 2e-3, seed)
 
     def crops(source: Tensor, n: int) -> Tensor:
         rows = torch.randint(len(source), (n,), generator=run.rng).tolist()
