@@ -112,11 +112,12 @@ def test_bad_settings_are_named() -> None:
 def test_reported_errors_are_the_true_errors(results: Results) -> None:
     """Against scipy's DOP853 and an own loop over each run."""
     flow = MixtureFlow.four_gaussians()
+    ends = {seed: flow.solution(flow.noise([seed])) for seed in SMALL.seeds}
     for row in results.rows:
-        x1 = flow.noise([row.seed])
+        x1, end = flow.noise([row.seed]), ends[row.seed]
         grid = fs.get_schedule(row.schedule, row.steps, **row.schedule_options)
         x0 = fs.sample(flow.velocity, x1, grid, fs.get_sampler(row.sampler, **row.options))
-        true = ((x0 - flow.solution(x1)).norm() / flow.solution(x1).norm()).item()
+        true = ((x0 - end).norm() / end.norm()).item()
         assert row.error == pytest.approx(true, rel=1e-8, abs=row.reference_error)
         assert row.nfe == fs.nfe(fs.get_sampler(row.sampler, **row.options), grid)
 
