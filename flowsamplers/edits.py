@@ -51,15 +51,18 @@ class Edits:
         self._worth, self._corrected = row_norm(end - start - h * velocity), True
 
     @torch.no_grad()
-    def edited(self, by: Tensor, *, inside: bool = False) -> None:
+    def edited(self, by: Tensor, *, inside: bool = False, anew: Tensor | None = None) -> None:
         """Record an edit of the state while the sampler stores earlier velocities.
 
         Args:
             by: the move, ``(rows, ...)``.
             inside: whether a velocity of the current step is among what is remembered.
+            anew: rows whose earlier velocities are of no use, however small the edit.
         """
-        far = row_norm(by) > (0 if self._worth is None else self._worth)
-        far = far & (by != 0) if self._draws_noise else far
+        worth = torch.zeros_like(row_norm(by)) if self._worth is None else self._worth
+        far = ~(row_norm(by) <= worth) | ~worth.isfinite()
+        far = far if anew is None else far | anew
+        far = far & ((by != 0) if anew is None else (by != 0) | anew) if self._draws_noise else far
         age = torch.full_like(far, torch.iinfo(torch.int16).max // 2, dtype=torch.int16) if self._age is None else self._age
         self._youngest = -1 if inside else 0
         self._age = torch.where(far, self._youngest, age)

@@ -110,11 +110,12 @@ class Stepper:
         """Whether the sampler still uses earlier velocities, of this step or of earlier steps."""
         return bool(self._received) or self._memory > 0
 
-    def edit(self, point: Tensor) -> None:
+    def edit(self, point: Tensor, *, anew: Tensor | None = None) -> None:
         """Accept an edited sample between model calls.
 
         Args:
             point: the edited latents, like `point`. The run continues from them.
+            anew: rows, ``(rows, 1, ...)``, that continue by Euler steps until they have new velocities, however small the edit.
 
         Raises:
             ValueError: it is no tensor of that shape.
@@ -126,7 +127,7 @@ class Stepper:
         point = point.to(before.dtype, copy=True)
         by = point - before
         if self.remembers:
-            self._edits.edited(by, inside=not self.between_steps)
+            self._edits.edited(by, inside=not self.between_steps, anew=anew)
         self._shift(point, by)
 
     def round_to(self, dtype: torch.dtype) -> None:

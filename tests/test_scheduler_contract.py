@@ -283,6 +283,35 @@ def test_a_host_that_casts_the_sample_has_not_edited_it(name) -> None:
 # Schedules put in from outside
 
 
+@every_fixed_sampler
+@pytest.mark.parametrize("lost", [torch.nan, torch.inf])
+def test_a_row_with_a_lost_velocity_leaves_the_others_alone_and_goes_on_once_the_host_has_repaired_it(name, lost) -> None:
+    """The host puts in Euler's move; the row then errs by no more than Euler's run and the sampler's own together."""
+
+    def run(sampler: str, *, loses: bool = False) -> Tensor:
+        scheduler = FlowSamplerScheduler(sampler=sampler, seed=[1, 2, 3, 4])
+        scheduler.set_timesteps(12)
+        x, sigmas = X1, scheduler.sigmas.tolist()
+        for i, t in enumerate(scheduler.timesteps):
+            right, before = field(x, t), x
+            v = right.clone()
+            v[2] = lost if loses and i == 1 else v[2]
+            x = scheduler.step(v, t, x, return_dict=False)[0]
+            if loses and i == 1:
+                assert not x[2].isfinite().any()
+                x = x.clone()
+                x[2] = (before + (sigmas[2] - sigmas[1]) * right)[2]
+        return x
+
+    whole, repaired = run(name), run(name, loses=True)
+    assert torch.equal(whole[[0, 1, 3]], repaired[[0, 1, 3]])
+    assert repaired.isfinite().all()
+    if not fs.sampler_info(name).stochastic:
+        end = fs.sample(lambda x, sigma: field(x, 1000 * sigma[0]), X1.double(), fs.schedules.linear(200), "rk4")[2]
+        off, own, eulers = ((x[2] - end).norm() for x in (repaired, whole, run("euler")))
+        assert off <= 1.1 * own + eulers
+
+
 @every_ode_sampler_and_carry
 def test_attributes_moved_to_a_device_and_assigned_back_change_nothing(name, carry) -> None:
     scheduler = begun(name, carry=carry)

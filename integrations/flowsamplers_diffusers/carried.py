@@ -61,6 +61,9 @@ class CarriedRun:
     with the pipeline's sample s, the master copy m, and the value h that the pipeline was given. The sum is exact, because h is m
     rounded. If s does not depend on h in the graph, the pipeline has detached it. All stored velocities are then detached too.
 
+    A velocity that is not finite makes the sample NaN there, as in stock. The master copy stays finite. When the pipeline has put finite
+    numbers into a whole row again, the row continues from them, by Euler steps at first.
+
     Args:
         method: the sampler.
         grid: the schedule.
@@ -88,16 +91,26 @@ class CarriedRun:
         self.stepper = Stepper(method, grid, sample.to(dtype), noise, begin=begin)
         self._dtype, self._rounds = dtype, rounds
         self._handed_dtype: torch.dtype | None = None
+        self._lost: Tensor | None = None  # rows (rows, 1, ...) with a velocity that was not finite
         self._origin: Any = None
 
     def take(self, v: Tensor, sample: Tensor, *, sign: int = 1) -> Tensor:
         """Take the velocity at ``sample``, times ``sign``; return the latents for the next call, in the dtype of ``v``."""
-        stepper = self.stepper
+        stepper, waits = self.stepper, not v.is_cpu
         self._accept(sample)
+        with torch.no_grad():
+            known = v.isfinite()
+            if self._lost is not None:
+                known = known & sample.isfinite()
+            whole = not waits and bool(known.all())  # only on the CPU is it no wait to know
+        if not whole:
+            self._lost = _rows(~known) if self._lost is None else self._lost | _rows(~known)
+        v = v if whole else torch.where(v.isfinite(), v, 0)
         stepper.tell(v if sign > 0 else -v)
         if self._rounds and stepper.between_steps and not stepper.done:
             stepper.round_to(v.dtype)
         out = stepper.point.to(v.dtype, copy=True)
+        out = out if whole else out.masked_fill_(~known, torch.nan)  # in place keeps the strides
         self.noise.forget(stepper.index)
         if out.grad_fn is None or not stepper.remembers:
             stepper.detach()
@@ -118,8 +131,12 @@ class CarriedRun:
             given = given if self._rounds else given.to(sample.dtype)  # the host may have cast what it was given
             if sample.is_cpu and not sample.requires_grad and torch.equal(sample, given.to(sample.dtype)):
                 return  # only on the CPU is it no wait to know
-            kept = torch.where(sample == given, master - given.to(master.dtype), torch.zeros_like(master))
-        self.stepper.edit(sample.to(self._dtype) + kept)
+            found = None if self._lost is None else self._lost & ~_rows(~sample.isfinite())
+            untouched = sample == given if self._lost is None else (sample == given) | (self._lost & ~sample.isfinite())
+            kept = torch.where(untouched, master - given.to(master.dtype), torch.zeros_like(master))
+            self._lost = None if found is None else self._lost & ~found
+        sample = sample if found is None else torch.where(untouched, given.to(sample.dtype), sample)
+        self.stepper.edit(sample.to(self._dtype) + kept, anew=found)
 
     def __getstate__(self) -> dict[str, Any]:
         """A node of the graph cannot be pickled."""
@@ -130,6 +147,11 @@ class CarriedRun:
         copied = memo[id(self)] = type(self).__new__(type(self))
         copied.__dict__.update({**copy.deepcopy({**self.__dict__, "_origin": None}, memo), "_origin": self._origin})
         return copied
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Whether any element of a row is true, ``(rows, 1, ...)``."""
+    return x.flatten(1).any(1).reshape(-1, *[1] * (x.ndim - 1)) if x.ndim > 1 else x
 
 
 def as_it_is(x: Tensor) -> list[float] | int | None:
