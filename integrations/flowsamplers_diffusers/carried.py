@@ -131,10 +131,12 @@ class CarriedRun:
             given = given if self._rounds else given.to(sample.dtype)  # the host may have cast what it was given
             if sample.is_cpu and not sample.requires_grad and torch.equal(sample, given.to(sample.dtype)):
                 return  # only on the CPU is it no wait to know
-            found = None if self._lost is None else self._lost & ~_rows(~sample.isfinite())
-            untouched = sample == given if self._lost is None else (sample == given) | (self._lost & ~sample.isfinite())
+            untouched, found = sample == given, None
+            if self._lost is not None:
+                missing = ~sample.isfinite()
+                found = self._lost & ~_rows(missing)
+                untouched, self._lost = untouched | (self._lost & missing), self._lost & ~found
             kept = torch.where(untouched, master - given.to(master.dtype), torch.zeros_like(master))
-            self._lost = None if found is None else self._lost & ~found
         sample = sample if found is None else torch.where(untouched, given.to(sample.dtype), sample)
         self.stepper.edit(sample.to(self._dtype) + kept, anew=found)
 
