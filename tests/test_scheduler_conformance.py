@@ -14,7 +14,7 @@ import flowsamplers as fs
 from fields import ALL, FIXED
 from flowsamplers.testing import laws
 from flowsamplers_diffusers import FlowSamplerScheduler
-from flowsamplers_diffusers.testing import DiffusersSchedulerConformance, subject_of_scheduler
+from flowsamplers_diffusers.testing import EXACT, SCHEDULER_LAWS, DiffusersSchedulerConformance, subject_of_scheduler
 from tooling import tool
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +29,14 @@ class TestEveryOdeSampler(DiffusersSchedulerConformance):
 
 
 class TestEveryStochasticSampler(DiffusersSchedulerConformance):
+    """Under all laws but those of an exact end, which noise does not have."""
+
     stochastic = True
+    test_the_dt_applied_sum_to_minus_1 = None
+
+    @pytest.mark.parametrize("law", [law for law in SCHEDULER_LAWS if law not in EXACT], ids=lambda law: law.__name__)
+    def test_law(self, factory, law) -> None:
+        super().test_law(factory, law)
 
     @pytest.fixture(params=SDE)
     def factory(self, request):
