@@ -375,6 +375,15 @@ def test_a_study_in_16_bits_names_no_winner_that_float64_does_not_have(dtype: to
     assert all(r.floored for r in small.rows if r.nfe == 128)
 
 
+def test_the_names_of_the_slopes_keep_off_the_line_of_the_references_error() -> None:
+    """The line's own text is above it: about a factor of 2 on these axes."""
+    results = load(Path(__file__).parent.parent / "docs/studies/klein-emoji")
+    axes = results.plot.work_precision().axes[0]
+    names = [t for t in axes.texts if t.get_text().startswith("order ")]
+    assert len(names) == 3
+    assert all(t.xy[1] > 3 * results.reference_error > 3 * axes.get_ylim()[0] for t in names)
+
+
 def test_two_studies_are_compared_within_their_uncertainty(results: Results) -> None:
     def changed(factor: float, name: str) -> Results:
         rows = [Row(**{**vars(r), "error": r.error * (factor if r.label == name else 1.0)}) for r in results.rows]

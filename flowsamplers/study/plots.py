@@ -310,7 +310,8 @@ def _guides(axes: Any, results: Results, numbers: Sequence[int], axis: str) -> N
     firsts = [row.error for row in results.rows if getattr(row, axis) == left and row.status == "ok"]
     start = min(firsts, default=bottom) / 4
     length = min(4.0, numbers[-1] / left)
-    bottom_of_fan = 2.2 * bottom
+    floors = [floor for floor in (results.reference_error, results.noise_floor) if bottom < floor < start]
+    bottom_of_fan = max(2.2 * bottom, 3.5 * max(floors, default=0.0))  # its labels keep off these lines and what is written on them
     if length == 1 or start < 4 * bottom_of_fan:
         return
     for order in (1, 2, 4):
