@@ -82,7 +82,7 @@ def test_generate_writes_a_picture(tmp_path: Path) -> None:
 
 
 def test_a_model_has_prompts_of_its_own_wherever_none_is_given() -> None:
-    assert Study("klein-emoji-distilled").prompts == Study("klein-emoji").prompts == ("red heart", "pizza")
+    assert Study("klein-emoji-distilled").prompts == Study("klein-emoji").prompts == ("pizza", "red heart")
     assert Study("klein-digits").prompts == ("a handwritten 3", "the digit seven")
     assert Study("mixture:four-gaussians").prompts == (None,)
     assert Study("klein-emoji", prompts=("banana",)).prompts == ("banana",)

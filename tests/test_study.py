@@ -7,6 +7,7 @@ import re
 import sys
 from copy import deepcopy
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np

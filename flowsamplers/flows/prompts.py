@@ -21,7 +21,7 @@ class Prompts(NamedTuple):
 
 BUNDLED = {
     "klein-digits": Prompts(("a handwritten 3", "the digit seven", "eight"), ("zero", "a handwritten 5", "the digit two")),
-    "klein-emoji": Prompts(("red heart", "pizza", "penguin"), ("rocket", "cat face", "sunflower")),
+    "klein-emoji": Prompts(("pizza", "red heart", "penguin"), ("rocket", "cat face", "sunflower")),
 }
 """Prompts by the name of a bundled model; its distilled version has the same."""
 A_KLEIN = Prompts(*2 * (('A cat holding a sign that says "Gifu AI Study Group"',),))
@@ -36,7 +36,7 @@ def default_prompts(model: str) -> Prompts:
 
     Examples:
         >>> default_prompts("klein-emoji-distilled").given
-        ('red heart', 'pizza', 'penguin')
+        ('pizza', 'red heart', 'penguin')
         >>> default_prompts("mixture:four-gaussians").given
         (None,)
     """
