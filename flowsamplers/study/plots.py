@@ -311,7 +311,9 @@ def _guides(axes: Any, results: Results, numbers: Sequence[int], axis: str) -> N
     start = min(firsts, default=bottom) / 4
     length = min(4.0, numbers[-1] / left)
     floors = [floor for floor in (results.reference_error, results.noise_floor) if bottom < floor < start]
-    bottom_of_fan = max(2.2 * bottom, 3.5 * max(floors, default=0.0))  # its labels keep off these lines and what is written on them
+    bottom_of_fan = max(
+        2.2 * bottom, 3.5 * max(floors, default=0.0)
+    )  # its labels keep off these lines and what is written on them
     if length == 1 or start < 4 * bottom_of_fan:
         return
     for order in (1, 2, 4):
