@@ -40,8 +40,8 @@ def run() -> None:
     (STUDIES / MODEL / "time.json").write_text(json.dumps(seconds) + "\n")
     for name in ("images", "references"):  # what the report was made from, and what can be solved again
         shutil.rmtree(STUDIES / MODEL / name)
-    for figure in (STUDIES / MODEL).glob("*.svg"):
-        figure.unlink()
+    for file in (*(STUDIES / MODEL).glob("*.svg"), STUDIES / MODEL / ".lock"):
+        file.unlink(missing_ok=True)
     flow = load_flow(MODEL, prompt=default_prompts(MODEL).given[0])
     klein_steps(flow, STUDIES / "klein-steps")
     draw(flow, [get_sampler(s) for s in ("euler", "fireflow", "ab2")], STEPS, 0, STUDIES / "klein-steps" / "samplers.png")
