@@ -31,7 +31,6 @@ from flowsamplers.sampler import Evaluate, Running, steps_of
 from flowsamplers.samplers.runge_kutta import RungeKutta
 
 STAGES = DormandPrince8.tableau.stages
-
 BEST = 1e-12
 """Smallest error that a reference states: the level to which independent solvers agree in float64."""
 
@@ -183,11 +182,7 @@ def solve(
 
 
 def check_flow_and_start(flow: Any, x1: Any) -> None:
-    """See that these are a flow and a start.
-
-    Raises:
-        TypeError: they are not; names the argument.
-    """
+    """Raise a TypeError that names the argument if these are not a flow and a start."""
     check_has_velocity(flow)
     if not isinstance(x1, Tensor):
         raise TypeError(str(refused("x1", x1, "a tensor (rows, ...)")))

@@ -802,7 +802,7 @@ def measured(found: Row | None) -> str:
         ]
         lines += [f"This section ended early: {section['ended']}."] if section["ended"] != "complete" else []
         lines += section.get("remarks", [])
-    if left := unmeasured(samplers_of(sections)):
+    if sections.keys() & EVERY.keys() and (left := unmeasured(samplers_of(sections))):
         lines.append(left)
     return "\n\n".join(map(_wrapped, lines))
 
