@@ -53,7 +53,7 @@ PARTS = 12
 STDS = (0.0, 0.25, 0.75, 1.5)
 """Standard deviations of Gaussian data for whose flow a solver is exact, where polishing begins; 0 stands for straight paths."""
 TRIED = 4
-"""Number of starts that are polished first. After each round the better half goes on, because there are many local minima."""
+"""Number of starts that are polished, because there are many local minima; see `polished_at_once`."""
 STARTS = len(STDS) * (1 + len(BEGIN))
 """Number of starts."""
 LENGTHS = (1.0, 0.3, 0.1, 0.03)
@@ -139,14 +139,14 @@ def rows_for(x1: Tensor) -> int:
     return MANY_ROWS if math.prod(x1.shape[1:]) <= FEW_NUMBERS else FEW_ROWS
 
 
-def polished_at_once(done: int) -> int:
-    """Number of starts that are polished after some rounds.
+def polished_at_once(rounds: int) -> list[int]:
+    """Number of starts in each round of polishing: after each third of the rounds only the better half goes on.
 
     Examples:
-        >>> [polished_at_once(done) for done in range(4)]
-        [4, 2, 1, 1]
+        >>> polished_at_once(6)
+        [4, 4, 2, 2, 1, 1]
     """
-    return max(1, TRIED >> done)
+    return [TRIED >> 3 * done // rounds for done in range(rounds)]
 
 
 def noised_images(flow: Flow, noise: Tensor, start: float, condition: Sequence[Any], nodes: int) -> Tensor:
@@ -183,7 +183,7 @@ def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: in
     total = rows * (calls_of_a_path(nodes) + edits * calls_of_a_path(nodes, checked=False))
     for n in wanted:
         parameters = n + n * (n - 1) // 2
-        each = STARTS * (rounds > 0) + sum(map(polished_at_once, range(rounds))) * (parameters // 2 + 6) + 2
+        each = STARTS * (rounds > 0) + sum(polished_at_once(rounds)) * (parameters // 2 + 6) + 2
         total += (rows - judges) * n * each + judges * (30 * n + 50)
     return total
 
@@ -298,8 +298,8 @@ class Rows:
     def best_polished(self, families: Sequence[Learned | OfMethod], rounds: int) -> tuple[Learned | OfMethod, Array]:
         """Polish the starts with the smallest errors. After each round the better half goes on."""
         runs = [Polishing(self, family, theta) for family in families for theta in family.starts()]
-        for done in range(rounds):
-            runs = sorted(runs, key=lambda run: run.error)[: polished_at_once(done)]
+        for going_on in polished_at_once(rounds):
+            runs = sorted(runs, key=lambda run: run.error)[:going_on]
             for run in runs:
                 run.step()
         best = min(runs, key=lambda run: run.error)

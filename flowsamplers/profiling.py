@@ -18,12 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -41,6 +41,10 @@ from flowsamplers.lockstep import Flow
 from flowsamplers.samplers.learned import gaussian_path
 
 Array = NDArray[np.float64]
+Parts: TypeAlias = (
+    "Callable[[Asked, Tensor, Iterable[slice], tuple[float, ...], Mapping[str, Any]], Iterator[tuple[Profile, Tensor]]]"
+)
+"""Measures batches of rows, in their order: profiles and ends."""
 
 FOLDS = 4
 """Row n belongs to fold n mod 4. Moments are kept for each fold, so that rows can be held back without another model call."""
@@ -334,14 +338,17 @@ def measured(
     max_batch: int,
     file: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
+    parts: Parts | None = None,
 ) -> Iterator[tuple[Profile, Tensor | None]]:
-    """The profile as it grows by batches of rows, with the ends of the newest rows; None for rows that were in the file."""
+    """The profile as it grows by batches of rows, with the ends of the newest rows; None for rows that were in the file.
+
+    ``parts`` measures the batches elsewhere, for example on a cluster, and returns them in order.
+    """
     size = min(max_batch, max(1, HELD // (2 * len(sigmas) * max(1, math.prod(x1.shape[1:])))))
     found, done = _begun(file, sigmas, x1, size, dict(about or {}))
     if found is not None:
         yield found, None
-    for rows in chunks(len(x1), size, done):
-        part, end = _part(asked, x1, rows, sigmas, dict(about or {}))
+    for part, end in (parts or _parts_here)(asked, x1, chunks(len(x1), size, done), sigmas, dict(about or {})):
         found = part if found is None else found.merge(part)
         if file is not None:
             found.save(file)
@@ -423,7 +430,13 @@ def row_weights(x1: Tensor, x0: Tensor) -> Tensor:
     return 1 / size.clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], about: Mapping[str, Any]) -> tuple[Profile, Tensor]:
+def _parts_here(
+    asked: Asked, x1: Tensor, batches: Iterable[slice], sigmas: tuple[float, ...], about: Mapping[str, Any]
+) -> Iterator[tuple[Profile, Tensor]]:
+    return (part(asked, x1, rows, sigmas, about) for rows in batches)
+
+
+def part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], about: Mapping[str, Any]) -> tuple[Profile, Tensor]:
     """The profile of a few rows and their ends; the row that it counts as number 0 is the first of them."""
     states, speeds = list[Tensor](), list[Tensor]()
     for x, v in path(asked, x1, rows, sigmas):
@@ -448,7 +461,7 @@ def _part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], abou
     sums = (cast(Array, torch.stack(t).cpu().numpy()) for t in (g, p, q, size))
     counts = tuple(len(range(fold, n, FOLDS)) for fold in range(FOLDS))
     cost = n * calls_of_a_path(len(sigmas) - 1)
-    part = Profile(
+    found = Profile(
         sigmas,
         *sums,
         counts=counts,
@@ -458,7 +471,7 @@ def _part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], abou
         seen=digest(x1[rows]),
         about=about,
     )
-    return part, end
+    return found, end
 
 
 def _begun(

@@ -1,16 +1,26 @@
-"""A study over a Ray cluster: the same rows, and a worker that is killed loses none."""
+"""Studies and fits on a Ray cluster: the same numbers, and a worker that is killed loses none."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
+import torch
+from click.testing import CliRunner
 
 pytest.importorskip("ray", reason="Ray is an extra: make ray")
 pytest.importorskip("matplotlib")
 import ray
 
+import flowsamplers as fs
+from flowsamplers.cli import main
+from flowsamplers.evaluated import Asked
+from flowsamplers.flows import MixtureFlow
+from flowsamplers.profiling import measured, path_nodes
 from flowsamplers.study import Study, load, run
+from flowsamplers.study.cluster import Conditioned, OnRay
+from flowsamplers.study.cost import Meter
 
 SMALL = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8))
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -50,3 +60,29 @@ def test_the_runs_of_a_killed_worker_are_done_again(two_workers, tmp_path, monke
     assert flag.exists()
     assert {r.status for r in results.rows} == {"ok"}
     assert len(results.rows) == len({r.key for r in results.rows}) == 2 * len(SMALL.runs(tokens=8))
+
+
+def test_a_profile_from_a_cluster_is_that_of_this_process(two_workers, tmp_path) -> None:
+    flow, opened = MixtureFlow.random(1), partial(MixtureFlow.random, 1)
+    x1, meters = flow.noise(list(range(22))), (Meter(flow), Meter(flow))
+    asked = [Asked(Conditioned(meter), x1.dtype, [None] * 22) for meter in meters]
+    here, there = (
+        list(measured(a, x1, path_nodes(16), 16, file=tmp_path / f"{i}.safetensors", parts=parts))
+        for i, (a, parts) in enumerate(zip(asked, (None, OnRay(opened, meters[1])), strict=True))
+    )
+    for (one, end), (other, its) in zip(here, there, strict=True):
+        assert (one.seen, one.counts, one.error) == (other.seen, other.counts, pytest.approx(other.error))
+        torch.testing.assert_close(torch.tensor(other.velocities), torch.tensor(one.velocities))
+        torch.testing.assert_close(its, end)
+    assert meters[0].rows == meters[1].rows == here[-1][0].evaluations
+    again = list(measured(asked[0], x1, path_nodes(16), 16, file=tmp_path / "1.safetensors"))  # this process knows its file
+    assert [end for _, end in again] == [None]
+
+
+def test_the_command_fits_on_a_cluster(two_workers, tmp_path) -> None:
+    given = ["fit", "--model", "mixture:four-gaussians", "--rows", "24", "--nfe", "4", "--nodes", "16", "--quiet"]
+    for engine in ("local", "ray"):
+        done = CliRunner().invoke(main, [*given, "--engine", engine, "--out", str(tmp_path / f"{engine}.json")])
+        assert done.exit_code == 0, done.output
+    here, there = (fs.load_solver(tmp_path / f"{engine}.json") for engine in ("local", "ray"))
+    assert there.grid.sigmas == pytest.approx(here.grid.sigmas, rel=1e-6)

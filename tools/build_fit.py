@@ -24,7 +24,7 @@ from flowsamplers.benchmark import SCHEDULES, Measured, measured, measured_stock
 from flowsamplers.fitting import MANY_ROWS, OfMethod, Rows
 from flowsamplers.flows import MixtureFlow, load_flow
 from flowsamplers.flows.prompts import default_prompts
-from flowsamplers.profiling import FOLDS, Asked, ends, path_nodes
+from flowsamplers.profiling import FOLDS, Asked, batch_of, ends, path_nodes
 from flowsamplers.validation import MANY
 from flowsamplers_diffusers import stock
 
@@ -62,7 +62,7 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = [
-    *(Subject(n, (4, 6, 8, 16), MANY_ROWS, 32_768, 64, 6) for n in ("appendix-a", *(f"mixture-{i}" for i in range(MIXTURES)))),
+    *(Subject(n, (4, 6, 8, 16), MANY_ROWS, 16_384, 64, 6) for n in ("appendix-a", *(f"mixture-{i}" for i in range(MIXTURES)))),
     Subject("klein-digits", (4, 6, 8, 16), 24, 24, 32, 3, {"guidance_scale": 4.0}),
     Subject("klein-emoji", (4, 6, 8), 16, 9, 32, 3, {"guidance_scale": 2.5}),
 ]
@@ -153,7 +153,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     def judges(prompts: Sequence[Any], seed: int) -> Judges:
         noise = flow.noise([seed + i for i in range(subject.judging)])
         asked = Asked(source, noise.dtype, [prompts[i % len(prompts)] for i in range(len(noise))] if prompts else None)
-        exact = ends(asked, noise, path_nodes(subject.nodes, 1.0), 64) if prompts else flow.solution(noise)
+        exact = ends(asked, noise, path_nodes(subject.nodes * (1 if prompts else 2)), batch_of(noise))
         return Judges(asked, noise, exact)
 
     other = judges(held, SEED)

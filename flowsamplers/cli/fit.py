@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,7 +16,7 @@ from flowsamplers.cli.types import SEED, Command, Cost, Place, Several
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowsamplers.study.cost import Budget, Meter
+    from flowsamplers.study.cost import Budget
 
 
 @click.command(cls=Command)
@@ -35,11 +36,18 @@ if TYPE_CHECKING:
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the first starting noise; the others count on.")
 @click.option("--nfe", type=int, cls=Several, help="Model calls, one or several.  [default: 8]")
 @click.option("--nodes", type=int, default=48, show_default=True, help="Nodes of the reference paths.")
-@click.option("--rounds", type=int, default=4, show_default=True, help="Gauss-Newton steps; 0 uses only the profile.")
+@click.option("--rounds", type=int, default=3, show_default=True, help="Gauss-Newton steps; 0 uses only the profile.")
 @click.option("--profile", "kept", type=Place(), help="Store the profile in this file; an interrupted profile resumes.")
 @click.option("--start", type=float, default=1.0, show_default=True, help="Sigma where runs begin; below 1 for image-to-image.")
 @click.option("--distilled", is_flag=True, help="Allow a distilled model.")
 @click.option("--max-batch", type=int, help="Rows in one model call.  [default: 64; more of rows with few numbers]")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Measure the paths on this machine, or on a Ray cluster.",
+)
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
 @click.option("--budget", type=Cost(), help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")
 @click.option("--out", type=Place(), default=Path("solver.json"), show_default=True, help="JSON file.")
@@ -59,6 +67,7 @@ def fit(
     start: float,
     distilled: bool,
     max_batch: int | None,
+    engine: Literal["local", "ray"],
     dry_run: bool,
     budget: Budget | None,
     out: Path,
@@ -81,11 +90,12 @@ def fit(
     from flowsamplers.fitting import Rows, evaluations_at_most, noised_images, rows_for
     from flowsamplers.flows import default_prompts
     from flowsamplers.profiling import batch_of
+    from flowsamplers.study.cluster import Conditioned, OnRay
     from flowsamplers.study.cost import Meter, probe
     from flowsamplers.study.store import check_writable
 
     wanted = nfe or (8,)
-    _check(rows, nodes, start, wanted, rounds)
+    _check(rows, nodes, start, wanted, rounds, engine)
     _check_out(out, max_batch)
     check_writable(out.parent)
     own = default_prompts(model)
@@ -124,7 +134,7 @@ def fit(
             done += n
             report("fit", done, cost)
 
-        source = _Conditioned(metered)
+        source = Conditioned(metered)
         noise = flow.noise([seed + i for i in range(rows + edits * rows)])
         x1 = noised_images(source, noise, start, condition, nodes) if edits else noise
         measured = Rows.of(
@@ -137,6 +147,7 @@ def fit(
             nodes=nodes,
             file=kept,
             about=about,
+            parts=OnRay(partial(open_flow, model, fitting[0], flow_options), metered) if engine == "ray" else None,
         )
         solvers = [measured.fit(n, rounds=rounds, tokens=flow.tokens) for n in wanted]
     for n, solver in zip(wanted, solvers, strict=True):
@@ -166,15 +177,12 @@ def prompts_of_rows(fitting: Sequence[str | None], judging: Sequence[str | None]
     ]
 
 
-class _Conditioned:
-    """A metered flow without the other attributes of the flow."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.velocity = meter.velocity
-
-
-def _check(rows: int | None, nodes: int, start: float, wanted: tuple[int, ...], rounds: int) -> None:
+def _check(rows: int | None, nodes: int, start: float, wanted: tuple[int, ...], rounds: int, engine: str) -> None:
     """Refuse what no fit can be made of, before a model is opened."""
+    if engine == "ray":
+        from flowsamplers.study.cluster import ray_here
+
+        ray_here()
     whole("nodes", nodes, 1)
     number("start", start, most=1, above=0)
     if rows is not None and rows < 1:

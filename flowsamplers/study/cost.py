@@ -106,6 +106,15 @@ class Meter:
             return self.budget.evaluations - self.rows
         return float("inf") if self.budget.seconds is None else (self.budget.seconds - self.seconds) / seconds_each
 
+    def check_time(self) -> None:
+        """Check that the budget's time is not over.
+
+        Raises:
+            BudgetSpent: it is.
+        """
+        if self.budget.seconds is not None and self.seconds > self.budget.seconds:
+            raise BudgetSpent(str(self.budget))
+
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
         """Return the flow's velocity, and count it.
 

@@ -6,11 +6,9 @@ import hashlib
 import json
 import platform
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from flowsamplers._errors import missing
 from flowsamplers.study import plots, report
 from flowsamplers.study.bench import NOT_FINITE, Bench, Ended, Job, keys, png
+from flowsamplers.study.cluster import ATTEMPTS, Task, done_by_workers, ray_here
 from flowsamplers.study.cost import Budget, BudgetSpent, Meter, Probe, probe
 from flowsamplers.study.results import Results, load
 from flowsamplers.study.rows import Key, Row, to_csv
@@ -98,8 +97,8 @@ def _check_available(engine: Engine) -> None:
         raise missing("references need", "safetensors", "study")
     if engine not in ("local", "ray"):
         raise ValueError(f"engine={engine!r}: accepted are 'local' and 'ray'")
-    if engine == "ray" and find_spec("ray") is None:
-        raise missing("engine='ray' needs", "ray", "ray")
+    if engine == "ray":
+        ray_here()
 
 
 @dataclass
@@ -276,18 +275,6 @@ def _described(found: Sequence[Truth]) -> dict[str, Any]:
 SHARD = 16
 """Number of runs that a worker gets at once, all from one noise; they are repeated if the worker dies."""
 
-ATTEMPTS = 3
-"""Number of attempts for runs whose worker dies."""
-
-
-@dataclass
-class _Shard:
-    """Runs from one noise."""
-
-    truth: Any  # a reference to it in Ray's store
-    jobs: list[Job]
-    attempts: int = 0
-
 
 class Worker:
     """A worker process with an open model.
@@ -312,9 +299,9 @@ class Worker:
 
 
 def measure_on_ray(bench: Bench, jobs: Sequence[Job], on_end: Callable[[Ended], None]) -> None:
-    """Run jobs on a Ray cluster: the one that ``RAY_ADDRESS`` names, or a new one on this machine.
+    """Run jobs on a Ray cluster, see `done_by_workers`.
 
-    A worker that dies is replaced, and its runs are repeated. Runs fail if their workers die three times.
+    Runs fail if their workers die `ATTEMPTS` times.
 
     Args:
         bench: this process's bench; its meter counts the workers' evaluations.
@@ -325,71 +312,21 @@ def measure_on_ray(bench: Bench, jobs: Sequence[Job], on_end: Callable[[Ended], 
         BudgetSpent: the budget's time is over.
         ImportError: Ray is not installed.
     """
-    ray = import_module("ray")
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
-    _Pool(ray, bench, on_end).run(jobs)
-
-
-class _Pool:
-    """Workers and what they are at."""
-
-    def __init__(self, ray: Any, bench: Bench, on_end: Callable[[Ended], None]) -> None:
-        self.ray, self.bench, self.on_end = ray, bench, on_end
-        resources = ray.cluster_resources()
-        self.kind = {"num_gpus": 1} if resources.get("GPU", 0) >= 1 else {"num_cpus": 1}
-        self.size = int(resources.get("GPU", 0) or resources.get("CPU", 1)) or 1
-        self.running: dict[Any, tuple[Any, _Shard]] = {}
-
-    def run(self, jobs: Sequence[Job]) -> None:
-        pending = deque(self._shards(jobs))
-        idle = [self._worker() for _ in range(min(self.size, len(pending)))]
-        try:
-            while pending or self.running:
-                while pending and idle:
-                    self._check_budget()
-                    worker, shard = idle.pop(), pending.popleft()
-                    work = worker.measure.remote(shard.truth, [job.planned for job in shard.jobs])
-                    self.running[work] = worker, shard
-                (done,), _ = self.ray.wait(list(self.running), num_returns=1)
-                worker, shard = self.running.pop(done)
-                if self._collected(done, shard):
-                    idle.append(worker)
-                    continue
-                idle.append(self._worker())
-                if shard.attempts < ATTEMPTS:
-                    pending.appendleft(shard)
-        finally:
-            for worker in [*idle, *(w for w, _ in self.running.values())]:
-                self.ray.kill(worker)
-
-    def _shards(self, jobs: Sequence[Job]) -> list[_Shard]:
-        by_truth: dict[int, list[Job]] = {}
-        for job in jobs:
-            by_truth.setdefault(id(job.truth), []).append(job)
-        stored = {k: self.ray.put(some[0].truth) for k, some in by_truth.items()}
-        return [_Shard(stored[k], some[i : i + SHARD]) for k, some in by_truth.items() for i in range(0, len(some), SHARD)]
-
-    def _worker(self) -> Any:
-        kind = self.ray.remote(**self.kind)(Worker)
-        return kind.remote(self.bench.study, self.bench.seconds, self.bench.origin)
-
-    def _collected(self, work: Any, shard: _Shard) -> bool:
-        """Take the rows of a shard; whether its worker is alive."""
-        try:
-            ended, rows, calls = self.ray.get(work)
-        except self.ray.exceptions.RayActorError as error:
-            shard.attempts += 1
-            if shard.attempts == ATTEMPTS:
-                for job in shard.jobs:
-                    self.on_end(self.bench.failed(job, f"its worker died {ATTEMPTS} times: {type(error).__name__}"))
-            return False
-        self.bench.flow.credit(rows, calls)
+    ray, by_truth = ray_here(), dict[int, list[Job]]()
+    for job in jobs:
+        by_truth.setdefault(id(job.truth), []).append(job)
+    tasks = list[Task]()
+    for some in by_truth.values():
+        truth = ray.put(some[0].truth)
+        shards = [some[i : i + SHARD] for i in range(0, len(some), SHARD)]
+        tasks += [Task((truth, [job.planned for job in shard]), shard) for shard in shards]
+    made_of = (bench.study, bench.seconds, bench.origin)
+    for task, found in done_by_workers(Worker, made_of, tasks, bench.flow.check_time):
+        if isinstance(found, Exception):
+            for job in task.of:
+                on_end(bench.failed(job, f"its worker died {ATTEMPTS} times: {type(found).__name__}"))
+            continue
+        ended, rows, calls = found
+        bench.flow.credit(rows, calls)
         for one in ended:
-            self.on_end(one)
-        return True
-
-    def _check_budget(self) -> None:
-        limit = self.bench.flow.budget
-        if limit.seconds is not None and self.bench.flow.seconds > limit.seconds:
-            raise BudgetSpent(str(limit))
+            on_end(one)
