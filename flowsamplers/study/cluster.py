@@ -155,9 +155,10 @@ class OnRay:
                 task, found = next(done)
                 if isinstance(found, Exception):
                     raise RuntimeError(f"the workers of some paths died {ATTEMPTS} times") from found
-                *arrived[task.of], calls = found
-                self.meter.credit(arrived[task.of][0].evaluations, calls)
+                profile, end, calls = found
+                self.meter.credit(profile.evaluations, calls)
                 if asked.on_call is not None:
-                    asked.on_call(arrived[task.of][0].evaluations)
+                    asked.on_call(profile.evaluations)
+                arrived[task.of] = profile, end
             profiles, ends = zip(*(arrived.pop(some.start) for some in each), strict=True)
             yield replace(reduce(Profile.merge, profiles), seen=digest(x1[rows])), torch.cat(ends)
