@@ -366,6 +366,17 @@ def test_with_the_rows_that_a_mixture_should_have_new_rows_lose_little() -> None
     assert few.lost > fitted.lost
 
 
+def test_polishing_leaves_a_start_that_the_paths_suggest_and_runs_do_not_like() -> None:
+    """On this ring the best nodes along the paths have more error at 4 calls than diffusers' best, and no small step helps them."""
+    ring = [[2 * math.cos(k * math.pi / 4), 2 * math.sin(k * math.pi / 4)] for k in range(8)]
+    flow = MixtureFlow(means=ring, stds=[0.2] * 8)
+    x1 = flow.noise(list(range(512)))
+    solver, unpolished = fs.fit(flow.velocity, x1, 4, validate=False), fs.fit(flow.velocity, x1, 4, rounds=0, validate=False)
+    other = min(error(flow, fs.schedules.linear(4), name, rows=512) for name in ("euler", "unipc", "dpmpp_2m", "dpmpp_3m"))
+    assert error(flow, unpolished.grid, unpolished.sampler, rows=512) > 0.9 * other
+    assert error(flow, solver.grid, solver.sampler, rows=512) < other / 2
+
+
 @pytest.mark.parametrize("content", ["", "{", "null", "\x00\x01", '{"kind": "solver"}'])
 def test_a_damaged_file_is_refused_in_a_sentence(content: str, tmp_path) -> None:
     file = tmp_path / "bad.json"
