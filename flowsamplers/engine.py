@@ -285,21 +285,13 @@ def evaluate(velocity: Velocity, request: Request, dtype: torch.dtype, check: Ch
 
 
 def check_callable(velocity: Any) -> None:
-    """Check that a velocity field is a function.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise a ValueError if a velocity field is not a function."""
     if not callable(velocity) or isinstance(velocity, type):
         raise refused("velocity", velocity, "a function velocity(x, sigma)")
 
 
 def check_velocity(v: Any, x: Tensor) -> None:
-    """Check that a model returned a real tensor with the shape of ``x``.
-
-    Raises:
-        ValueError: it has another type, another shape, or complex numbers.
-    """
+    """Raise a ValueError if a model did not return a real tensor with the shape of ``x``."""
     if not isinstance(v, Tensor):
         raise ValueError(f"velocity returned {type(v).__name__}, not a tensor")
     if v.shape != x.shape:
