@@ -48,6 +48,8 @@ class Asked:
             else:
                 given = None if self.condition is None else self.condition[rows]
                 v = self.source.velocity(x.to(self.dtype), at, given)
+        if not isinstance(v, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"velocity returned {type(v).__name__}; a tensor of the shape of x is needed")
         if v.shape != x.shape:
             raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}")
         if not bool(torch.isfinite(v).all()):

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers.engine import Velocity, carry_dtype
+from flowsamplers._accepted import as_declared, flag, refused
+from flowsamplers.engine import Velocity
 from flowsamplers.fitting_families import BEGIN, LARGEST, Learned, OfMethod
 from flowsamplers.lockstep import Flow
 from flowsamplers.profiling import (
@@ -25,6 +26,7 @@ from flowsamplers.profiling import (
     Asked,
     Moments,
     Profile,
+    asked_of,
     batch_of,
     calls_of_a_path,
     chunks,
@@ -33,7 +35,6 @@ from flowsamplers.profiling import (
     path_nodes,
     row_weights,
 )
-from flowsamplers.registry.specifications import as_declared
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.scheme import (
     MOST,
@@ -125,6 +126,7 @@ def fit(
         Nodes and weights from one set of second moments are this project's. Relatives: BNS (arXiv:2403.01329), GITS (arXiv:2405.11326),
         S4S (arXiv:2502.17423), SharpEuler (arXiv:2605.11547).
     """
+    flag("validate", validate)
     rows = Rows.of(velocity, x1, profile, start, condition, max_batch, on_call)
     return rows.fit(nfe, method=method, rounds=rounds, validate=validate, tokens=tokens)
 
@@ -211,16 +213,10 @@ class Rows:
         **how: Any,
     ) -> Rows:
         """Measure what is missing; see `fit`, and `profile` for ``file``, ``about`` and ``nodes``."""
-        carry_dtype(x1)
-        max_batch = batch_of(x1, max_batch)
-        asked = Asked(velocity, x1.dtype, condition, on_call)
-        if not len(x1):
-            raise ValueError("x1 has no rows: a fit needs at least 1")
-        if condition is not None and (callable(velocity) or len(condition) != len(x1)):
-            raise ValueError(
-                f"condition: {len(condition)} entries for {len(x1)} rows; give one for each, and a Flow that reads them"
-            )
+        asked, max_batch = asked_of(velocity, x1, condition, max_batch, on_call)
         if profile is not None:
+            if not isinstance(profile, Profile):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise refused("profile", profile, "a Profile")
             if profile.numbers != math.prod(x1.shape[1:]):
                 raise ValueError(f"profile of rows of {profile.numbers} numbers: x1 has rows of {math.prod(x1.shape[1:])}")
             return cls(asked, x1, ends(asked, x1, profile.sigmas, max_batch), profile, max_batch)

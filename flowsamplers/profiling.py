@@ -32,6 +32,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import block_diag
 from torch import Tensor
 
+from flowsamplers._accepted import function, listed, mapping, number, refused, whole
 from flowsamplers._devices import digest
 from flowsamplers._files import write_atomically
 from flowsamplers.engine import Velocity, carry_dtype
@@ -319,16 +320,35 @@ def profile(
         The moments are this project's; the literature's relatives are GITS (arXiv:2405.11326) and BNS (arXiv:2403.01329).
     """
     sigmas = path_nodes(nodes, start)
+    asked, max_batch = asked_of(velocity, x1, condition, max_batch, on_call)
+    if file is not None and not isinstance(file, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise refused("file", file, "a path")
+    *_, (found, _) = measured(asked, x1, sigmas, max_batch, file, mapping("about", about or {}))
+    return found
+
+
+def asked_of(
+    velocity: Velocity | Flow,
+    x1: Tensor,
+    condition: Sequence[Any] | None,
+    max_batch: int | None,
+    on_call: Callable[[int], None] | None,
+) -> tuple[Asked, int]:
+    """The velocity for rows of ``x1``, and the rows in one model call.
+
+    Raises:
+        ValueError: an argument is not accepted.
+        TypeError: likewise.
+    """
     carry_dtype(x1)
     if not len(x1):
-        raise ValueError("x1 has no rows: a profile needs at least 1")
-    if condition is not None and (callable(velocity) or len(condition) != len(x1)):
-        raise ValueError(
-            f"condition: {len(condition)} entries for {len(x1)} rows; give one for each, and a Flow that reads them"
-        )
-    asked = Asked(velocity, x1.dtype, condition, on_call)
-    *_, (found, _) = measured(asked, x1, sigmas, batch_of(x1, max_batch), file, dict(about or {}))
-    return found
+        raise ValueError("x1 has no rows: at least 1 is needed")
+    given = None if condition is None else listed("condition", condition, "a list with an entry for each row")
+    if given is not None and (callable(velocity) or len(given) != len(x1)):
+        raise ValueError(f"condition: {len(given)} entries for {len(x1)} rows; give one for each, and a Flow that reads them")
+    return Asked(velocity, x1.dtype, given, function("on_call", on_call, "a function of the number of rows")), batch_of(
+        x1, max_batch
+    )
 
 
 def measured(
@@ -362,10 +382,9 @@ def path_nodes(nodes: int, start: float = 1.0) -> tuple[float, ...]:
         >>> [round(s, 3) for s in path_nodes(4)]
         [1.0, 0.854, 0.5, 0.146, 0.0]
     """
-    if nodes < 4 or nodes % 2:
-        raise ValueError(f"nodes={nodes}: give an even number of at least 4 intervals")
-    if not 0 < start <= 1:
-        raise ValueError(f"start={start}: the sigma at which runs begin lies above 0 and is at most 1")
+    if whole("nodes", nodes, 4) % 2:
+        raise refused("nodes", nodes, "an even number of intervals")
+    number("start", start, most=1, above=0)
     inner = (1 + np.cos(np.pi * np.arange(1, nodes) / nodes)) / 2 * start
     return (start, *(float(s) for s in inner), 0.0)
 
@@ -387,7 +406,7 @@ def batch_of(x1: Tensor, max_batch: int | None = None) -> int:
         >>> batch_of(torch.zeros(1, 2)), batch_of(torch.zeros(1, 16, 16)), batch_of(torch.zeros(1, 2), 8)
         (8192, 64, 8)
     """
-    return max(64, 2**14 // max(1, math.prod(x1.shape[1:]))) if max_batch is None else max_batch
+    return max(64, 2**14 // max(1, math.prod(x1.shape[1:]))) if max_batch is None else whole("max_batch", max_batch, 1)
 
 
 def chunks(rows: int, size: int, done: int = 0) -> Iterator[slice]:

@@ -137,6 +137,27 @@ CASES: list[tuple[Callable[[], Any], str]] = [
         (lambda o=o: fs.fit(decay, X, **o), f"{next(iter(o))}=")
         for o in ({"nfe": True}, {"nfe": 2.5}, {"rounds": -1}, {"rounds": NAN})
     ],
+    *[
+        (lambda k=k, v=v, f=f: f(decay, X, **{k: v}), f"{k}={v!r}: accepted is")
+        for f in (fs.fit, fs.profile)
+        for k, values in {
+            "max_batch": (0, True, 2.5, "a"),
+            "start": (0, 2, NAN, "a", True),
+            "condition": (5, "a"),
+            "on_call": (5, "a"),
+        }.items()
+        for v in values
+    ],
+    *[(lambda n=n: fs.profile(decay, X, nodes=n), f"nodes={n!r}: accepted is") for n in (True, 3, 5, 8.0, "8", None)],
+    *[(lambda f=f: fs.profile(decay, X, file=f), f"file={f!r}: accepted is a path") for f in (3, 1.5, [1])],
+    *[(lambda a=a: fs.profile(decay, X, about=a), f"about={a!r}: accepted is") for a in (3, "a", [1])],
+    *[(lambda p=p: fs.fit(decay, X, profile=p), "profile=") for p in (3, "x.safetensors", X)],
+    *[(lambda v=v: fs.fit(decay, X, validate=v), f"validate={v!r}: accepted is True or False") for v in (None, 1, "a")],
+    (lambda: fs.fit(lambda x, s: None, X), "velocity returned NoneType"),
+    *[(lambda m=m: fs.fit_ns_solver(decay, X, GRID, memory=m), f"memory={m!r}: accepted is") for m in (0, True, 1.5, "a")],
+    *[(lambda p=p: fs.fit_ns_solver(decay, X, GRID, parts=p), f"parts={p!r}: accepted is") for p in (0, True, 1.5, "a", None)],
+    *[(lambda g=g: fs.fit_ns_solver(decay, X, g), "grid=") for g in (None, 3, [1.0, 0.0])],
+    *[(lambda x=x: fs.fit_ns_solver(decay, x, GRID), "x1") for x in (None, 3, [1.0])],
     (lambda: fs.get_schedule("karras_ve", 4, rho=0), "rho=0.0: no schedule can be computed"),
     # bool for a number, NaN, infinity, text, a wrong shape: every argument of every public function
     *[(lambda n=n, s=s: n(s), f"seeds={s!r}: accepted is an int") for n in (fs.KeyedNoise, fs.BrownianNoise) for s in SEEDS],
