@@ -60,7 +60,7 @@ class Edits:
             anew: rows whose earlier velocities are of no use, however small the edit.
         """
         worth = torch.zeros_like(row_norm(by)) if self._worth is None else self._worth
-        far = ~(row_norm(by) <= worth) | ~worth.isfinite()
+        far = ((row_norm(by) <= worth) & worth.isfinite()).logical_not()
         far = far if anew is None else far | anew
         far = far & ((by != 0) if anew is None else (by != 0) | anew) if self._draws_noise else far
         age = torch.full_like(far, torch.iinfo(torch.int16).max // 2, dtype=torch.int16) if self._age is None else self._age

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flowsamplers._accepted import as_declared, flag, refused
 from flowsamplers.engine import Velocity
+from flowsamplers.evaluated import Asked, asked_of, batch_of, chunks
 from flowsamplers.fitting_families import BEGIN, LARGEST, Learned, OfMethod
 from flowsamplers.lockstep import Flow
 from flowsamplers.profiling import (
@@ -23,13 +24,9 @@ from flowsamplers.profiling import (
     HELD,
     NODES,
     Array,
-    Asked,
     Moments,
     Profile,
-    asked_of,
-    batch_of,
     calls_of_a_path,
-    chunks,
     ends,
     measured,
     path_nodes,

@@ -32,11 +32,11 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from flowsamplers._accepted import function, listed, mapping, number, refused, whole
+from flowsamplers._accepted import mapping, number, refused, whole
 from flowsamplers._devices import digest
 from flowsamplers._files import write_atomically
-from flowsamplers.engine import Velocity, carry_dtype
-from flowsamplers.evaluated import Asked
+from flowsamplers.engine import Velocity
+from flowsamplers.evaluated import Asked, asked_of, chunks
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow
 from flowsamplers.samplers.learned import gaussian_path
@@ -327,30 +327,6 @@ def profile(
     return found
 
 
-def asked_of(
-    velocity: Velocity | Flow,
-    x1: Tensor,
-    condition: Sequence[Any] | None,
-    max_batch: int | None,
-    on_call: Callable[[int], None] | None,
-) -> tuple[Asked, int]:
-    """The velocity for rows of ``x1``, and the rows in one model call.
-
-    Raises:
-        ValueError: an argument is not accepted.
-        TypeError: likewise.
-    """
-    carry_dtype(x1)
-    if not len(x1):
-        raise ValueError("x1 has no rows: at least 1 is needed")
-    given = None if condition is None else listed("condition", condition, "a list with an entry for each row")
-    if given is not None and (callable(velocity) or len(given) != len(x1)):
-        raise ValueError(f"condition: {len(given)} entries for {len(x1)} rows; give one for each, and a Flow that reads them")
-    return Asked(velocity, x1.dtype, given, function("on_call", on_call, "a function of the number of rows")), batch_of(
-        x1, max_batch
-    )
-
-
 def measured(
     asked: Asked,
     x1: Tensor,
@@ -397,24 +373,6 @@ def calls_of_a_path(nodes: int, *, checked: bool = True) -> int:
         (382, 255)
     """
     return 4 * nodes - 1 + (4 * (nodes // 2) - 1 if checked else 0)
-
-
-def batch_of(x1: Tensor, max_batch: int | None = None) -> int:
-    """Rows in one model call.
-
-    Examples:
-        >>> batch_of(torch.zeros(1, 2)), batch_of(torch.zeros(1, 16, 16)), batch_of(torch.zeros(1, 2), 8)
-        (8192, 64, 8)
-    """
-    return max(64, 2**14 // max(1, math.prod(x1.shape[1:]))) if max_batch is None else whole("max_batch", max_batch, 1)
-
-
-def chunks(rows: int, size: int, done: int = 0) -> Iterator[slice]:
-    """The rows in batches."""
-    if size < 1:
-        raise ValueError(f"max_batch={size}: a model call needs at least 1 row")
-    for lo in range(done, rows, size):
-        yield slice(lo, min(lo + size, rows))
 
 
 def path(asked: Asked, x1: Tensor, rows: slice, sigmas: Sequence[float]) -> Iterator[tuple[Tensor, Tensor | None]]:

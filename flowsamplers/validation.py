@@ -17,8 +17,8 @@ from torch import Tensor
 
 from flowsamplers.benchmark import recommend
 from flowsamplers.engine import Velocity, largest_steps, nfe, sample
+from flowsamplers.evaluated import Asked, chunks
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.profiling import Asked, chunks
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.schedules import flux2, linear
 from flowsamplers.solver import Score, Solver, Validation

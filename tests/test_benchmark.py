@@ -64,7 +64,7 @@ def test_its_numbers_come_out_again(schedule: str, budget: int) -> None:
         assert steps_for(sampler, schedule, budget) == cell.steps
         grid = fs.get_schedule(schedule, cell.steps, **SCHEDULES[schedule])
         error = (fs.sample(flow.velocity, x, grid, sampler) - truth).norm() / truth.norm()
-        assert error.item() == pytest.approx(cell.errors["appendix-a"], rel=1e-3)
+        assert error.item() == pytest.approx(cell.errors["four-gaussians"], rel=1e-3)
 
 
 def test_recommend_keeps_its_word() -> None:
@@ -134,7 +134,7 @@ def test_the_rows_of_diffusers_come_out_again_from_diffusers(schedule: str, budg
         assert stock.STOCK[name].calls(row.steps) <= budget < stock.STOCK[name].calls(row.steps + 1)
         grid = fs.get_schedule(schedule, row.steps, **SCHEDULES[schedule])
         error = (stock.run(name, flow.velocity, x, grid) - truth).norm() / truth.norm()
-        assert error.item() == pytest.approx(row.errors["appendix-a"], rel=2e-3)
+        assert error.item() == pytest.approx(row.errors["four-gaussians"], rel=2e-3)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

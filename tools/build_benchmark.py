@@ -121,7 +121,7 @@ def mixtures() -> dict[str, tuple[Velocity, Tensor, Tensor]]:
     """Velocity, start and truth of the flows whose solutions are exact."""
     out: dict[str, tuple[Velocity, Tensor, Tensor]] = {}
     for name, flow in {
-        "appendix-a": MixtureFlow.four_gaussians(),
+        "four-gaussians": MixtureFlow.four_gaussians(),
         **{f"mixture-{i}": MixtureFlow.random(i) for i in range(MIXTURES)},
     }.items():
         x = flow.noise(list(range(ROWS)))

@@ -21,10 +21,11 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.benchmark import SCHEDULES, Measured, measured, measured_stock
+from flowsamplers.evaluated import Asked, batch_of
 from flowsamplers.fitting import MANY_ROWS, OfMethod, Rows
 from flowsamplers.flows import MixtureFlow, load_flow
 from flowsamplers.flows.prompts import default_prompts
-from flowsamplers.profiling import FOLDS, Asked, batch_of, ends, path_nodes
+from flowsamplers.profiling import FOLDS, ends, path_nodes
 from flowsamplers.validation import MANY
 from flowsamplers_diffusers import stock
 
@@ -62,7 +63,10 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = [
-    *(Subject(n, (4, 6, 8, 16), MANY_ROWS, 16_384, 64, 6) for n in ("appendix-a", *(f"mixture-{i}" for i in range(MIXTURES)))),
+    *(
+        Subject(n, (4, 6, 8, 16), MANY_ROWS, 16_384, 64, 6)
+        for n in ("four-gaussians", *(f"mixture-{i}" for i in range(MIXTURES)))
+    ),
     Subject("klein-digits", (4, 6, 8, 16), 24, 24, 32, 3, {"guidance_scale": 4.0}),
     Subject("klein-emoji", (4, 6, 8), 16, 9, 32, 3, {"guidance_scale": 2.5}),
 ]
@@ -123,7 +127,7 @@ def schedule(cell: Measured) -> fs.SigmaGrid:
 
 def opened(subject: Subject) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
     """The flow, the prompts that are fitted to, and those that judge; None without prompts."""
-    if subject.name == "appendix-a":
+    if subject.name == "four-gaussians":
         return MixtureFlow.four_gaussians(), (), ()
     if subject.name.startswith("mixture-"):
         return MixtureFlow.random(int(subject.name.removeprefix("mixture-"))), (), ()

@@ -87,9 +87,9 @@ def fit(
     """  # noqa: D301
     import torch
 
+    from flowsamplers.evaluated import batch_of
     from flowsamplers.fitting import Rows, evaluations_at_most, noised_images, rows_for
     from flowsamplers.flows import default_prompts
-    from flowsamplers.profiling import batch_of
     from flowsamplers.study.cluster import Conditioned, OnRay
     from flowsamplers.study.cost import Meter, probe
     from flowsamplers.study.store import check_writable

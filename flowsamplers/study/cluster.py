@@ -15,8 +15,8 @@ from torch import Tensor
 
 from flowsamplers._devices import digest
 from flowsamplers._errors import missing
-from flowsamplers.evaluated import Asked
-from flowsamplers.profiling import Profile, chunks, part
+from flowsamplers.evaluated import Asked, chunks
+from flowsamplers.profiling import Profile, part
 from flowsamplers.study.cost import Meter
 
 ATTEMPTS = 3

@@ -104,13 +104,14 @@ class CarriedRun:
                 known = known & sample.isfinite()
             whole = not waits and bool(known.all())  # only on the CPU is it no wait to know
         if not whole:
-            self._lost = _rows(~known) if self._lost is None else self._lost | _rows(~known)
+            lost = known.logical_not()  # not ~, which fake tensors of a device refuse where torch has no driver for it
+            self._lost = _rows(lost) if self._lost is None else self._lost | _rows(lost)
         v = v if whole else torch.where(v.isfinite(), v, 0)
         stepper.tell(v if sign > 0 else -v)
         if self._rounds and stepper.between_steps and not stepper.done:
             stepper.round_to(v.dtype)
         out = stepper.point.to(v.dtype, copy=True)
-        out = out if whole else out.masked_fill_(~known, torch.nan)  # in place keeps the strides
+        out = out if whole else out.masked_fill_(known.logical_not(), torch.nan)  # in place keeps the strides
         self.noise.forget(stepper.index)
         if out.grad_fn is None or not stepper.remembers:
             stepper.detach()
@@ -133,9 +134,9 @@ class CarriedRun:
                 return  # only on the CPU is it no wait to know
             untouched, found = sample == given, None
             if self._lost is not None:
-                missing = ~sample.isfinite()
-                found = self._lost & ~_rows(missing)
-                untouched, self._lost = untouched | (self._lost & missing), self._lost & ~found
+                missing = sample.isfinite().logical_not()
+                found = self._lost & _rows(missing).logical_not()
+                untouched, self._lost = untouched | (self._lost & missing), self._lost & found.logical_not()
             kept = torch.where(untouched, master - given.to(master.dtype), torch.zeros_like(master))
         sample = sample if found is None else torch.where(untouched, given.to(sample.dtype), sample)
         self.stepper.edit(sample.to(self._dtype) + kept, anew=found)
