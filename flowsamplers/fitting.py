@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +47,8 @@ from flowsamplers.validation import JUDGE, Judges, validated
 DATA = 2
 """Numbers in the fitting rows per polished parameter, at least."""
 DAMPINGS = 10.0 ** np.arange(-9, 3)
+JUMP = 0.05
+"""Squared error of a row, relative to its size, above which it counts less: it ends in another image, and no small step mends that."""
 PARTS = 12
 """The fitting rows are divided into so many parts for the cross-validation of the damping."""
 STDS = (0.0, 0.25, 0.75, 1.5)
@@ -310,19 +313,22 @@ class Rows:
         return theta if math.log(old / new) > 2 * doubt else family.known[best]
 
     def error(self, scheme: Scheme) -> float:
-        """Mean squared error of the end, relative, each row by its weight."""
-        return float(self.errors(scheme).sum())
+        r"""The relative error that a fit makes small: the sum of $J \log(1 + e / J)$ over the squared errors e of the rows, J = `JUMP`."""
+        return float((JUMP * np.log1p(self.errors(scheme) / JUMP)).sum()) / self.size
+
+    @cached_property
+    def size(self) -> float:
+        """The sum of the squared sizes of the ends, each row by its weight."""
+        return float((self.x0.flatten(1).square().sum(1) * row_weights(self.x1, self.x0)).sum())
 
     def errors(self, scheme: Scheme) -> Array:
-        """Compute the contribution of each row to `error`."""
+        """Compute the squared error of each row, by its weight."""
         weights = row_weights(self.x1, self.x0)
         found = list[Tensor]()
         for rows in chunks(len(self.x1), self.max_batch):
             gap = run_scheme(self.asked, self.x1, rows, scheme)[0] - self.x0[rows]
             found.append(gap.flatten(1).square().sum(1) * weights[rows])
-        size = (self.x0.flatten(1).square().sum(1) * weights).sum()
-        each = (torch.cat(found) / size).nan_to_num(math.inf)
-        return cast(Array, each.cpu().numpy())
+        return cast(Array, torch.cat(found).nan_to_num(math.inf).cpu().numpy())
 
 
 class Polishing:
@@ -396,12 +402,13 @@ def _linearized(family: Learned | OfMethod, theta: Array, rows: Rows, free: Sequ
     parts = min(PARTS, len(rows.x1))
     a, g, left = np.zeros((parts, p, p)), np.zeros((parts, p)), np.zeros(parts)
     weights = row_weights(rows.x1, rows.x0)
-    total = (rows.x0.flatten(1).square().sum(1) * weights).sum().item()
     size = min(rows.max_batch, max(1, HELD // ((p + 2) * max(1, math.prod(rows.x1.shape[1:])))))
     for some in chunks(len(rows.x1), size):
         end, known = run_scheme(rows.asked, rows.x1, some, base)
-        root = (weights[some] / total).sqrt()[:, None]
-        r = ((end - rows.x0[some]).flatten(1) * root).cpu().numpy()
+        gap = (end - rows.x0[some]).flatten(1)
+        less = 1 + gap.square().sum(1) * weights[some] / JUMP  # the slope of the logarithm in `Rows.error`
+        root = (weights[some] / rows.size / less).sqrt()[:, None]
+        r = (gap * root).cpu().numpy()
         columns = [
             (
                 (run_scheme(rows.asked, rows.x1, some, o, known[: first_other(base, o)])[0] - end).flatten(1) * (root / delta)

@@ -1,4 +1,4 @@
-"""What is fitted: solvers with nodes and weights of their own, and samplers of the catalogue with nodes of their own."""
+"""Families of solvers to fit: free nodes and weights, or free nodes for a sampler of the catalogue."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Profile:
 
     Attributes:
         sigmas: M + 1 nodes, falling from the start to 0.
-        velocities: G, ``(folds, M + 1, M + 1)``, sums over the rows of a fold of the mean over a row's numbers; the start is the last.
+        velocities: G, ``(folds, M + 1, M + 1)``, sums over the rows of a fold of the mean over the numbers of a row. The start is the last.
         crossed: P, ``(folds, M + 1, M + 1)``, likewise.
         moved: Q, ``(folds, M + 1, M + 1)``.
         sizes: ``(folds,)``, the same sums of the squared end points.

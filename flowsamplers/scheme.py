@@ -116,7 +116,7 @@ def best_weights(moments: Moments, noise: float = 0.0) -> tuple[tuple[Array, ...
     r"""Find the best weights for given nodes, and the sum of the squared errors of all steps.
 
     Each step minimizes $Q - 2 B \cdot P + B \cdot (G + E) B$ with $\sum B$ the step from the start. The errors of earlier steps move the
-    solver's points off the path, and so its velocities. $E$ has their squares on its diagonal, which keeps weights from growing. The mean
+    solver's points and velocities off the path. $E$ has the squares of these errors on its diagonal. It keeps the weights small. The mean
     squared error of the velocities is added there too.
 
     Args:
