@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,131 +63,155 @@ def schedule(mistake: str, parent: str) -> Callable[[Any], Any]:
 
 
 NOISY = {"stochastic": True, "affine": False, "keeps_marginals": False, "weak_order": 0}
+AB2 = {"order": 2, "multistep": True}
+End = Callable[..., torch.Tensor]
 
 
-@parent("euler")
-def euler(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return x + at.h * v, state
+# The forms of a step: what is made of its model calls is given
 
 
-@parent("heun", order=2)
-def heun(self, x, at, state):
-    k1 = yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x + at.h * k1, at.s1)
-    return x + at.h / 2 * (k1 + k2), state
+def once(end: End, where: Callable[[Any], float] = lambda at: at.s0) -> Any:
+    """One call."""
+
+    def step(self, x, at, state):
+        v = yield Evaluate(x, where(at))
+        return end(x, v, at), state
+
+    return step
 
 
-@parent("midpoint", order=2)
-def midpoint(self, x, at, state):
-    k1 = yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x + at.h / 2 * k1, at.s0 + at.h / 2)
-    return x + at.h * k2, state
+def twice(end: End) -> Any:
+    """A call at both ends."""
+
+    def step(self, x, at, state):
+        k1 = yield Evaluate(x, at.s0)
+        k2 = yield Evaluate(x + at.h * k1, at.s1)
+        return end(x, k1, k2, at), state
+
+    return step
 
 
-@parent("ab2", order=2, multistep=True)
-def ab2(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    v1, r = (v, 0.0) if state is None else (state[0], at.h / state[1])
-    return x + at.h * ((1 + r / 2) * v - r / 2 * v1), (v, at.h)
+def halfway(node: Callable[[Any], float], moved: Callable[[Any], float] = lambda at: at.h / 2) -> Any:
+    """A call at the beginning, and one in the middle, whose velocity is taken."""
+
+    def step(self, x, at, state):
+        k1 = yield Evaluate(x, at.s0)
+        k2 = yield Evaluate(x + moved(at) * k1, node(at))
+        return x + at.h * k2, state
+
+    return step
 
 
-@parent("lcm", **NOISY)
-def lcm(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (1 - at.s1) * (x - at.s0 * v) + at.s1 * at.noise(x), state
+def remembering(ratio: Callable[[float, float], float] = lambda h, h1: h / h1, kept: Any = lambda new, old: new) -> Any:
+    """The line through the last two velocities."""
+
+    def step(self, x, at, state):
+        v = yield Evaluate(x, at.s0)
+        v1, r = (v, 0.0) if state is None else (state[0], ratio(at.h, state[1]))
+        return x + at.h * ((1 + r / 2) * v - r / 2 * v1), kept((v, at.h), state)
+
+    return step
 
 
-# Steps and sigmas
+def renoised(x, v, at, noise):
+    """The data prediction at the next noise level."""
+    return (1 - at.s1) * (x - at.s0 * v) + at.s1 * noise
 
 
-@sampler("wrong sign of dt", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return x - at.h * v, state
+euler = parent("euler")(once(lambda x, v, at: x + at.h * v))
+heun = parent("heun", order=2)(twice(lambda x, k1, k2, at: x + at.h / 2 * (k1 + k2)))
+midpoint = parent("midpoint", order=2)(halfway(lambda at: at.s0 + at.h / 2))
+ab2 = parent("ab2", **AB2)(remembering())
+lcm = parent("lcm", **NOISY)(once(lambda x, v, at: renoised(x, v, at, at.noise(x))))
 
 
-@sampler("off-by-one sigma: asks at the end of the step", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s1)
-    return x + at.h * v, state
+# Euler's method
 
 
-@sampler("off-by-one step length: that of the step before", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    i = max(at.index - 1, 0)
-    return x + (at.grid.sigmas[i + 1] - at.grid.sigmas[i]) * v, state
+def euler_as(mistake: str, **claims: Any) -> Callable[[End], Any]:
+    """Decorator of a wrong end of its step."""
+    return lambda end: sampler(mistake, "euler", **claims)(once(end))
 
 
-@sampler("the last step is forgotten", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (x if at.last else x + at.h * v), state
+EULER: dict[str, End] = {
+    "wrong sign of dt": lambda x, v, at: x - at.h * v,
+    "off-by-one step length: that of the step before": lambda x, v, at: x + at.grid.dt[max(at.index - 1, 0)] * v,
+    "the last step is forgotten": lambda x, v, at: x if at.last else x + at.h * v,
+    "dt in float16": lambda x, v, at: x + torch.tensor(at.h).half().item() * v,
+    "dt rounded to bfloat16, as a 0-dim tensor does": lambda x, v, at: x + torch.tensor(at.h).bfloat16().item() * v,
+    "result in float32": lambda x, v, at: (x + at.h * v).float().to(x.dtype),
+    "in-place edit of a request": lambda x, v, at: x.add_(at.h * v),
+    "graph cut by a detach": lambda x, v, at: x + at.h * v.detach(),
+    "waits for the device": lambda x, v, at: x if v.detach().abs().max().item() > 1e12 else x + at.h * v,
+    "mean of the batch mixed in": lambda x, v, at: x + at.h * (v + 1e-6 * (v.mean(0, keepdim=True) - v)),
+    "latents flattened, not shaped back": lambda x, v, at: (x + at.h * v).flatten(1),
+    "clamped like an image": lambda x, v, at: (x + at.h * v).clamp(-2, 2),
+}
+for mistake, end in EULER.items():
+    euler_as(mistake)(end)
+sampler("off-by-one sigma: asks at the end of the step", "euler")(once(lambda x, v, at: x + at.h * v, lambda at: at.s1))
+sampler("time counted from data: 1 - sigma", "euler")(once(lambda x, v, at: x + at.h * v, lambda at: 1 - at.s0))
+sampler("declares a higher order than it has", "euler", order=2)(euler)
+sampler("options that cannot be hashed", "euler", freeze=False)(euler)
 
 
-@sampler("dt in float16", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return x + torch.tensor(at.h).half().item() * v, state
-
-
-@sampler("dt rounded to bfloat16, as a 0-dim tensor does", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return x + torch.tensor(at.h).bfloat16().item() * v, state
-
-
-@sampler("sigma clamped away from 0 by an epsilon", "euler", affine=False)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
+@euler_as("sigma clamped away from 0 by an epsilon", affine=False)
+def _(x, v, at):
     d = x - at.s0 * v
-    return d + max(at.s1, 1e-3) / at.s0 * (x - d), state
+    return d + max(at.s1, 1e-3) / at.s0 * (x - d)
 
 
-@sampler("time counted from data: 1 - sigma", "euler")
+@euler_as("one coordinate treated apart")
+def _(x, v, at):
+    first = torch.zeros_like(x)
+    first[..., 0] = 1
+    return x + at.h * v + 1e-3 * at.h**2 * first * v
+
+
+@euler_as("default dtype changed")
+def _(x, v, at):
+    torch.set_default_dtype(torch.float64)
+    return x + at.h * v
+
+
+@euler_as("global generator seeded")
+def _(x, v, at):
+    torch.manual_seed(at.index)
+    return x + at.h * v
+
+
+@euler_as("global generator of numpy seeded")
+def _(x, v, at):
+    np.random.seed(at.index)  # noqa: NPY002
+    return x + at.h * v
+
+
+@sampler("no_grad held over a request", "euler")
 def _(self, x, at, state):
-    v = yield Evaluate(x, 1 - at.s0)
+    with torch.no_grad():
+        v = yield Evaluate(x, at.s0)
     return x + at.h * v, state
 
 
-# Coefficients
+# Two stages
 
-
-@sampler("wrong weight in a tableau", "heun", order=2)
-def _(self, x, at, state):
-    k1 = yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x + at.h * k1, at.s1)
-    return x + at.h * (0.6 * k1 + 0.4 * k2), state
-
-
-@sampler("weights that do not sum to 1", "heun", order=2)
-def _(self, x, at, state):
-    k1 = yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x + at.h * k1, at.s1)
-    return x + at.h * (0.5 * k1 + 0.501 * k2), state
+HEUN: dict[str, End] = {
+    "wrong weight in a tableau": lambda x, k1, k2, at: x + at.h * (0.6 * k1 + 0.4 * k2),
+    "weights that do not sum to 1": lambda x, k1, k2, at: x + at.h * (0.5 * k1 + 0.501 * k2),
+    "in-place edit of a velocity": lambda x, k1, k2, at: x + at.h / 2 * k1.add_(k2),
+}
+for mistake, end in HEUN.items():
+    sampler(mistake, "heun", order=2)(twice(end))
+sampler("declares a lower order than it has", "heun", order=1)(heun)
+sampler("stage at the wrong node", "midpoint", order=2)(halfway(lambda at: at.s1))
+sampler("stage not moved", "midpoint", order=2)(halfway(lambda at: at.s0 + at.h / 2, lambda at: 0.0))
 
 
 @sampler("weights that divide by the first sigma of the grid", "heun")
-def _(self, x, at, state):
-    k1 = yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x + at.h * k1, at.s1)
+@twice
+def _(x, k1, k2, at):
     w = at.s1 / (2 * at.grid.start)
-    return x + at.h * ((1 - w) * k1 + w * k2), state
-
-
-@sampler("stage at the wrong node", "midpoint", order=2)
-def _(self, x, at, state):
-    k1 = yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x + at.h / 2 * k1, at.s1)
-    return x + at.h * k2, state
-
-
-@sampler("stage not moved", "midpoint", order=2)
-def _(self, x, at, state):
-    yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x, at.s0 + at.h / 2)
-    return x + at.h * k2, state
+    return x + at.h * ((1 - w) * k1 + w * k2)
 
 
 @sampler("stage beyond the step", "midpoint", order=1)
@@ -197,111 +221,15 @@ def _(self, x, at, state):
     return x + at.h * (2 * k1 - k2), state
 
 
-@sampler("history not rescaled for the step ratio", "ab2", order=2, multistep=True)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return x + at.h * (v if state is None else 1.5 * v - 0.5 * state), v
+# Memories
+
+sampler("history not rescaled for the step ratio", "ab2", **AB2)(remembering(lambda h, h1: 1.0))
+sampler("step ratio upside down", "ab2", **AB2)(remembering(lambda h, h1: h1 / h))
+sampler("extrapolates with the wrong sign", "ab2", **AB2)(remembering(lambda h, h1: -h / h1))
+sampler("history never renewed", "ab2", **AB2)(remembering(kept=lambda new, old: old or new))
 
 
-@sampler("step ratio upside down", "ab2", order=2, multistep=True)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    v1, r = (v, 0.0) if state is None else (state[0], state[1] / at.h)
-    return x + at.h * ((1 + r / 2) * v - r / 2 * v1), (v, at.h)
-
-
-@sampler("history never renewed", "ab2", order=2, multistep=True)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    v1, r = (v, 0.0) if state is None else (state[0], at.h / state[1])
-    return x + at.h * ((1 + r / 2) * v - r / 2 * v1), state or (v, at.h)
-
-
-@sampler("extrapolates with the wrong sign", "ab2", order=2, multistep=True)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    v1, r = (v, 0.0) if state is None else (state[0], at.h / state[1])
-    return x + at.h * ((1 - r / 2) * v + r / 2 * v1), (v, at.h)
-
-
-@sampler("declares a higher order than it has", "euler", order=2)
-def _(self, x, at, state):
-    return (yield from euler(self, x, at, state))
-
-
-@sampler("declares a lower order than it has", "heun", order=1)
-def _(self, x, at, state):
-    return (yield from heun(self, x, at, state))
-
-
-# Noise
-
-
-@sampler("noise from the global generator", "lcm", **NOISY)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (1 - at.s1) * (x - at.s0 * v) + at.s1 * torch.randn_like(x), state
-
-
-@sampler("one draw for all steps", "lcm", **NOISY)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (1 - at.s1) * (x - at.s0 * v) + at.s1 * at.source(x, 0, 0), state
-
-
-@sampler("one draw for all rows", "lcm", **NOISY)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (1 - at.s1) * (x - at.s0 * v) + at.s1 * at.noise(x)[:1].expand_as(x), state
-
-
-@sampler("s' instead of s in the re-noise", "lcm", **NOISY)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (1 - at.s1) * (x - at.s1 * v) + at.s1 * at.noise(x), state
-
-
-@sampler("variance instead of standard deviation", "lcm", **NOISY)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (1 - at.s1) * (x - at.s0 * v) + at.s1**2 * at.noise(x), state
-
-
-@sampler("noise of the variance-exploding form, data not rescaled", "lcm", **NOISY)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    down = at.s1**2 / at.s0
-    return x + (down - at.s0) * v + math.sqrt(max(at.s1**2 - down**2, 0)) * at.noise(x), state
-
-
-@sampler("claims to keep the marginals", "lcm", stochastic=True, affine=False)
-def _(self, x, at, state):
-    return (yield from lcm(self, x, at, state))
-
-
-@sampler("does not say that it is stochastic", "lcm", affine=False)
-def _(self, x, at, state):
-    return (yield from lcm(self, x, at, state))
-
-
-@dataclass(frozen=True)
-class EtaIgnored(Sampler):
-    eta: float = 1.0
-    stochastic: ClassVar[bool] = True
-    affine: ClassVar[bool] = False
-    keeps_marginals: ClassVar[bool] = False
-
-    def step(self, x, at, state):
-        return (yield from lcm(self, x, at, state))
-
-
-SAMPLERS["eta has no effect"] = "lcm", EtaIgnored
-
-
-# Hygiene
-
-
-@sampler("state kept on the object", "ab2", order=2, multistep=True)
+@sampler("state kept on the object", "ab2", **AB2)
 def _(self, x, at, state):
     v = yield Evaluate(x, at.s0)
     before = getattr(self, "memory", None)
@@ -310,17 +238,64 @@ def _(self, x, at, state):
     return x + at.h * ((1 + r / 2) * v - r / 2 * v1), None
 
 
-@sampler("in-place edit of a request", "euler")
+@sampler("restarts from a stored position, so that edits are lost", "ab2", **AB2)
+def _(self, x, at, state):
+    position = x if state is None else state[2]
+    v = yield Evaluate(position, at.s0)
+    v1, r = (v, 0.0) if state is None else (state[0], at.h / state[1])
+    new = position + at.h * ((1 + r / 2) * v - r / 2 * v1)
+    return new, (v, at.h, new)
+
+
+@sampler("takes an edit for a change of the data prediction", "dpmpp_2m", **AB2, affine=False)
 def _(self, x, at, state):
     v = yield Evaluate(x, at.s0)
-    return x.add_(at.h * v), state
+    data = x - at.s0 * v
+    end = x + at.h * v
+    if state is not None and all(0 < s < 1 for s in (state[1], at.s0, at.s1)):
+        a, b, c = (math.log((1 - s) / s) for s in (state[1], at.s0, at.s1))
+        end = end + (1 - at.s1 / at.s0) * (c - b) / (b - a) / 2 * (data - state[0])
+    return end, (data, at.s0)
 
 
-@sampler("in-place edit of a velocity", "heun", order=2)
+class Kept:
+    """A velocity in an object, where no driver finds it."""
+
+    def __init__(self, v: torch.Tensor) -> None:
+        self.v = v
+
+
+@sampler("state in an object, where its graph is not cut", "ab2", **AB2)
 def _(self, x, at, state):
-    k1 = yield Evaluate(x, at.s0)
-    k2 = yield Evaluate(x + at.h * k1, at.s1)
-    return x + at.h / 2 * k1.add_(k2), state
+    v = yield Evaluate(x, at.s0)
+    v1, r = (v, 0.0) if state is None else (state[0].v, at.h / state[1])
+    return x + at.h * ((1 + r / 2) * v - r / 2 * v1), (Kept(v), at.h)
+
+
+# Noise
+
+LCM: dict[str, End] = {
+    "noise from the global generator": lambda x, v, at: renoised(x, v, at, torch.randn_like(x)),
+    "one draw for all steps": lambda x, v, at: renoised(x, v, at, at.source(x, 0, 0)),
+    "one draw for all rows": lambda x, v, at: renoised(x, v, at, at.noise(x)[:1].expand_as(x)),
+    "s' instead of s in the re-noise": lambda x, v, at: (1 - at.s1) * (x - at.s1 * v) + at.s1 * at.noise(x),
+    "variance instead of standard deviation": lambda x, v, at: renoised(x, v, at, at.s1 * at.noise(x)),
+}
+for mistake, end in LCM.items():
+    sampler(mistake, "lcm", **NOISY)(once(end))
+sampler("claims to keep the marginals", "lcm", stochastic=True, affine=False)(lcm)
+sampler("does not say that it is stochastic", "lcm", affine=False)(lcm)
+sampler("eta has no effect", "lcm", options={"eta": 1.0}, stochastic=True, affine=False, keeps_marginals=False)(lcm)
+
+
+@sampler("noise of the variance-exploding form, data not rescaled", "lcm", **NOISY)
+@once
+def _(x, v, at):
+    down = at.s1**2 / at.s0
+    return x + (down - at.s0) * v + math.sqrt(max(at.s1**2 - down**2, 0)) * at.noise(x)
+
+
+# What the engine relies on
 
 
 def _remembers_the_buffer(velocity, x1, grid, *, seed=None, grad=False):
@@ -346,117 +321,6 @@ SAMPLERS["a loop that remembers the model's output buffer"] = (
     lambda: Subject("own ab2", _remembers_the_buffer, order=2, multistep=True),
 )
 SAMPLERS["a loop that hands out its own state"] = "euler", lambda: Subject("own euler", _hands_out_its_state)
-
-
-@sampler("result in float32", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (x + at.h * v).float().to(x.dtype), state
-
-
-@sampler("default dtype changed", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    torch.set_default_dtype(torch.float64)
-    return x + at.h * v, state
-
-
-@sampler("global generator seeded", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    torch.manual_seed(at.index)
-    return x + at.h * v, state
-
-
-@sampler("global generator of numpy seeded", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    np.random.seed(at.index)  # noqa: NPY002
-    return x + at.h * v, state
-
-
-@sampler("no_grad held over a request", "euler")
-def _(self, x, at, state):
-    with torch.no_grad():
-        v = yield Evaluate(x, at.s0)
-    return x + at.h * v, state
-
-
-@sampler("graph cut by a detach", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return x + at.h * v.detach(), state
-
-
-@sampler("waits for the device", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (x if v.detach().abs().max().item() > 1e12 else x + at.h * v), state
-
-
-@sampler("mean of the batch mixed in", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return x + at.h * (v + 1e-6 * (v.mean(0, keepdim=True) - v)), state
-
-
-@sampler("latents flattened, not shaped back", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (x + at.h * v).flatten(1), state
-
-
-@sampler("clamped like an image", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    return (x + at.h * v).clamp(-2, 2), state
-
-
-@sampler("one coordinate treated apart", "euler")
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    first = torch.zeros_like(x)
-    first[..., 0] = 1
-    return x + at.h * v + 1e-3 * at.h**2 * first * v, state
-
-
-@sampler("restarts from a stored position, so that edits are lost", "ab2", order=2, multistep=True)
-def _(self, x, at, state):
-    position = x if state is None else state[2]
-    v = yield Evaluate(position, at.s0)
-    v1, r = (v, 0.0) if state is None else (state[0], at.h / state[1])
-    new = position + at.h * ((1 + r / 2) * v - r / 2 * v1)
-    return new, (v, at.h, new)
-
-
-@sampler("takes an edit for a change of the data prediction", "dpmpp_2m", order=2, multistep=True, affine=False)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    data = x - at.s0 * v
-    end = x + at.h * v
-    if state is not None and all(0 < s < 1 for s in (state[1], at.s0, at.s1)):
-        a, b, c = (math.log((1 - s) / s) for s in (state[1], at.s0, at.s1))
-        end = end + (1 - at.s1 / at.s0) * (c - b) / (b - a) / 2 * (data - state[0])
-    return end, (data, at.s0)
-
-
-class Kept:
-    """A velocity in an object, where no driver finds it."""
-
-    def __init__(self, v: torch.Tensor) -> None:
-        self.v = v
-
-
-@sampler("state in an object, where its graph is not cut", "ab2", order=2, multistep=True)
-def _(self, x, at, state):
-    v = yield Evaluate(x, at.s0)
-    v1, r = (v, 0.0) if state is None else (state[0].v, at.h / state[1])
-    return x + at.h * ((1 + r / 2) * v - r / 2 * v1), (Kept(v), at.h)
-
-
-@sampler("options that cannot be hashed", "euler", freeze=False)
-def _(self, x, at, state):
-    return (yield from euler(self, x, at, state))
 
 
 @sampler("state that cannot be copied", "euler")

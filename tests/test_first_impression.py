@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import pkgutil
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from itertools import accumulate
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,49 +22,48 @@ from tooling import AFTER_A_SAMPLER
 HEAVY = ("torch", "numpy", "scipy", "diffusers", "matplotlib")
 
 
-def imported_by(code: str) -> set[str]:
-    """Which of the heavy packages a fresh interpreter has imported after the code."""
-    last = f"import sys; print('\\n', *[m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{last}"], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+def imported_by(*codes: str) -> dict[str, set[str]]:
+    """Which of the heavy packages a fresh interpreter has imported after each of the pieces of code, which it runs in turn."""
+    told = f"import json, sys; print('\\n' + json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    whole = "\n".join(f"{code}\n{told}" for code in codes)
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True)
+    found = [set(json.loads(line)) for line in done.stdout.splitlines() if re.fullmatch(r'\[("\w+"(, )?)*\]', line)]
+    return dict(zip(codes, found, strict=True))
 
 
-def test_the_package_itself_imports_nothing() -> None:
-    assert imported_by("import flowsamplers as fs; fs.__version__; dir(fs)") == set()
-
-
-COMMANDS = ("cite", "comfyui", "fit", "generate", "list", "report", "schedule", "study", "trace")
-
-
-@pytest.mark.parametrize(
-    "args", [["--help"], ["-h"], ["--version"], ["study", "diff", "--help"], *([c, "--help"] for c in COMMANDS)]
-)
-def test_help_and_version_import_nothing(args: list[str]) -> None:
+def test_the_package_itself_and_every_help_import_nothing() -> None:
     pytest.importorskip("click")
-    assert imported_by(f"from flowsamplers.cli import main; main({args}, standalone_mode=False)") == set()
+    from flowsamplers.cli import ROOMS
+
+    helps = [["--help"], ["-h"], ["--version"], ["study", "diff", "--help"], *([command, "--help"] for command in ROOMS)]
+    assert len(helps) == 4 + 9
+    package = "import flowsamplers as fs; fs.__version__; dir(fs)"
+    found = imported_by(package, *(RUN.format(args) for args in helps))
+    assert {code: heavy for code, heavy in found.items() if heavy} == {}
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["list"],
-        ["list", "--json"],
-        ["list", "fireflow", "karras"],
-        ["cite"],
-        ["cite", "fireflow"],
-        ["cite", "ab2:last=midpoint", "--schedule", "karras"],
-        ["schedule", "--steps", "4", "--size", "1024x1024"],
-        ["schedule", "--schedule", "karras"],
-        ["schedule", "--sigmas", "1,0.5,0"],
-    ],
-)
-def test_lists_citations_and_schedules_need_no_torch(args: list[str]) -> None:
+RUN = "from flowsamplers.cli import main; main({}, standalone_mode=False)"
+LISTS = [
+    ["list"],
+    ["list", "--json"],
+    ["list", "fireflow", "karras"],
+    ["cite"],
+    ["cite", "fireflow"],
+    ["cite", "ab2:last=midpoint", "--schedule", "karras"],
+    ["schedule", "--steps", "4", "--size", "1024x1024"],
+    ["schedule", "--schedule", "karras"],
+    ["schedule", "--sigmas", "1,0.5,0"],
+]
+
+
+def test_lists_citations_schedules_names_and_options_of_samplers_need_no_more_than_numpy() -> None:
     pytest.importorskip("click")
-    assert imported_by(f"from flowsamplers.cli import main; main({args}, standalone_mode=False)") <= {"numpy"}
-
-
-def test_names_and_options_of_samplers_need_no_torch() -> None:
-    assert imported_by("import flowsamplers as fs; fs.to_config(fs.get_sampler('unipc', last='ralston3'))") <= {"numpy"}
+    found = imported_by(
+        "import flowsamplers as fs; fs.schedules.flux2(4, tokens=4096)",
+        "fs.to_config(fs.get_sampler('unipc', last='ralston3'))",
+        *(RUN.format(args) for args in LISTS),
+    )
+    assert {code: heavy for code, heavy in found.items() if not heavy <= {"numpy"}} == {}
 
 
 def test_samplers_of_other_packages_are_listed_beside_what_is_stored(monkeypatch) -> None:
@@ -69,10 +74,6 @@ def test_samplers_of_other_packages_are_listed_beside_what_is_stored(monkeypatch
     monkeypatch.setattr(listing, "entry_points", lambda group: [group])
     monkeypatch.setattr(listing, "registered_rows", lambda: ["live"])
     assert listing.sampler_rows() == ["live"]
-
-
-def test_numbers_of_a_schedule_need_no_more_than_numpy() -> None:
-    assert imported_by("import flowsamplers as fs; fs.schedules.flux2(4, tokens=4096)") <= {"numpy"}
 
 
 def test_every_public_name_is_found_where_a_type_checker_sees_it() -> None:
@@ -90,10 +91,8 @@ def test_every_public_name_is_found_where_a_type_checker_sees_it() -> None:
 
 
 def test_functions_are_not_hidden_by_modules_of_their_name() -> None:
-    code = (
-        "import flowsamplers.fitting, flowsamplers.profiling, flowsamplers.cli.fit, flowsamplers.tracing, flowsamplers as fs\n"
-    )
-    assert imported_by(code + "assert all(map(callable, (fs.fit, fs.profile, fs.trace, fs.sample, fs.recommend)))")
+    modules = {module.name for module in pkgutil.iter_modules(fs.__path__)}
+    assert [name for name in modules & set(fs.__all__) if not isinstance(getattr(fs, name), ModuleType)] == []
 
 
 def test_the_help_has_the_first_words_of_every_command() -> None:
@@ -108,18 +107,37 @@ def test_the_help_has_the_first_words_of_every_command() -> None:
         assert command.name == name
 
 
+def when_imported(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements that run when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.Lambda) or (
+            isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        ):
+            continue
+        yield child
+        yield from when_imported(child)
+
+
 def test_every_module_can_be_the_first_that_is_imported() -> None:
-    """Nothing relies on what the package used to import before it."""
-    pytest.importorskip("click")
-    pytest.importorskip("matplotlib")
-    code = """
-import sys, torch, pkgutil, flowsamplers
-from importlib import import_module
-names = [m.name for m in pkgutil.walk_packages(flowsamplers.__path__, "flowsamplers.") if not m.name.endswith("__main__")]
-assert len(names) > 50
-for name in names:
-    for loaded in [m for m in sys.modules if m.partition(".")[0] == "flowsamplers"]:
-        del sys.modules[loaded]
-    import_module(name)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    """No module needs, when it is imported, one that needs it; packages on the way to a module are imported with it."""
+    root = Path(fs.__file__).parent
+    files = {
+        ".".join(p.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in root.rglob("*.py")
+    }
+    assert len(files) > 50
+
+    def packages(module: str) -> set[str]:
+        return set(accumulate(module.split("."), "{}.{}".format)) & set(files)
+
+    needs: dict[str, set[str]] = {}
+    for module, path in files.items():
+        named: set[str] = set()
+        for node in when_imported(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                named |= whole & set(files) or {str(node.module)}
+        needs[module] = set[str]().union(*map(packages, named)) - (packages(module) - named)
+    TopologicalSorter(needs).prepare()

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-import relatives.flux  # the entries register themselves
-import relatives.images
-import relatives.videos  # noqa: F401
 from flowsamplers import nfe
-from relatives.core import RELATIVES, Relative
+from relatives.table import RELATIVES, Relative
 
 __all__ = ["RELATIVES", "Outcome", "Relative", "broken_promises", "build", "flow_pipelines", "run", "same"]
 
