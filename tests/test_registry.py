@@ -88,22 +88,18 @@ def test_a_package_adds_samplers_schedules_flows_and_metrics(tmp_path: Path) -> 
 
 
 BROKEN = {
-    "an attribute that is not there": ("theirs:Nothing", SOURCE),
+    "an attribute that is not there": ("theirs0:Nothing", SOURCE),
     "a module that is not there": ("nowhere.at.all:Slow", SOURCE),
-    "an exception when imported": ("theirs:Slow", "raise RuntimeError('out of order')"),
-    "a syntax error": ("theirs:Slow", "def ("),
-    "something else than a sampler": ("theirs:value", "value = 3"),
+    "an exception when imported": ("theirs2:Slow", "raise RuntimeError('out of order')"),
+    "a syntax error": ("theirs3:Slow", "def ("),
+    "something else than a sampler": ("theirs4:value", "value = 3"),
 }
 
 
-@pytest.mark.parametrize(("target", "source"), BROKEN.values(), ids=list(BROKEN))
-@pytest.mark.parametrize("group", ["samplers", "schedules"])
-def test_a_broken_entry_point_is_a_warning_and_everything_else_works(
-    tmp_path: Path, group: str, target: str, source: str
-) -> None:
-    installed(tmp_path, "theirs", f"[flowsamplers.{group}]\nbroken = {target}\n", source)
-    kind = group.removesuffix("s")
-    ask = "fs.get_sampler('broken')" if kind == "sampler" else "fs.get_schedule('broken', 4)"
+@pytest.mark.parametrize(("group", "ask"), [("samplers", "get_sampler(n)"), ("schedules", "get_schedule(n, 4)")])
+def test_a_broken_entry_point_is_a_warning_and_everything_else_works(tmp_path: Path, group: str, ask: str) -> None:
+    for i, (target, source) in enumerate(BROKEN.values()):
+        installed(tmp_path, f"theirs{i}", f"[flowsamplers.{group}]\nbroken{i} = {target}\n", source)
     code = (
         "import warnings, flowsamplers as fs\n"
         "warnings.simplefilter('error'); print(fs.nfe('heun', fs.get_schedule('flux2', 4)))\n"  # nothing is said where nobody asks
@@ -111,17 +107,22 @@ def test_a_broken_entry_point_is_a_warning_and_everything_else_works(
         "with warnings.catch_warnings(record=True) as said:\n"
         "    warnings.simplefilter('always')\n"
         f"    print(len(fs.list_{group}()) > 20)\n"
-        "print([str(w.message) for w in said])\n"
-        f"try: {ask}\n"
-        "except ImportError as error: print(error)"
+        "for w in said: print(w.message)\n"
+        f"for n in {[f'broken{i}' for i in range(len(BROKEN))]}:\n"
+        f"    try: fs.{ask}\n"
+        "    except ImportError as error: print(error)"
     )
     run = python(tmp_path, code)
-    works, lists, warned, asked = run.stdout.splitlines()
+    works, lists, *told = run.stdout.splitlines()
     assert (works, lists) == ("8", "True")
-    for text in (warned, asked):
-        assert f"{kind} 'broken' of package 'theirs'" in text
-        assert f"entry point '{target}'" in text
-        assert "cannot be loaded" in text
+    kinds = [*enumerate(BROKEN.items())]
+    for (i, (kind, (target, _))), text in zip(kinds * 2, told, strict=True):  # when listed, and when asked for
+        for part in (
+            f"{group.removesuffix('s')} 'broken{i}' of package 'theirs{i}'",
+            f"entry point '{target}'",
+            "cannot be loaded",
+        ):
+            assert part in text, kind
     assert "Traceback" not in run.stderr
 
 
@@ -137,23 +138,23 @@ def test_a_broken_loader_of_flows_leaves_the_others_alone(tmp_path: Path) -> Non
     assert "'broken' of package 'theirs' (entry point 'theirs:Nothing')" in said
 
 
-@pytest.mark.parametrize("name", ["heun", "ddim", "lms"])  # a name, an alias, a preset
-def test_a_name_that_two_claim_is_an_error_that_names_both_and_no_other_name_is_touched(tmp_path: Path, name: str) -> None:
-    installed(tmp_path, "theirs", f"[flowsamplers.samplers]\n{name} = theirs:Slow\n")
+def test_a_name_that_two_claim_is_an_error_that_names_both_and_no_other_name_is_touched(tmp_path: Path) -> None:
+    taken = ["heun", "ddim", "lms"]  # a name, an alias, a preset
+    installed(tmp_path, "theirs", "[flowsamplers.samplers]\n" + "".join(f"{name} = theirs:Slow\n" for name in taken))
     code = (
         "import warnings, flowsamplers as fs\n"
         "with warnings.catch_warnings(record=True) as said:\n"
         "    warnings.simplefilter('always')\n"
         "    fs.list_samplers()\n"
-        "print([str(w.message) for w in said])\n"
         "print(fs.get_sampler('midpoint'))\n"
-        f"try: fs.get_sampler('{name}')\n"
-        "except ValueError as error: print(error)"
+        "for w in said: print(w.message)\n"
+        f"for name in {taken}:\n"
+        "    try: fs.get_sampler(name)\n"
+        "    except ValueError as error: print(error)"
     )
-    run = python(tmp_path, code)
-    warned, other, asked = run.stdout.splitlines()
+    other, *told = python(tmp_path, code).stdout.splitlines()
     assert other.startswith("Midpoint")
-    for text in (warned, asked):
+    for name, text in zip(taken * 2, told, strict=True):
         assert f"sampler name '{name}' is claimed twice" in text
         assert "of package 'flowsamplers'" in text
         assert "by theirs:Slow of package 'theirs'" in text

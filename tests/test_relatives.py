@@ -68,19 +68,16 @@ def ours(name: str, *, dtype: torch.dtype = torch.float32, **options) -> Outcome
 
 
 @fast
-def test_euler_at_stocks_precision_asks_the_model_what_stock_asks_and_ends_where_stock_ends(name) -> None:
+def test_euler_at_stocks_precision_is_stock_and_others_make_the_calls_of_their_dry_run_up_to_the_end(name) -> None:
+    """It asks the model what stock asks, and ends where stock ends."""
     assert same(ours(name, carry="model"), stock(name))
+    for sampler in ("heun", "fireflow", "unipc", "lcm"):
+        assert broken_promises(ours(name, sampler=sampler, seed=0), stock(name)) == [], sampler
 
 
 @pytest.mark.parametrize("name", ["Flux", "Qwen-Image inpaint"])
-def test_so_it_does_in_bfloat16(name) -> None:
+def test_in_bfloat16_it_is_stock_too(name) -> None:
     assert same(ours(name, carry="model", dtype=torch.bfloat16), stock(name, torch.bfloat16))
-
-
-@fast
-@pytest.mark.parametrize("sampler", ["heun", "fireflow", "unipc", "lcm"])
-def test_other_samplers_make_the_calls_of_their_dry_run_up_to_the_end(name, sampler) -> None:
-    assert broken_promises(ours(name, sampler=sampler, seed=0), stock(name)) == []
 
 
 @per_token
@@ -92,16 +89,6 @@ def test_tokens_with_times_of_their_own_move_as_in_stock(name) -> None:
 def test_samplers_that_cannot_give_tokens_their_own_times_say_so(name) -> None:
     with pytest.raises(ValueError, match="only sampler='euler' can give every token a time of its own"):
         ours(name, sampler="heun")
-
-
-@pytest.mark.parametrize("name", ["Flux img2img", "SD3 img2img", "Qwen-Image inpaint", "Wan video to video"])
-def test_strength_means_the_same_noise_for_heun_as_for_euler(name) -> None:
-    """Some pipelines count steps and others entries of the list: ``order`` answers both."""
-    begun = []
-    for sampler in ("euler", "heun"):
-        outcome = run(name, FlowSamplerScheduler(**RELATIVES[name].scheduler, sampler=sampler), steps=10, strength=0.6)
-        begun.append(float(outcome.scheduler.sigmas[outcome.indices[0]]))
-    assert begun[0] == begun[1] < 1
 
 
 def test_order_is_what_pipelines_multiply_their_steps_with() -> None:

@@ -5,6 +5,7 @@ Each is wrapped so that it runs on the given sigmas with exact times; where stoc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -29,15 +30,16 @@ pytestmark = [
 ]
 
 
-def stock(scheduler: Any, sigmas: tuple[float, ...], **step: Any) -> Tensor:
+def stock(scheduler: Any, sigmas: tuple[float, ...], prepare: Callable[[Any], None] = lambda it: None, **step: Any) -> Tensor:
     """Run a stock multistep scheduler on these sigmas, its casts to float32 made casts to float64."""
     scheduler.set_timesteps(len(sigmas) - 1)
     scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)
     scheduler.timesteps = scheduler.sigmas[:-1] * 1000
+    prepare(scheduler)
     scheduler.set_begin_index(0)
     x = start()
-    for sigma, t in zip(sigmas, scheduler.timesteps, strict=False):
-        v = smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
+    for t in scheduler.timesteps:
+        v = smooth(x, torch.full((len(x),), t.item() / 1000, dtype=x.dtype))
         x = in_float64(scheduler.step, v, t, x, return_dict=False, **step)[0]
     return x
 
@@ -101,22 +103,20 @@ def test_dpmpp_singlestep_equals_diffusers_on_its_intermediate_nodes(order: int,
 
     Stock's 3S takes its second stage with the shortcut of its "midpoint" type; the paper's, and ours, is the one of type "heun".
     """
+
+    class Stock(diffusers.DPMSolverSinglestepScheduler):
+        def step(self, *given: Any, **options: Any) -> Any:
+            second = order == 3 and (self.step_index or 0) % 3 == 1
+            self.register_to_config(solver_type="heun" if second else "midpoint")
+            return super().step(*given, **options)
+
+    def staged(scheduler: Any) -> None:
+        scheduler.order_list = [*range(1, order + 1)] * (len(outer) - 1)
+
     outer = (0.95, 0.7, 0.4, 0.15)
     nodes = [e.sigma for e in fs.dry_run(name, fs.SigmaGrid(list(outer)))]
-    scheduler = diffusers.DPMSolverSinglestepScheduler(
-        solver_order=order, solver_type="midpoint", lower_order_final=True, **FLOW
-    )
-    scheduler.set_timesteps(len(nodes))
-    scheduler.order_list = [*range(1, order + 1)] * (len(outer) - 1)
-    scheduler.sigmas = torch.tensor([*nodes, outer[-1]], dtype=torch.float64)
-    scheduler.timesteps = scheduler.sigmas[:-1] * 1000
-    scheduler.set_begin_index(0)
-    x = start()
-    for i, (sigma, t) in enumerate(zip(nodes, scheduler.timesteps, strict=True)):
-        scheduler.register_to_config(solver_type="heun" if order == 3 and i % 3 == 1 else "midpoint")
-        v = smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
-        x = in_float64(scheduler.step, v, t, x, return_dict=False)[0]
-    agree(ours(name, outer), x)
+    scheduler = Stock(solver_order=order, solver_type="midpoint", lower_order_final=True, **FLOW)
+    agree(ours(name, outer), stock(scheduler, (*nodes, outer[-1]), staged))
 
 
 @pytest.mark.parametrize("steps", range(1, 9))
@@ -162,19 +162,13 @@ def test_a_grid_whose_second_node_is_nearer_to_1_than_diffusers_begins_goes_on_t
 
 def test_heun_equals_flow_match_heun() -> None:
     """On its own doubled list of nodes; its last step is Euler's."""
-    scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
-    scheduler.set_timesteps(len(TO_DATA) - 1)
-    s = torch.tensor(TO_DATA, dtype=torch.float64)
-    scheduler.sigmas = torch.cat([s[:1], s[1:-1].repeat_interleave(2), s[-1:]])
-    scheduler.timesteps = torch.cat([s[:1], s[1:-1].repeat_interleave(2)]) * 1000
-    scheduler._step_index, scheduler._begin_index = None, None
-    scheduler.prev_derivative = scheduler.dt = None
-    scheduler.set_begin_index(0)
-    x = start()
-    for t in scheduler.timesteps:
-        v = smooth(x, torch.full((len(x),), float(t) / 1000, dtype=x.dtype))
-        x = in_float64(scheduler.step, v, t, x, return_dict=False)[0]
-    agree(ours("heun", TO_DATA, last="euler"), x)
+
+    def doubled(scheduler: Any) -> None:
+        s = scheduler.sigmas
+        scheduler.sigmas = torch.cat([s[:1], s[1:-1].repeat_interleave(2), s[-1:]])
+        scheduler.timesteps = scheduler.sigmas[:-1] * 1000
+
+    agree(ours("heun", TO_DATA, last="euler"), stock(diffusers.FlowMatchHeunDiscreteScheduler(), TO_DATA, doubled))
 
 
 @pytest.mark.parametrize("order", [2, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -123,6 +124,7 @@ MUTANTS = {
 }
 
 
+@cache
 def killers(make: Any) -> set[str]:
     found = set[str]()
     for law in LAWS:

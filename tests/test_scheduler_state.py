@@ -23,7 +23,7 @@ from fields import every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler
 from klein import PROMPT, latents, pipeline
 
-SOME = pytest.mark.parametrize("sampler", ["euler", "heun", "ab2", "unipc", "lcm"])
+SOME = pytest.mark.parametrize("sampler", ["heun", "unipc", "lcm"])
 X1 = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -58,13 +58,8 @@ def result(scheduler: FlowSamplerScheduler) -> Tensor:
 
 
 @every_fixed_sampler
-def test_a_second_run_is_the_first_again(name) -> None:
-    scheduler = FlowSamplerScheduler(sampler=name, seed=3)
-    assert torch.equal(result(scheduler), result(scheduler))
-
-
-@every_fixed_sampler
 def test_a_run_broken_off_at_any_call_leaves_a_scheduler_as_good_as_new(name) -> None:
+    """After the last one too: a second run is the first again."""
     fresh = result(FlowSamplerScheduler(sampler=name, seed=3))
     scheduler = FlowSamplerScheduler(sampler=name, seed=3)
     for broken_off in range(sum(1 for _ in calls_of(scheduler))):
@@ -90,24 +85,6 @@ def test_a_call_of_the_pipeline_leaves_nothing_to_the_next(sampler) -> None:
     first = latents(pipe)
     latents(pipe, steps=3, prompt=[PROMPT, "seven"], height=32, guidance=1.0)
     assert all(torch.equal(a, b) for a, b in zip(latents(pipe), first, strict=True))
-
-
-@SOME
-def test_an_exception_in_the_model_leaves_a_usable_pipeline(sampler) -> None:
-    pipe = own_pipeline(sampler=sampler, seed=3)
-    first = latents(pipe)[-1]
-    countdown = [3]
-
-    def fail(module: nn.Module, args: object) -> None:
-        countdown[0] -= 1
-        if countdown[0] == 0:
-            raise RuntimeError("out of memory")
-
-    hook = pipe.transformer.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        latents(pipe)
-    hook.remove()
-    assert torch.equal(latents(pipe)[-1], first)
 
 
 # Several schedulers
@@ -168,19 +145,7 @@ def test_two_threads_with_a_pipeline_each_do_not_disturb_each_other(networks) ->
 # Batches
 
 
-@SOME
-def test_images_of_one_prompt_are_those_of_the_prompt_repeated(sampler) -> None:
-    def generators() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(s) for s in (1, 2)]
-
-    pipe = pipeline(scheduler=FlowSamplerScheduler(sampler=sampler, seed=5))
-    several = latents(pipe, num_images_per_prompt=2, generator=generators())[-1]
-    repeated = latents(pipe, prompt=[PROMPT, PROMPT], generator=generators())[-1]
-    assert torch.equal(several, repeated)
-    assert not torch.equal(several[0], several[1])
-
-
-@SOME
+@pytest.mark.parametrize("sampler", ["unipc", "lcm"])
 def test_images_of_a_batch_of_prompts_are_those_of_each_prompt_and_generator_alone(sampler) -> None:
     """Two prompts, two images each, four generators and four seeds, in float64: up to its rounding in batched matrix products."""
     prompts, config = [PROMPT, "the digit seven"], pipeline().scheduler.config
@@ -195,17 +160,6 @@ def test_images_of_a_batch_of_prompts_are_those_of_each_prompt_and_generator_alo
     for i, image in enumerate(together):
         alone = run([prompts[i // 2]], [1 + i], [5 + i])[0]
         assert (image - alone).norm() <= 1e3 * torch.finfo(torch.float64).eps * alone.norm()
-
-
-def test_an_int_seed_gives_every_image_of_a_batch_noise_of_its_own() -> None:
-    scheduler = FlowSamplerScheduler(sampler="lcm", seed=5)
-    scheduler.set_timesteps(3)
-    same = torch.ones(1, 64).expand(2, 64)
-    out = scheduler.step(torch.zeros(2, 64), scheduler.timesteps[0], same, return_dict=False)[0]
-    assert not torch.equal(out[0], out[1])
-    alone = FlowSamplerScheduler(sampler="lcm", seed=5)
-    alone.set_timesteps(3)
-    assert torch.equal(alone.step(torch.zeros(1, 64), alone.timesteps[0], same[:1], return_dict=False)[0], out[:1])
 
 
 # What pipelines do to their networks

@@ -52,12 +52,6 @@ def test_in_stock_arithmetic_it_is_sound_or_says_that_float32_cannot_tell_the_no
     assert sorted([grid.start, grid.end]) == pytest.approx([0.0, 1.0], abs=2**-20)
 
 
-@given(build=strategies.schedules(complete=True), steps=st.integers(1, 40))
-def test_a_complete_schedule_applies_minus_one(build: strategies.Built, steps: int) -> None:
-    laws.applied_dt_sum_to_end_minus_start("euler", build(steps))
-    assert sum(build(steps).dt) == pytest.approx(-1, abs=1e-6)
-
-
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=50, unique=True))
 def test_explicit_sigmas_are_kept_to_the_bit(sigmas: list[float]) -> None:
     nodes = sorted(sigmas, reverse=True)
@@ -86,15 +80,6 @@ def test_stock_arithmetic_is_float64_rounded_to_a_few_ulps_of_float32(steps: int
     assert (stock == stock.astype(np.float32)).all()
     # 1/t - 1 cancels near t = 1: an absolute error of an ulp of 1 in the base sigma, times the slope e^mu of the shift there.
     assert (np.abs(exact - stock) <= 8 * 2.0**-24 * max(1.0, math.exp(abs(mu)))).all()
-
-
-def test_one_step_with_a_terminal_stretch_starts_at_noise() -> None:
-    """Stock gives NaN (diffusers issue 14411)."""
-    assert schedules.flow_match_euler(sigmas=[1.0], shift_terminal=0.1).sigmas == (1.0, 0.0)
-
-
-def test_a_terminal_zero_is_not_doubled() -> None:
-    assert schedules.flow_match_euler(sigmas=[1.0, 0.5, 0.0]).sigmas == (1.0, 0.5, 0.0)
 
 
 def test_refining_keeps_the_nodes() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from fields import smooth, start
-from test_sampler_parity import FLOW, INSIDE, TO_DATA, ends, in_float64, stock
+from test_sampler_parity import FLOW, INSIDE, TO_DATA, ends, stock
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -36,11 +36,16 @@ def ours(name: str, sigmas: tuple[float, ...], **options: Any) -> Tensor:
     return fs.sample(smooth, start(), fs.SigmaGrid(list(sigmas)), fs.get_sampler(name, **options), seed=NOISE)
 
 
-def with_noise(scheduler: Any, sigmas: tuple[float, ...], noise: Callable[[int], Tensor] | None = None) -> Tensor:
+def with_noise(
+    scheduler: Any,
+    sigmas: tuple[float, ...],
+    noise: Callable[[int], Tensor] | None = None,
+    prepare: Callable[[Any], None] = lambda it: None,
+) -> Tensor:
     """A stock scheduler on these sigmas, given the i-th draw when it draws for the i-th time; ours by default, one a step."""
     draws = map(noise or (lambda i: NOISE(start(), i, 0)), range(10_000))
     with mock.patch(f"{type(scheduler).__module__}.randn_tensor", side_effect=draws, create=True):
-        return stock(scheduler, sigmas)
+        return stock(scheduler, sigmas, prepare)
 
 
 def agree(a: Tensor, b: Tensor, bound: float = EXACT) -> None:
@@ -109,18 +114,16 @@ def test_stock_3m_sde_has_order_1_and_ours_2() -> None:
     assert slopes == pytest.approx([1, 2], abs=0.2)
 
 
-@pytest.mark.parametrize("sigmas", [(0.95, 0.7, 0.4, 0.15)])
-def test_seeds_2_equals_diffusers_singlestep_given_noises_of_one_path(sigmas: tuple[float, ...]) -> None:
+def test_seeds_2_equals_diffusers_singlestep_given_noises_of_one_path() -> None:
     """Theirs makes a step of first order for the stage, and a second one over the whole step: given its noise, it is dpmpp_sde."""
+    sigmas = (0.95, 0.7, 0.4, 0.15)
     nodes = [e.sigma for e in fs.dry_run("seeds_2", fs.SigmaGrid(list(sigmas)))]
     scheduler = diffusers.DPMSolverSinglestepScheduler(
         algorithm_type="sde-dpmsolver++", solver_order=2, solver_type="midpoint", **FLOW
     )
-    scheduler.set_timesteps(len(nodes))
-    scheduler.order_list = [1, 2] * (len(sigmas) - 1)
-    scheduler.sigmas = torch.tensor([*nodes, sigmas[-1]], dtype=torch.float64)
-    scheduler.timesteps = scheduler.sigmas[:-1] * 1000
-    scheduler.set_begin_index(0)
+
+    def staged(scheduler: Any) -> None:
+        scheduler.order_list = [1, 2] * (len(sigmas) - 1)
 
     def noise(i: int) -> Tensor:
         s, m, t = nodes[i - i % 2], nodes[i + 1 - i % 2], sigmas[i // 2 + 1]
@@ -132,11 +135,7 @@ def test_seeds_2_equals_diffusers_singlestep_given_noises_of_one_path(sigmas: tu
         both = math.exp(-late) * early * first + math.sqrt(-math.expm1(-2 * late)) * second
         return both / math.sqrt(-math.expm1(-2 * all_of_it))
 
-    x = start()
-    with mock.patch(f"{type(scheduler).__module__}.randn_tensor", side_effect=map(noise, range(100))):
-        for sigma, t in zip(nodes, scheduler.timesteps, strict=True):
-            x = in_float64(scheduler.step, at(x, sigma), t, x, return_dict=False)[0]
-    agree(ours("seeds_2", sigmas), x)
+    agree(ours("seeds_2", sigmas), with_noise(scheduler, (*nodes, sigmas[-1]), noise, staged))
 
 
 def one_tau(t: Any) -> float:
@@ -299,13 +298,9 @@ def test_euler_ancestral_equals_ltx(eta: float, s_noise: float) -> None:
     agree(ours("euler_ancestral", TO_DATA, eta=eta, s_noise=s_noise), with_noise(scheduler, TO_DATA), 1e-9)
 
 
-def test_lcm_equals_flow_match_lcm() -> None:
-    agree(ours("lcm", TO_DATA), with_noise(diffusers.FlowMatchLCMScheduler(), TO_DATA))
-
-
-def test_lcm_equals_flow_match_eulers_stochastic_sampling() -> None:
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)
-    agree(ours("lcm", TO_DATA), with_noise(scheduler, TO_DATA))
+def test_lcm_equals_flow_match_lcm_and_flow_match_eulers_stochastic_sampling() -> None:
+    for scheduler in (diffusers.FlowMatchLCMScheduler(), diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)):
+        agree(ours("lcm", TO_DATA), with_noise(scheduler, TO_DATA))
 
 
 @pytest.mark.parametrize("run", ["diffusers", "flowsamplers"])

@@ -70,13 +70,6 @@ def test_any_sampler_with_any_options_survives_json_and_applies_its_dt(sampler, 
 
 
 @few
-@given(build=strategies.schedules(), steps=st.integers(1, 40))
-def test_any_schedule_with_any_options_is_sound(build, steps: int) -> None:
-    laws.a_schedule_is_sound(build, steps, exact_steps=fs.schedules.schedule_info(build.name).exact_steps)
-    laws.stored_dt_sum_to_end_minus_start(build(steps))
-
-
-@few
 @given(x=strategies.tensors(dtype=strategies.dtypes()))
 def test_tensors_of_any_shape_and_dtype_run_to_the_end(x) -> None:
     x0 = fs.sample(lambda x, sigma: x, x, fs.schedules.linear(2), "heun")

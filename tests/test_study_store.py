@@ -7,13 +7,16 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.flows import MixtureFlow
@@ -62,27 +65,64 @@ def opens(monkeypatch, flow) -> None:
     monkeypatch.setattr("flowsamplers.study.plan.load_flow", open_it)
 
 
-class Appendix(MixtureFlow):
-    """The test mixture with something done to its velocity."""
+class Changed(MixtureFlow):
+    """The test mixture with something done to its velocity; it counts the rows that it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, change: Callable[[Tensor, Tensor], Tensor] = lambda v, sigma: v, room: int = 10**9) -> None:
         exact = MixtureFlow.four_gaussians()
-        super().__init__(exact.means, exact.stds, exact.weights)
+        super().__init__(exact.means, exact.stds, exact.weights, exact.name)
+        self.change, self.room, self.rows, self.largest, self.refused = change, room, 0, 0, 0
+
+    def velocity(self, x, sigma, condition=None):
+        if len(x) > self.room:
+            self.refused += 1
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        self.rows, self.largest = self.rows + len(x), max(self.largest, len(x))
+        return self.change(super().velocity(x, sigma), sigma)
+
+
+def fails(error: Exception, at: float | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """A change that raises, always or at one sigma."""
+
+    def change(v: Tensor, sigma: Tensor) -> Tensor:
+        if at is None or (sigma == at).any():
+            raise error
+        return v
+
+    return change
+
+
+def slow(seconds: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def change(v: Tensor, sigma: Tensor) -> Tensor:
+        time.sleep(seconds)
+        return v
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of the small study, which nobody changes."""
+    folder = tmp_path_factory.mktemp("finished") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowsamplers.study.report.write", lambda *_: None)
+        SMALL.run(folder)
+    return folder
+
+
+@pytest.fixture
+def done(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "done"))
 
 
 # Going on
 
 
-class Slow(Appendix):
-    def velocity(self, x, sigma, condition=None):
-        time.sleep(1e-3)
-        return super().velocity(x, sigma)
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_killed_at_ten_random_moments_it_goes_on_and_ends_as_if_undisturbed(tmp_path, monkeypatch) -> None:
-    undisturbed = SMALL.run(tmp_path / "undisturbed")
-    opens(monkeypatch, Slow())
+def test_killed_at_ten_random_moments_it_goes_on_and_ends_as_if_undisturbed(finished, tmp_path, monkeypatch) -> None:
+    undisturbed = load(finished)
+    opens(monkeypatch, Changed(slow(1e-3)))
     rng, kills, seen = random.Random(0), 0, set[tuple]()
     while kills < 10:
         with warnings.catch_warnings():
@@ -111,31 +151,24 @@ def test_killed_at_ten_random_moments_it_goes_on_and_ends_as_if_undisturbed(tmp_
     assert diff(undisturbed, final).same
 
 
-def test_a_line_that_was_cut_short_is_done_again(tmp_path) -> None:
-    before = SMALL.run(tmp_path)
-    path = tmp_path / "rows.jsonl"
+def test_a_line_that_was_cut_short_is_done_again(done) -> None:
+    before, path = load(done), done / "rows.jsonl"
     path.write_bytes(path.read_bytes()[:-40])
-    assert len(load(tmp_path).rows) == len(before.rows) - 1
-    after = SMALL.run(tmp_path)
+    assert len(load(done).rows) == len(before.rows) - 1
+    after = SMALL.run(done)
     assert {r.key for r in after.rows} == {r.key for r in before.rows}
     assert len(after.rows) == len(before.rows)
 
 
-def test_a_finished_study_is_not_run_again(tmp_path) -> None:
-    SMALL.run(tmp_path)
-    before = (tmp_path / "rows.jsonl").read_bytes(), (tmp_path / "sessions.jsonl").read_bytes()
-    SMALL.run(tmp_path)
-    assert ((tmp_path / "rows.jsonl").read_bytes(), (tmp_path / "sessions.jsonl").read_bytes()) == before
+def test_a_finished_study_is_not_run_again_and_another_number_of_rows_in_a_call_is_no_other_study(done) -> None:
+    before = (done / "rows.jsonl").read_bytes(), (done / "sessions.jsonl").read_bytes()
+    for study in (SMALL, Study(**{**vars(SMALL), "max_batch": 3})):
+        study.run(done)
+        assert ((done / "rows.jsonl").read_bytes(), (done / "sessions.jsonl").read_bytes()) == before
 
 
-def test_another_number_of_rows_in_a_call_is_no_other_study(tmp_path) -> None:
-    SMALL.run(tmp_path)
-    Study(**{**vars(SMALL), "max_batch": 3}).run(tmp_path)
-
-
-def test_more_samplers_and_budgets_extend_a_study_and_only_they_are_run(tmp_path) -> None:
-    whole = SMALL.run(tmp_path / "whole")
-    shared = tmp_path / "shared"
+def test_more_samplers_and_budgets_extend_a_study_and_only_they_are_run(finished, tmp_path) -> None:
+    whole, shared = load(finished), tmp_path / "shared"
     Study(**{**vars(SMALL), "samplers": ("euler", "heun"), "nfe": (2, 8)}).run(tmp_path / "a", references=shared)
     first = (tmp_path / "a" / "rows.jsonl").read_bytes()
     before = {row.key for row in load(tmp_path / "a").rows}
@@ -172,11 +205,7 @@ def test_what_is_refused_leaves_the_folder_free(tmp_path) -> None:
 
 
 def test_references_that_cannot_be_written_are_noticed_before_anything_is_computed(tmp_path, monkeypatch) -> None:
-    class Never(Appendix):
-        def velocity(self, x, sigma, condition=None):
-            raise AssertionError("asked")
-
-    opens(monkeypatch, Never())
+    opens(monkeypatch, Changed(fails(AssertionError("asked"))))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match="file"):
         SMALL.run(tmp_path / "a", references=tmp_path / "file")
@@ -191,14 +220,13 @@ def test_the_folder_holds_what_it_should(tmp_path) -> None:
 # What is foreign
 
 
-def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> None:
-    SMALL.run(tmp_path / "a")
+def test_a_folder_with_another_study_or_other_files_is_left_alone(done, tmp_path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
     other = Study("mixture:1", prompts=(None,), seeds=(0,), nfe=(4,), reference_evaluations=250)
     with pytest.raises(ValueError, match=r"holds a study with other settings \(model, seeds\)"):
-        other.run(tmp_path / "a")
+        other.run(done)
     with pytest.raises(ValueError, match=r"holds files that are not a study's \(thesis.tex\)"):
         other.run(tmp_path / "b")
     assert contents(tmp_path) == before
@@ -217,49 +245,46 @@ def test_a_folder_with_another_study_or_other_files_is_left_alone(tmp_path) -> N
         ("sessions.jsonl", b"[1]\n", r"sessions.jsonl: not a study's sessions: a line without evaluations"),
     ],
 )
-def test_a_broken_file_is_named_and_left_alone(name: str, content: bytes, message: str, tmp_path) -> None:
-    SMALL.run(tmp_path)
-    (tmp_path / name).write_bytes(content)
-    before = contents(tmp_path)
+def test_a_broken_file_is_named_and_left_alone(name: str, content: bytes, message: str, done) -> None:
+    (done / name).write_bytes(content)
+    is_refused(done, message)
+
+
+def is_refused(folder: Path, message: str) -> None:
+    """And left alone."""
+    before = contents(folder)
     with pytest.raises(ValueError, match=message):
-        SMALL.run(tmp_path)
-    assert contents(tmp_path) == before
+        SMALL.run(folder)
+    assert contents(folder) == before
 
 
-def test_rows_of_other_runs_and_rows_that_are_there_twice_are_named(tmp_path) -> None:
-    SMALL.run(tmp_path)
-    path = tmp_path / "rows.jsonl"
+def test_rows_of_other_runs_and_rows_that_are_there_twice_are_named(done) -> None:
+    path = done / "rows.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines) + lines[3])
     with pytest.raises(ValueError, match=rf"line {len(lines) + 1}: the same run as in line 4"):
-        load(tmp_path)
+        load(done)
     path.write_text("".join([*lines[1:], json.dumps({**json.loads(lines[0]), "seed": 77}) + "\n"]))
-    with pytest.raises(ValueError, match=rf"line {len(lines)}: a run that this study does not have"):
-        SMALL.run(tmp_path)
+    is_refused(done, rf"line {len(lines)}: a run that this study does not have")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("error", "big"), ("steps", 1.5), ("trajectory", ["x"]), ("status", "?"), ("floored", 1), ("options", [])],
 )
-def test_a_row_with_a_value_of_another_kind_is_named(name: str, value: object, tmp_path) -> None:
-    SMALL.run(tmp_path)
-    path = tmp_path / "rows.jsonl"
+def test_a_row_with_a_value_of_another_kind_is_named(name: str, value: object, done) -> None:
+    path = done / "rows.jsonl"
     first, *rest = path.read_text().splitlines(keepends=True)
     path.write_text("".join([json.dumps({**json.loads(first), name: value}) + "\n", *rest]))
-    before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"rows.jsonl, line 1: not a row of a study"):
-        SMALL.run(tmp_path)
-    assert contents(tmp_path) == before
+    is_refused(done, r"rows.jsonl, line 1: not a row of a study")
 
 
-def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:
-    SMALL.run(tmp_path / "a")
-    file = next((tmp_path / "a" / "references").iterdir())
+def test_a_broken_reference_is_named_and_left_alone(done, tmp_path) -> None:
+    file = next((done / "references").iterdir())
     file.write_bytes(b"not safe")
     other = Study(**{**vars(SMALL), "nfe": (3,)})
     with pytest.raises(ValueError, match=rf"{file.name}: not a reference of this study"):
-        other.run(tmp_path / "b", references=tmp_path / "a" / "references")
+        other.run(tmp_path / "b", references=file.parent)
     assert file.read_bytes() == b"not safe"
 
 
@@ -273,10 +298,11 @@ def test_a_broken_reference_is_named_and_left_alone(tmp_path) -> None:
     ],
 )
 def test_rows_are_written_once_or_not_at_all_wherever_a_write_is_interrupted(
-    tmp_path, monkeypatch, call, before, error
+    finished, tmp_path, monkeypatch, call, before, error
 ) -> None:
     """A fault in a whole study, whose rows are afterwards those of an undisturbed one; the store's own calls have one each below."""
-    expected = {row.key: row.error for row in SMALL.run(tmp_path / "undisturbed", references=tmp_path / "shared").rows}
+    expected = {row.key: row.error for row in load(finished).rows}
+    shutil.copytree(finished / "references", tmp_path / "shared")
     owner = Path if call == "replace" else os
     real, count = getattr(owner, call), 0
     monkeypatch.setattr("flowsamplers.study.run.FLUSH", 0.0)
@@ -357,11 +383,12 @@ def fail(fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_at_every_system_call_in_turn_loses_no_row_and_doubles_none(tmp_path, monkeypatch, fault: str) -> None:
+def test_a_fault_at_every_system_call_in_turn_loses_no_row_and_doubles_none(
+    finished, tmp_path, monkeypatch, fault: str
+) -> None:
     if "kill" in fault and not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
-    study = Study(**{**vars(SMALL), "samplers": ("euler",), "nfe": (1, 2)})
-    rows = list(study.run(tmp_path / "earned").rows)
+    rows = [row for row in load(finished).rows if row.sampler == "euler" and row.nfe <= 2]
     with monkeypatch.context() as patched:
         made = counted(patched, fault, 0)
         sitting(tmp_path / "undisturbed", rows)
@@ -390,32 +417,25 @@ def test_a_fault_at_every_system_call_in_turn_loses_no_row_and_doubles_none(tmp_
         assert load(folder).rows == rows, f"{made[at - 1]}, call {at}"
 
 
-def test_one_flipped_bit_of_a_stored_reference_is_noticed(tmp_path) -> None:
-    SMALL.run(tmp_path)
-    file = min((tmp_path / "references").iterdir())
+def test_one_flipped_bit_of_a_stored_reference_is_noticed(done) -> None:
+    file = min((done / "references").iterdir())
     whole = file.read_bytes()
     for place in (len(whole) - 8, len(whole) // 2, len(whole) * 3 // 4):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        (tmp_path / "rows.jsonl").write_bytes(b"")
-        with pytest.raises(ValueError, match=r"not a reference of this study \("):
-            SMALL.run(tmp_path)
+        (done / "rows.jsonl").write_bytes(b"")
+        is_refused(done, r"not a reference of this study \(")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"{"])
-def test_a_broken_probe_is_measured_again(tmp_path, content: bytes) -> None:
-    SMALL.run(tmp_path)
-    (tmp_path / "probe.json").write_bytes(content)
-    (tmp_path / "rows.jsonl").write_bytes(b"")
-    assert SMALL.run(tmp_path).rows
+def test_a_broken_probe_is_measured_again(done, content: bytes) -> None:
+    (done / "probe.json").write_bytes(content)
+    (done / "rows.jsonl").write_bytes(b"")
+    assert SMALL.run(done).rows
 
 
 def test_retrained_weights_are_another_model(tmp_path, monkeypatch) -> None:
-    class Learned(Appendix):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = torch.nn.Linear(2, 2)
-
-    flow = Learned()
+    flow = Changed()
+    flow.network = torch.nn.Linear(2, 2)
     opens(monkeypatch, flow)
     SMALL.run(tmp_path)
     SMALL.run(tmp_path)
@@ -425,8 +445,8 @@ def test_retrained_weights_are_another_model(tmp_path, monkeypatch) -> None:
         SMALL.run(tmp_path)
 
 
-def test_a_reference_that_is_hardly_better_than_the_samplers_is_said_first(tmp_path) -> None:
-    results = SMALL.run(tmp_path)
+def test_a_reference_that_is_hardly_better_than_the_samplers_is_said_first(finished) -> None:
+    results = load(finished)
     assert not terminal(results).startswith("Read this first")
     bad = Results(results.settings, [Row(**{**vars(r), "reference_error": 0.9}) for r in results.rows])
     assert terminal(bad).startswith("Read this first: the reference is known to 90 % only.")
@@ -447,14 +467,12 @@ def test_two_processes_do_not_work_on_one_study(tmp_path) -> None:
     SMALL.run(tmp_path)
 
 
-def test_a_study_does_not_go_on_with_another_model_or_version(tmp_path) -> None:
-    SMALL.run(tmp_path)
-    path = tmp_path / "study.json"
+def test_a_study_does_not_go_on_with_another_version(done) -> None:
+    path = done / "study.json"
     settings = json.loads(path.read_text())
     settings["versions"]["torch"] = "1.0"
     path.write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"was begun with something else \(torch: 1.0 before"):
-        SMALL.run(tmp_path)
+    is_refused(done, r"was begun with something else \(torch: 1.0 before")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
@@ -485,34 +503,18 @@ def test_references_are_shared_between_studies(tmp_path) -> None:
     assert spent < 1.2 * other.reference_evaluations, "the third alone was solved"
 
 
-def test_a_reference_of_a_model_that_has_changed_is_refused(tmp_path, monkeypatch) -> None:
-    class Retrained(Appendix):
-        def velocity(self, x, sigma, condition=None):
-            return 1.001 * super().velocity(x, sigma)
-
-    opens(monkeypatch, Appendix())
-    SMALL.run(tmp_path / "a", references=tmp_path / "shared")
-    opens(monkeypatch, Retrained())
+def test_a_reference_of_a_model_that_has_changed_is_refused(done, tmp_path, monkeypatch) -> None:
+    opens(monkeypatch, Changed(lambda v, sigma: 1.001 * v))
     with pytest.raises(ValueError, match="these references are of another model: its first velocity differs by 1e-03"):
-        SMALL.run(tmp_path / "b", references=tmp_path / "shared")
+        SMALL.run(tmp_path / "b", references=done / "references")
 
 
 # Failures and budgets
 
 
-def test_a_run_that_fails_is_a_row_with_its_reason(tmp_path, monkeypatch) -> None:
-    class Fragile(Appendix):
-        healthy = True
-
-        def velocity(self, x, sigma, condition=None):
-            v = super().velocity(x, sigma)
-            return torch.where((sigma[:, None] < 0.01) & (self.healthy is False), torch.nan, v)  # only Heun looks at 0
-
-    flow = Fragile()
-    opens(monkeypatch, flow)
-    SMALL.run(tmp_path / "healthy", references=tmp_path / "shared")
-    flow.healthy = False
-    results = SMALL.run(tmp_path / "a", references=tmp_path / "shared")
+def test_a_run_that_fails_is_a_row_with_its_reason(done, tmp_path, monkeypatch) -> None:
+    opens(monkeypatch, Changed(lambda v, sigma: torch.where(sigma[:, None] < 0.01, torch.nan, v)))  # only Heun looks at 0
+    results = SMALL.run(tmp_path / "a", references=done / "references")
     assert {(r.sampler, r.status) for r in results.rows} == {("euler", "ok"), ("heun", "failed"), ("ab2", "ok")}
     failed = [r for r in results.rows if r.status == "failed"]
     assert {r.message for r in failed} == {"the result is not finite"}
@@ -521,88 +523,26 @@ def test_a_run_that_fails_is_a_row_with_its_reason(tmp_path, monkeypatch) -> Non
     assert "runs failed" in html(results, dict.fromkeys(FIGURES, b""), None)
 
 
-def test_an_error_of_the_model_fails_the_rows_that_make_it(tmp_path, monkeypatch) -> None:
-    class Picky(Appendix):
-        healthy = True
-
-        def velocity(self, x, sigma, condition=None):
-            if not self.healthy and (sigma == 0.25).any():
-                raise RuntimeError("not at a quarter")
-            return super().velocity(x, sigma)
-
-    opens(monkeypatch, Picky())
+def test_an_error_of_the_model_fails_the_rows_that_make_it_and_the_same_command_makes_them_again(
+    done, tmp_path, monkeypatch
+) -> None:
+    opens(monkeypatch, Changed(fails(RuntimeError("not at a quarter"), at=0.25)))
     study = Study(**{**vars(SMALL), "schedule": "linear", "local_nfe": 0})
-    study.run(tmp_path / "healthy", references=tmp_path / "shared")
-    Picky.healthy = False
-    results = study.run(tmp_path / "picky", references=tmp_path / "shared")
+    results = study.run(tmp_path / "picky", references=done / "references")
     for row in results.rows:
-        expected = "failed" if row.steps % 4 == 0 else "ok"
-        assert (row.status, row.message) == (expected, "RuntimeError: not at a quarter" if expected == "failed" else "")
-
-
-def test_runs_that_failed_are_made_again_by_the_same_command(tmp_path, monkeypatch) -> None:
-    class Crowded(Appendix):
-        full = True
-
-        def velocity(self, x, sigma, condition=None):
-            if self.full and (sigma == 0.25).any():
-                raise torch.cuda.OutOfMemoryError("no room")
-            return super().velocity(x, sigma)
-
-    opens(monkeypatch, Crowded())
-    study = Study(**{**vars(SMALL), "schedule": "linear", "local_nfe": 0})
-    Crowded.full = False
-    healthy = study.run(tmp_path / "healthy", references=tmp_path / "shared")
-    Crowded.full = True
-    failed = [r for r in study.run(tmp_path / "a", references=tmp_path / "shared").rows if r.status == "failed"]
-    assert failed
-    Crowded.full = False
-    again = study.run(tmp_path / "a", references=tmp_path / "shared")
+        expected = ("failed", "RuntimeError: not at a quarter") if row.steps % 4 == 0 else ("ok", "")
+        assert (row.status, row.message) == expected
+    opens(monkeypatch, Changed())
+    again = study.run(tmp_path / "picky", references=done / "references")
+    healthy = study.run(tmp_path / "healthy", references=done / "references")
     assert {r.key: r.error for r in again.rows} == pytest.approx({r.key: r.error for r in healthy.rows}, rel=1e-9)
-    assert again.sessions[-1]["rows"] == len(failed)
+    assert again.sessions[-1]["rows"] == sum(row.status == "failed" for row in results.rows) > 0
 
 
-def test_a_batch_that_does_not_fit_the_memory_is_halved(tmp_path, monkeypatch) -> None:
-    class Tight(Appendix):
-        largest, limit = 0, 100
-
-        def velocity(self, x, sigma, condition=None):
-            if len(x) > self.limit:
-                raise torch.cuda.OutOfMemoryError("out of memory")
-            self.largest = max(self.largest, len(x))
-            return super().velocity(x, sigma)
-
-    flow = Tight()
-    opens(monkeypatch, flow)
-    SMALL.run(tmp_path / "a", references=tmp_path / "shared")
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "rows.jsonl").touch()  # as a kill leaves it that comes very early
-    (tmp_path / "probe.json").write_bytes((tmp_path / "a" / "probe.json").read_bytes())
-    Tight.limit, flow.largest = 5, 0
-    store = Store(tmp_path / "b")
-    store.claim(SMALL.settings())
-    store.close()
-    (tmp_path / "probe.json").rename(tmp_path / "b" / "probe.json")
-    results = SMALL.run(tmp_path / "b", references=tmp_path / "shared")
-    assert {r.status for r in results.rows} == {"ok"}
-    assert flow.largest <= 5
-
-
-def test_a_study_whose_batches_do_not_fit_the_memory_is_made_in_smaller_ones(tmp_path, monkeypatch) -> None:
+def test_a_study_whose_batches_do_not_fit_the_memory_is_made_in_smaller_ones(finished, tmp_path, monkeypatch) -> None:
     """From the first call on: the probe, the references, and the runs."""
 
-    class Tight(Appendix):
-        largest, limit, refused = 0, 3, 0
-
-        def velocity(self, x, sigma, condition=None):
-            if len(x) > self.limit:
-                self.refused += 1
-                raise torch.cuda.OutOfMemoryError("out of memory")
-            self.largest = max(self.largest, len(x))
-            return super().velocity(x, sigma)
-
-    expected = {r.key: r.error for r in SMALL.run(tmp_path / "roomy").rows}
-    flow = Tight()
+    expected, flow = {r.key: r.error for r in load(finished).rows}, Changed(room=3)
     opens(monkeypatch, flow)
     assert SMALL.plan().probe.rows > 3
     results = SMALL.run(tmp_path / "tight")
@@ -613,14 +553,7 @@ def test_a_study_whose_batches_do_not_fit_the_memory_is_made_in_smaller_ones(tmp
 
 @pytest.mark.parametrize("evaluations", [6300, 6450])
 def test_a_budget_of_evaluations_is_kept_and_the_rest_comes_later(evaluations: int, tmp_path, monkeypatch) -> None:
-    class Counted(Appendix):
-        rows = 0
-
-        def velocity(self, x, sigma, condition=None):
-            self.rows += len(x)
-            return super().velocity(x, sigma)
-
-    flow = Counted()
+    flow = Changed()
     opens(monkeypatch, flow)
     whole = SMALL.run(tmp_path / "whole")
     total, flow.rows = flow.rows, 0
@@ -642,29 +575,19 @@ def test_references_are_kept_when_the_budget_ends_among_them(tmp_path) -> None:
     assert len(three.run(tmp_path).rows) == 3 * len(three.runs(tokens=8))
 
 
-def test_a_budget_of_time_is_kept(tmp_path, monkeypatch) -> None:
-    SMALL.run(tmp_path / "a", references=tmp_path / "shared")
-
-    class Slower(Appendix):
-        def describe(self):
-            return MixtureFlow.four_gaussians().describe()
-
-        def velocity(self, x, sigma, condition=None):
-            time.sleep(0.02)
-            return super().velocity(x, sigma)
-
-    opens(monkeypatch, Slower())
+def test_a_budget_of_time_is_kept(done, tmp_path, monkeypatch) -> None:
+    opens(monkeypatch, Changed(slow(0.02)))
     began = time.monotonic()
     study = Study(**{**vars(SMALL), "nfe": (1, 2, 4, 64)})
-    results = study.run(tmp_path / "b", references=tmp_path / "shared", budget=Budget(seconds=1.0))
+    results = study.run(tmp_path / "b", references=done / "references", budget=Budget(seconds=1.0))
     assert results.sessions[0]["seconds"] <= 1.05
     assert results.sessions[0]["stopped"] == "1 seconds"
     assert time.monotonic() - began < 10  # the figures take their time
     assert 0 < len(results.rows) < len(study.runs(tokens=8)) * 2
 
 
-def test_rows_are_known_by_what_was_run(tmp_path) -> None:
-    row = SMALL.run(tmp_path).rows[0]
+def test_rows_are_known_by_what_was_run(finished) -> None:
+    row = load(finished).rows[0]
     for name, value in (("seed", 9), ("steps", 99), ("options", {"last": "euler"}), ("prompt", "x")):
         assert Row(**{**vars(row), name: value}).key != row.key
     assert Row(**{**vars(row), "error": 0.0}).key == row.key
