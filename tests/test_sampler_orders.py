@@ -162,9 +162,9 @@ def test_measured_weak_orders_are_the_declared_ones() -> None:
                 assert declared > 0 or slope <= 0.4, (name, o)
 
 
-@pytest.mark.parametrize(("name", "flow", "shift"), [("euler_sde", *BOTH[0]), ("er_sde", *BOTH[0])])
-def test_committed_stochastic_orders_are_measured_again(name: str, flow: str, shift: str) -> None:
+def test_committed_stochastic_orders_are_measured_again() -> None:
     """With fewer runs, so with larger errors."""
+    name, (flow, shift) = "er_sde", BOTH[0]
     entry = next(e for e in catalogue() if e.info.name == name)
     strong = observed_strong_order(name, flow, shift, paths=128)
     weak, _, _ = observed_weak_order(name, flow, shift, points=2**11, scrambles=8)

@@ -20,6 +20,7 @@ from flowsamplers_diffusers.testing import (
     SCHEDULER_LAWS,
     DiffusersSchedulerConformance,
     Factory,
+    order_is_at_least_1_and_errors_fall,
     subject_of_scheduler,
     the_dt_applied_sum_to_minus_1,
 )
@@ -38,7 +39,10 @@ class TestUniPC(DiffusersSchedulerConformance):
 
 @every_fixed_sampler
 def test_every_sampler_keeps_every_law(name: str) -> None:
-    """Of a stochastic one all but those of an exact end, which noise hides. In bfloat16 the sum of dt is among the laws."""
+    """Of a stochastic one all but those of an exact end, which noise hides. In bfloat16 the sum of dt is among the laws.
+
+    The law on errors is left to `TestUniPC`: a loop is direct sampling bit for bit, whose orders are measured elsewhere.
+    """
 
     def make(**config: Any) -> FlowSamplerScheduler:
         return FlowSamplerScheduler(sampler=name, seed=0, **config)
@@ -49,7 +53,9 @@ def test_every_sampler_keeps_every_law(name: str) -> None:
 
     broken = []
     for law in (*SCHEDULER_LAWS, in_float16_and_float32):
-        if not (fs.sampler_info(name).stochastic and law in (*EXACT, in_float16_and_float32)):
+        if law is not order_is_at_least_1_and_errors_fall and not (
+            fs.sampler_info(name).stochastic and law in (*EXACT, in_float16_and_float32)
+        ):
             try:
                 law(make)
             except Exception as error:
@@ -59,10 +65,12 @@ def test_every_sampler_keeps_every_law(name: str) -> None:
         raise ExceptionGroup(f"{len(broken)} laws are broken", broken)
 
 
+TOOL = tool("build_stock_defects")
+
+
 @pytest.fixture(scope="module")
 def stock() -> dict[str, dict[str, str]]:
-    module = tool("build_stock_defects")
-    return {name: module.verdicts(make) for name, make in module.SCHEDULERS.items()}
+    return {name: TOOL.verdicts(make) for name, make in TOOL.SCHEDULERS.items()}
 
 
 def test_the_known_defects_of_stock_are_found(stock: dict[str, dict[str, str]]) -> None:
@@ -99,7 +107,7 @@ def test_the_page_is_what_the_tool_writes() -> None:
     """In every supported version of diffusers: none has mended a defect of another."""
     page = (ROOT / "docs" / "reference" / "differences.md").read_text()
     found, expected = (
-        tool("build_stock_defects").page(),
+        TOOL.page(),
         re.sub(r"(schedulers of diffusers) [\d.]+", rf"\1 {diffusers.__version__}", page),
     )
     if Version(diffusers.__version__) < Version("0.39"):  # the full re-noise ignores the generator

@@ -58,11 +58,12 @@ def result(scheduler: FlowSamplerScheduler) -> Tensor:
 
 
 @every_fixed_sampler
-def test_a_run_broken_off_at_any_call_leaves_a_scheduler_as_good_as_new(name) -> None:
-    """After the last one too: a second run is the first again."""
+def test_a_run_that_is_broken_off_leaves_a_scheduler_as_good_as_new(name) -> None:
+    """After the first two calls, in the middle, and after the last call: a second run is the first again."""
     fresh = result(FlowSamplerScheduler(sampler=name, seed=3))
     scheduler = FlowSamplerScheduler(sampler=name, seed=3)
-    for broken_off in range(sum(1 for _ in calls_of(scheduler))):
+    calls = sum(1 for _ in calls_of(scheduler))
+    for broken_off in {0, 1, calls // 2, calls - 1}:
         for _ in zip(range(broken_off + 1), calls_of(scheduler), strict=False):
             pass
         assert torch.equal(result(scheduler), fresh)
@@ -230,17 +231,16 @@ def test_without_an_accelerator_diffusers_itself_refuses_to_offload(kind) -> Non
     assert latents(pipe)[-1].isfinite().all()
 
 
-@pytest.mark.parametrize("sampler", ["heun", "unipc"])
-def test_a_compiled_transformer_is_traced_once_in_one_graph_and_changes_nothing(sampler) -> None:
+def test_a_compiled_transformer_is_traced_once_in_one_graph_and_changes_nothing() -> None:
     graphs = []
 
     def counting(graph: torch.fx.GraphModule, inputs: list) -> Callable:
         graphs.append(graph)
         return graph.forward
 
-    expected = latents(own_pipeline(sampler=sampler), guidance=1.0)
+    expected = latents(own_pipeline(sampler="unipc"), guidance=1.0)
     torch._dynamo.reset()
-    pipe = own_pipeline(sampler=sampler)
+    pipe = own_pipeline(sampler="unipc")
     pipe.transformer.compile(fullgraph=True, backend=counting)
     assert all(torch.equal(a, b) for a, b in zip(latents(pipe, guidance=1.0), expected, strict=True))
     assert len(graphs) == 1

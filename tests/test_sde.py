@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_the_variance_on_gaussian_data_has_the_declared_weak_order(name: str) ->
     assert any(abs(slope(n) - sampler.weak_order) <= 0.25 for n in (128, 512))
 
 
-@pytest.mark.parametrize("base", ["euler", "heun", "ralston3", "rk4"])
+@pytest.mark.parametrize("base", ["euler", "ralston3"])
 @pytest.mark.parametrize("name", ["churn", "restart", "dpmpp_2s_ancestral"])
 def test_where_noise_goes_in_exactly_the_weak_order_is_that_of_the_ode_method(name: str, base: str) -> None:
     """Up or down the flow's own noise is no approximation: only the ODE method errs."""
@@ -81,6 +82,19 @@ def test_where_noise_goes_in_exactly_the_weak_order_is_that_of_the_ode_method(na
     assert math.log2(errors[0] / errors[1]) == pytest.approx(sampler.weak_order, abs=0.25)
 
 
+BROWNIAN = fs.BrownianNoise(2)
+
+
+@cache
+def increment(shape: torch.Size, draw: int, interval: Any) -> Tensor:
+    """Of one path, which most samplers here ask for the same intervals."""
+    return BROWNIAN(torch.empty(shape, dtype=torch.float64), 0, draw, interval)
+
+
+def one_path(like: Tensor, step: int, draw: int, interval: Any = None) -> Tensor:
+    return increment(like.shape, draw, interval)
+
+
 @every_stochastic_name
 def test_paths_converge_with_the_declared_strong_order(name: str) -> None:
     """Along 128 shared Brownian paths, for data of standard deviation 1.7: with 10 and 40 steps, and 160 for the limit.
@@ -88,9 +102,11 @@ def test_paths_converge_with_the_declared_strong_order(name: str) -> None:
     The paths are the coordinates of one row, which the flow does not couple: a row of a path costs the same for any number of them.
     A step above 0 that leaves its noise out, as a last step of another method would, has order one half.
     """
-    sampler, flow, noise = fs.get_sampler(name), GaussianFlow([0.3] * 128, std=1.7), fs.BrownianNoise(2)
+    sampler, flow = fs.get_sampler(name), GaussianFlow([0.3] * 128, std=1.7)
     x = flow.solution(flow.noise([0]), 1.0, 0.9)
-    coarse, fine, limit = (fs.sample(flow.velocity, x, shifted(n, 1.0, 0.9, 0.15), sampler, seed=noise) for n in (10, 40, 160))
+    coarse, fine, limit = (
+        fs.sample(flow.velocity, x, shifted(n, 1.0, 0.9, 0.15), sampler, seed=one_path) for n in (10, 40, 160)
+    )
     slope = math.log((coarse - limit).abs().mean() / (fine - limit).abs().mean(), 4)
     assert slope >= sampler.strong_order - 0.25, slope
     assert sampler.strong_order > 0 or slope <= 0.45, slope
@@ -346,10 +362,9 @@ def test_an_exponential_integrator_has_two_rules() -> None:
 def test_samplers_of_one_equation_share_a_path(sampler: fs.Sampler) -> None:
     """The distance to the exact step's run, from the same path, falls like the first power of the step."""
     flow, x = GaussianFlow([1.0, -0.5] * 60, std=[0.4, 0.8] * 60), start(1, 120)
-    limit = fs.sample(flow.velocity, x, INSIDE.refined(128), EulerSDE(0.5), seed=fs.BrownianNoise(0))
+    limit = fs.sample(flow.velocity, x, INSIDE.refined(128), EulerSDE(0.5), seed=one_path)
     errors = [
-        (fs.sample(flow.velocity, x, INSIDE.refined(n), sampler, seed=fs.BrownianNoise(0)) - limit).square().mean().sqrt()
-        for n in (4, 16)
+        (fs.sample(flow.velocity, x, INSIDE.refined(n), sampler, seed=one_path) - limit).square().mean().sqrt() for n in (4, 16)
     ]
     assert 2.8 <= errors[0] / errors[1] <= 6  # 4, and what 128 parts leave
 

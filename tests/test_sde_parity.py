@@ -309,7 +309,7 @@ def test_stochastic_sampling_has_the_distribution_that_a_gaussian_flow_says(run:
 
     The variance of n normal numbers is off by sqrt(2/n) of itself: five times that is the interval, and its mean has the same.
     """
-    rows, sigmas, c = 100_000, (1.0, 0.75, 0.5, 0.25, 0.1), 0.8
+    count, sigmas, c = 100_000, (1.0, 0.75, 0.5, 0.25, 0.1), 0.8
     variance = 1.0
     for s0, s1 in pairwise(sigmas):
         data = (1 - s0) * c**2 / ((1 - s0) ** 2 * c**2 + s0**2)
@@ -319,7 +319,7 @@ def test_stochastic_sampling_has_the_distribution_that_a_gaussian_flow_says(run:
         s = sigma[:, None].to(x)
         return x * (s - (1 - s) * c**2) / ((1 - s) ** 2 * c**2 + s**2)
 
-    x1 = torch.randn(rows, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x1 = torch.randn(1, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if run == "flowsamplers":
         end = fs.sample(velocity, x1, fs.SigmaGrid(list(sigmas)), "lcm", seed=1)
     else:
@@ -328,9 +328,9 @@ def test_stochastic_sampling_has_the_distribution_that_a_gaussian_flow_says(run:
         scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)
         generator, end = torch.Generator().manual_seed(2), x1
         for t, s in zip(scheduler.timesteps, sigmas, strict=False):
-            end = scheduler.step(velocity(end, end.new_full((rows,), s)), t, end, generator=generator, return_dict=False)[0]
-    assert abs(end.double().var().item() / variance - 1) < 5 * math.sqrt(2 / rows)
-    assert abs(end.double().mean().item()) < 5 * math.sqrt(variance / rows)
-    assert abs(variance / ((1 - sigmas[-1]) ** 2 * c**2 + sigmas[-1] ** 2) - 1) > 50 * math.sqrt(2 / rows), (
+            end = scheduler.step(velocity(end, end.new_full((1,), s)), t, end, generator=generator, return_dict=False)[0]
+    assert abs(end.double().var().item() / variance - 1) < 5 * math.sqrt(2 / count)
+    assert abs(end.double().mean().item()) < 5 * math.sqrt(variance / count)
+    assert abs(variance / ((1 - sigmas[-1]) ** 2 * c**2 + sigmas[-1] ** 2) - 1) > 50 * math.sqrt(2 / count), (
         "no marginal of the flow"
     )
