@@ -137,9 +137,10 @@ def scheduler_on(stock: Stock, grid: SigmaGrid | Sequence[float]) -> Any:
         stock: the scheduler.
         grid: a `SigmaGrid`, or falling sigmas that end at 0.
     """
-    scheduler = getattr(diffusers, stock.scheduler)(**stock.options)
     nodes = list(grid.sigmas if isinstance(grid, SigmaGrid) else grid)
-    scheduler.set_timesteps(len(nodes) - 1)
+    with torch.device("cpu"):  # whatever the default device is: they send their tables to the host
+        scheduler = getattr(diffusers, stock.scheduler)(**stock.options)
+        scheduler.set_timesteps(len(nodes) - 1)
     if stock.in_log_snr:
         nodes[0] = min(nodes[0], START)
     if not stock.reaches_zero:
