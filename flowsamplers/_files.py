@@ -1,10 +1,13 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what may be in them."""
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def as_path(name: str, value: str | os.PathLike[str]) -> Path:
@@ -47,3 +50,17 @@ def sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def without_nan(value: Any) -> Any:
+    """A value with null for every number that JSON does not have, as lists and dicts.
+
+    Examples:
+        >>> without_nan({"error": float("nan"), "steps": (1, 2)})
+        {'error': None, 'steps': [1, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

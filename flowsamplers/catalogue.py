@@ -6,16 +6,11 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from flowsamplers.registry import SamplerInfo, get_sampler, list_samplers, sampler_info
-
-SPANS = ("inside", "complete")
-"""The two spans of sigma on which orders of ODE samplers are measured: 0.95 to 0.05, and complete runs."""
-KINDS = ("strong", "weak")
-"""Orders of stochastic samplers."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ class Entry:
         complete: measured orders on runs from 1 to 0.
         strong: measured strong orders of a stochastic sampler, by flow and grid.
         weak: measured weak orders of a stochastic sampler, by flow and grid.
-        known_cost: the stored result of `cost`; None if it is not stored and must be computed.
+        calls: number of model calls of a run with N steps, as a formula.
+        evaluations: model calls of the first, a middle, and the last step of a complete run; None for an adaptive sampler.
     """
 
     info: SamplerInfo
@@ -76,26 +72,13 @@ class Entry:
     complete: Mapping[str, float]
     strong: Mapping[str, Observed]
     weak: Mapping[str, Observed]
-    known_cost: Mapping[str, Any] | None = None
+    calls: str
+    evaluations: Sequence[int] | None
 
     @property
     def name(self) -> str:
         """The sampler's name; for a preset, the preset's name."""
         return self.info.preset or self.info.name
-
-    @property
-    def calls(self) -> str:
-        """The number of model calls of a run with N steps, as a formula."""
-        return self._cost["calls"]
-
-    @property
-    def evaluations(self) -> Sequence[int] | None:
-        """Model calls of the first, a middle, and the last step of a complete run; None for an adaptive sampler."""
-        return self._cost["evaluations"]
-
-    @cached_property
-    def _cost(self) -> Mapping[str, Any]:
-        return self.known_cost or cost(self.name)
 
     @property
     def ends(self) -> str:
@@ -114,7 +97,7 @@ def cost(name: str) -> dict[str, Any]:
     from flowsamplers.engine import dry_run  # noqa: PLC0415  (what was measured is read without torch)
     from flowsamplers.schedules import linear  # noqa: PLC0415
 
-    if get_sampler(name).adaptive:
+    if get_sampler(name).claims.adaptive:
         return {"calls": "by tolerance", "evaluations": None}
     few, more, many = (dry_run(name, linear(n)) for n in (20, 21, 200))
     per = len(more) - len(few)
@@ -170,9 +153,9 @@ def unmeasured(names: Collection[str]) -> str:
 
 def _entry(info: SamplerInfo) -> Entry:
     its = {} if info.preset else _measured().get(info.name, {})
-    spans = (its.get(span, {}) for span in SPANS)
-    kinds = ({key: Observed(**o) for key, o in its.get(kind, {}).items()} for kind in KINDS)
-    return Entry(info, *spans, *kinds, known_cost=its.get("cost"))
+    strong, weak = ({key: Observed(**o) for key, o in its.get(kind, {}).items()} for kind in ("strong", "weak"))
+    its_cost = its.get("cost") or cost(info.preset or info.name)
+    return Entry(info, its.get("inside", {}), its.get("complete", {}), strong, weak, **its_cost)
 
 
 @cache

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from flowsamplers._files import as_path, write_atomically
+from flowsamplers._files import as_path, without_nan, write_atomically
 from flowsamplers.engine import nfe
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, to_config
@@ -171,7 +171,7 @@ class Solver:
             "sigmas": list(self.grid.sigmas),
             "sampler": to_config(self.sampler),
             "fitted_to": dict(self.fitted_to),
-            "validation": _without_nan(judged),
+            "validation": without_nan(judged),
         }
 
 
@@ -253,12 +253,3 @@ def _number(found: float | None) -> float:
 
 def _refused(text: str) -> Any:
     raise ValueError(f"it holds {text}")
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, Mapping):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

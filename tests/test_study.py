@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import flowsamplers as fs
-from flowsamplers.flows import GaussianFlow, MixtureFlow
+from flowsamplers.flows import GaussianFlow, MixtureFlow, completed
 from flowsamplers.noise import normal
 from flowsamplers.registry import Registered, Registry
 from flowsamplers.study import Budget, Row, Study, diff, load
@@ -40,6 +40,7 @@ def results(tmp_path_factory) -> Results:
 
 def bench_of(study: Study, flow, folder) -> tuple[Bench, list[Job]]:
     """A study's bench with a flow of one's own, and all its jobs."""
+    flow = completed(flow)
     meter = Meter(flow)
     found = truths(meter, {}, study.cases, folder, evaluations=study.reference_evaluations, max_batch=64, chunk=64)
     bench = Bench(study, meter, 0.0, origin_of_rows(flow, provenance(flow)))

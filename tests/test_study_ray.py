@@ -19,7 +19,7 @@ from flowsamplers.evaluated import Asked
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.profiling import measured, path_nodes
 from flowsamplers.study import Study, load, run
-from flowsamplers.study.cluster import Conditioned, OnRay
+from flowsamplers.study.cluster import OnRay
 from flowsamplers.study.cost import Meter
 
 SMALL = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1), nfe=(1, 2, 4, 8))
@@ -65,7 +65,7 @@ def test_the_runs_of_a_killed_worker_are_done_again(two_workers, tmp_path, monke
 def test_a_profile_from_a_cluster_is_that_of_this_process(two_workers, tmp_path) -> None:
     flow, opened = MixtureFlow.random(1), partial(MixtureFlow.random, 1)
     x1, meters = flow.noise(list(range(22))), (Meter(flow), Meter(flow))
-    asked = [Asked(Conditioned(meter), x1.dtype, [None] * 22) for meter in meters]
+    asked = [Asked(meter, x1.dtype, [None] * 22) for meter in meters]
     here, there = (
         list(measured(a, x1, path_nodes(16), 16, file=tmp_path / f"{i}.safetensors", parts=parts))
         for i, (a, parts) in enumerate(zip(asked, (None, OnRay(opened, meters[1])), strict=True))

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowsamplers.cli.types import Command, Method
+from flowsamplers.cli.types import SAMPLER, Command
 
 if TYPE_CHECKING:
     from flowsamplers.sampler import Sampler
 
 
 @click.command(cls=Command)
-@click.argument("samplers", nargs=-1, type=Method())
+@click.argument("samplers", nargs=-1, type=SAMPLER)
 @click.option("--schedule", "schedules", multiple=True, help="A schedule that you used; may be repeated.")
 def cite(samplers: tuple[Sampler, ...], schedules: tuple[str, ...]) -> None:
     """Print BibTeX of the library, samplers and schedules.

@@ -11,7 +11,7 @@ import click
 
 from flowsamplers._accepted import number, whole
 from flowsamplers.cli.models import model_options, open_flow, progress
-from flowsamplers.cli.types import SEED, Command, Cost, Place, Several
+from flowsamplers.cli.types import BUDGET, SEED, Command, Place, Several, check_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     help="Measure the paths on this machine, or on a Ray cluster.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
-@click.option("--budget", type=Cost(), help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")
+@click.option("--budget", type=BUDGET, help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")
 @click.option("--out", type=Place(), default=Path("solver.json"), show_default=True, help="JSON file.")
 @click.option("--json", "as_rows", is_flag=True, help="Print the solvers as JSON lines, or the plan as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -90,19 +90,18 @@ def fit(
     from flowsamplers.evaluated import batch_of
     from flowsamplers.fitting import Rows, evaluations_at_most, noised_images, rows_for
     from flowsamplers.flows import default_prompts
-    from flowsamplers.study.cluster import Conditioned, OnRay
+    from flowsamplers.study.cluster import OnRay
     from flowsamplers.study.cost import Meter, probe
-    from flowsamplers.study.store import check_writable
 
     wanted = nfe or (8,)
     _check(rows, nodes, start, wanted, rounds, engine)
-    _check_out(out, max_batch)
-    check_writable(out.parent)
+    if max_batch is not None and max_batch < 1:
+        raise ValueError(f"max_batch={max_batch}: a model call needs at least 1 row")
+    check_file(out, "a JSON file")
     own = default_prompts(model)
     fitting = prompts or own.given
     judging = held or prompts or own.held
     flow = open_flow(model, fitting[0], flow_options)
-    described = flow.describe() if hasattr(flow, "describe") else {"model": model}
     if getattr(flow, "is_distilled", False) and not distilled:
         raise ValueError(
             f"model={model!r} is distilled: it was trained for a few Euler steps, and following its paths more closely may not please. "
@@ -112,42 +111,29 @@ def fit(
     condition = prompts_of_rows(fitting, judging, rows)
     edits = start < 1
     cost = evaluations_at_most(rows, wanted, rounds, nodes, edits=edits)
-    metered = Meter(flow, budget)
+    meter = Meter(flow, budget)
     if dry_run:
-        timed = probe(metered, fitting[0], min(rows, batch_of(flow.noise([0]), max_batch)))
+        timed = probe(meter, fitting[0], min(rows, batch_of(flow.noise([0]), max_batch)))
         plan = {"evaluations": cost, "passes": flow.passes_per_evaluation * cost, "seconds": cost * timed.batched}
         text = f"at most {cost:,} evaluations, {plan['passes']:,} forward passes, about {plan['seconds']:.0f} s"
         click.echo(json.dumps(plan) if as_rows else text)
         return
-    about = {
-        **described,
-        "prompts": list(fitting),
-        "held_prompts": list(judging),
-        "first_seed": seed,
-        "torch": torch.__version__,
-    }
-    done = 0
+    about = {**flow.describe(), "prompts": list(fitting), "held_prompts": list(judging), "first_seed": seed}
+    about["torch"] = torch.__version__
     with progress(quiet) as report:
-
-        def on_call(n: int) -> None:
-            nonlocal done
-            done += n
-            report("fit", done, cost)
-
-        source = Conditioned(metered)
+        meter.on_call = lambda _: report("fit", meter.rows, cost)
         noise = flow.noise([seed + i for i in range(rows + edits * rows)])
-        x1 = noised_images(source, noise, start, condition, nodes) if edits else noise
+        x1 = noised_images(meter, noise, start, condition, nodes) if edits else noise
         measured = Rows.of(
-            source,
+            meter,
             x1,
             start=start,
             condition=condition,
             max_batch=max_batch,
-            on_call=on_call,
             nodes=nodes,
             file=kept,
             about=about,
-            parts=OnRay(partial(open_flow, model, fitting[0], flow_options), metered) if engine == "ray" else None,
+            parts=OnRay(partial(open_flow, model, fitting[0], flow_options), meter) if engine == "ray" else None,
         )
         solvers = [measured.fit(n, rounds=rounds, tokens=flow.tokens) for n in wanted]
     for n, solver in zip(wanted, solvers, strict=True):
@@ -194,10 +180,3 @@ def _check(rows: int | None, nodes: int, start: float, wanted: tuple[int, ...], 
     for n in wanted:
         if not 1 <= n <= nodes:
             raise ValueError(f"nfe={n}: a solver makes from 1 to {nodes} calls, as many as the profile has nodes")
-
-
-def _check_out(out: Path, max_batch: int | None) -> None:
-    if max_batch is not None and max_batch < 1:
-        raise ValueError(f"max_batch={max_batch}: a model call needs at least 1 row")
-    if out.is_dir():
-        raise IsADirectoryError(f"out={str(out)!r} is a folder; name a JSON file")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress
-from flowsamplers.cli.types import SEED, Command, Method, Place, Several
+from flowsamplers.cli.types import SAMPLER, SEED, Command, Place, Several, check_file
 
 if TYPE_CHECKING:
     from flowsamplers.sampler import Sampler
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @model_options("klein-digits")
 @click.option("--prompt", help="What to draw.")
-@click.option("--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="One or several.  [default: euler]")
+@click.option("--sampler", "--samplers", "samplers", type=SAMPLER, cls=Several, help="One or several.  [default: euler]")
 @click.option("--steps", type=int, cls=Several, help="One or several.  [default: 20]")
 @click.option(
     "--nfe", type=int, cls=Several, help="Budgets of model calls instead of steps; each sampler takes as many steps as fit."
@@ -51,7 +51,6 @@ def generate(
     """  # noqa: D301
     from flowsamplers.cli.images import draw
     from flowsamplers.registry import get_sampler
-    from flowsamplers.study.store import check_writable
 
     if steps and nfe:
         raise ValueError("steps and nfe: give the one or the other")
@@ -59,17 +58,15 @@ def generate(
     for name, given in (("sampler", methods), ("steps", steps), ("nfe", nfe)):
         if len(set(given)) < len(given):
             raise ValueError(f"{name}: one of them is there twice")
-    check_writable(out.parent)
-    if out.is_dir():
-        raise IsADirectoryError(f"out={str(out)!r} is a folder; name a PNG file")
+    check_file(out, "a PNG file")
     flow = open_flow(model, prompt, flow_options)
     with progress(quiet) as report:
-        drawn = draw(flow, methods, nfe or steps or (20,), seed, out, by_nfe=bool(nfe), on_call=partial(report, "images"))
+        images = draw(flow, methods, nfe or steps or (20,), seed, out, by_nfe=bool(nfe), progress=report)
     if as_rows:
         about = {"model": flow.name, "prompt": flow.prompt, "seed": seed, "out": str(out)}
-        click.echo(json.dumps({**about, "images": [d.to_dict() for d in drawn]}))
+        click.echo(json.dumps({**about, "images": [asdict(image) for image in images]}))
         return
     click.echo(f"{'sampler':<24} {'steps':>5} {'model calls':>12} {'forward passes':>15}")
-    for d in drawn:
-        click.echo(f"{d.sampler:<24} {d.steps:>5} {d.nfe:>12} {d.forward_passes:>15}")
+    for image in images:
+        click.echo(f"{image.sampler:<24} {image.steps:>5} {image.nfe:>12} {image.forward_passes:>15}")
     click.echo(f"\nimage: {out}")

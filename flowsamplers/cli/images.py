@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from flowsamplers.sampler import Sampler, grid_from_noise
 from flowsamplers.schedules import flux2
 from flowsamplers.study import plots
 from flowsamplers.study.bench import forward_passes
+from flowsamplers.study.cost import Meter
 from flowsamplers.study.rows import label_of
 from flowsamplers.study.store import write_atomically
 
@@ -22,8 +23,8 @@ PIXELATED = 256
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One image of a grid.
+class Image:
+    """What made one image of a grid.
 
     Attributes:
         sampler: its label: name and options.
@@ -37,10 +38,6 @@ class Drawn:
     nfe: int
     forward_passes: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return asdict(self)
-
 
 def draw(
     flow: Any,
@@ -50,8 +47,8 @@ def draw(
     out: Path,
     *,
     by_nfe: bool = False,
-    on_call: Callable[[int, int], None] | None = None,
-) -> list[Drawn]:
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Image]:
     """Write an image, or a labeled grid from one noise: a row for each sampler, a column for each number of steps or calls.
 
     Args:
@@ -62,7 +59,7 @@ def draw(
         out: PNG file.
         by_nfe: the counts are model calls, and each sampler takes as many steps as fit. If not even one step fits, the cell
             stays empty.
-        on_call: told the number of rows so far, and of all rows at most, after every model call.
+        progress: called with "images", the number of rows so far, and of all rows at most, after every model call.
 
     Returns:
         What was drawn, row by row.
@@ -77,59 +74,49 @@ def draw(
     def grid_of(steps: int) -> Any:
         return flux2(steps, tokens=flow.tokens, arithmetic="stock")
 
-    def taken_by(m: Sampler, n: int) -> int:
-        own = grid_from_noise(m)
-        if own is not None:
-            return own.steps
-        return largest_steps(m, n, grid_of) if by_nfe else n
+    def grid(m: Sampler, n: int) -> Any:
+        steps = largest_steps(m, n, grid_of) if by_nfe else n
+        return grid_from_noise(m) or (grid_of(steps) if steps or not by_nfe else None)
 
-    steps = {(m, n): taken_by(m, n) for m in methods for n in counts}
-    cells = [(m, n, m.own_grid or grid_of(taken)) for (m, n), taken in steps.items() if taken or not by_nfe]
-    if not cells:
+    places = {(m, n): g for m in methods for n in counts if (g := grid(m, n)) is not None}
+    if not places:
         raise ValueError(f"nfe={list(counts)}: not one step of {', '.join(map(label_of, methods))} fits")
+    images = [
+        Image(label_of(m), g.steps, nfe(m, g), forward_passes(flow, (c.sigma for c in dry_run(m, g))))
+        for (m, _), g in places.items()
+    ]
+    total = sum(image.nfe for image in images)
+    meter = Meter(flow, on_call=lambda _: progress and progress("images", meter.rows, total))
     x1 = flow.noise([seed])
-    total = sum(0 if m.adaptive else nfe(m, grid) for m, _, grid in cells)
-
-    def report(rows: int) -> None:
-        nonlocal drawn_rows
-        drawn_rows += rows
-        if on_call is not None:
-            on_call(drawn_rows, total)
-
-    drawn_rows = 0
-    outs = sample_many(flow, [Run(x1, grid, m, seeds=seed) for m, _, grid in cells], on_call=report)
+    outs = sample_many(meter, [Run(x1, g, m, seeds=seed) for (m, _), g in places.items()])
     if not all(x.isfinite().all() for x in outs):
         raise FloatingPointError(
             f"model {flow.name!r} gives latents that are not finite: NaN in its weights, or a dtype too small"
         )
-    images = [flow.decode(x)[0] for x in outs]
-    drawn = [
-        Drawn(label_of(m), g.steps, nfe(m, g), forward_passes(flow, (c.sigma for c in dry_run(m, g)))) for m, _, g in cells
-    ]
-    if len(steps) == 1:
+    pictures = [flow.decode(x)[0] for x in outs]
+    if len(methods) == len(counts) == 1:
         png = io.BytesIO()
-        images[0].save(png, format="PNG")
+        pictures[0].save(png, format="PNG")
         write_atomically(out, png.getvalue())
-        return drawn
-    places = [(label_of(m), _column(n, by_nfe=by_nfe)) for m, n, _ in cells]
+        return images
+    columns = {n: _several(n, "call", "at most ") if by_nfe else _several(n, "step") for n in counts}
+    cells = [(label_of(m), columns[n]) for m, n in places]
     picture = plots.image_grid(
         [label_of(m) for m in methods],
-        [_column(n, by_nfe=by_nfe) for n in counts],
-        dict(zip(places, images, strict=True)),
+        list(columns.values()),
+        dict(zip(cells, pictures, strict=True)),
         f"{flow.prompt!r}, seed {seed}",
-        captions={place: _caption(d, by_nfe=by_nfe) for place, d in zip(places, drawn, strict=True)},
-        cell=0.9 if images[0].width < PIXELATED else 2.56,
+        captions={cell: _caption(image, by_nfe=by_nfe) for cell, image in zip(cells, images, strict=True)},
+        cell=0.9 if pictures[0].width < PIXELATED else 2.56,
     )
     write_atomically(out, picture)
-    return drawn
+    return images
 
 
-def _column(count: int, *, by_nfe: bool) -> str:
-    return _several(count, "call", "at most ") if by_nfe else _several(count, "step")
-
-
-def _caption(d: Drawn, *, by_nfe: bool) -> str:
-    return _several(d.steps, "step") + (f", {d.nfe} calls" if d.nfe != d.steps else "") if by_nfe else _several(d.nfe, "call")
+def _caption(image: Image, *, by_nfe: bool) -> str:
+    if not by_nfe:
+        return _several(image.nfe, "call")
+    return _several(image.steps, "step") + (f", {image.nfe} calls" if image.nfe != image.steps else "")
 
 
 def _several(count: int, noun: str, before: str = "") -> str:

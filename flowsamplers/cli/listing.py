@@ -15,7 +15,7 @@ from flowsamplers.cli.types import Command
 
 if TYPE_CHECKING:
     from flowsamplers.catalogue import Entry
-    from flowsamplers.schedules import ScheduleInfo
+    from flowsamplers.registry import SamplerInfo, ScheduleInfo
 
 WIDTH = 80
 STORED = "samplers.json"
@@ -104,48 +104,31 @@ def sampler_row(entry: Entry) -> dict[str, Any]:
     info = entry.info
     first, usual, last = entry.evaluations or (None, None, None)
     return {
-        "name": info.name,
-        "preset": info.preset,
-        "aliases": list(info.aliases),
-        "presets": {k: dict(v) for k, v in info.presets.items()},
-        "family": info.family,
-        "order": info.order,
+        **_of(info, "name", "preset", "aliases", "presets", "family", "order"),
         "order_in_literature": info.literature,
-        "measured_inside": dict(entry.inside),
-        "measured_complete": dict(entry.complete),
+        "measured_inside": entry.inside,
+        "measured_complete": entry.complete,
         "calls": entry.calls,
         "evaluations_per_step": usual,
         "evaluations_first_step": first,
         "evaluations_last_step": last,
-        "stochastic": info.stochastic,
-        "adaptive": info.adaptive,
+        **_of(info, "stochastic", "adaptive"),
         "strong_order": info.strong_order if info.stochastic else None,
         "weak_order": info.weak_order if info.stochastic else None,
         "measured_strong": {key: asdict(o) for key, o in entry.strong.items()},
         "measured_weak": {key: asdict(o) for key, o in entry.weak.items()},
-        "keeps_marginals": info.keeps_marginals,
-        "keeps_noise_level": info.keeps_noise_level,
-        "options": info.options,
-        "advice": info.advice,
-        "reference": info.reference,
+        **_of(info, "keeps_marginals", "keeps_noise_level", "options", "advice", "reference"),
     }
 
 
 def schedule_row(info: ScheduleInfo) -> dict[str, Any]:
     """A schedule as JSON values."""
-    return {
-        "name": info.name,
-        "aliases": list(info.aliases),
-        "presets": {k: dict(v) for k, v in info.presets.items()},
-        "family": info.family,
-        "form": info.form,
-        "complete": info.complete,
-        "exact_steps": info.exact_steps,
-        "options": info.options,
-        "summary": info.summary,
-        "advice": info.advice,
-        "reference": info.reference,
-    }
+    names = ("name", "aliases", "presets", "family", "form", "complete", "exact_steps", "options", "summary", "advice")
+    return _of(info, *names, "reference")
+
+
+def _of(info: SamplerInfo | ScheduleInfo, *names: str) -> dict[str, Any]:
+    return {name: getattr(info, name) for name in names}
 
 
 def sampler_lines(row: dict[str, Any]) -> list[str]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from flowsamplers.cli.types import Command, Size
+from flowsamplers.cli.types import SIZE, Command
 
 
 @click.command(cls=Command)
 @click.option("--steps", type=int, default=4, show_default=True)
-@click.option("--size", type=Size(), default="1024x1024", show_default=True, help="WIDTHxHEIGHT in pixels.")
+@click.option("--size", type=SIZE, default="1024x1024", show_default=True, help="WIDTHxHEIGHT in pixels.")
 @click.option("--tokens", type=int, help="Latent tokens, instead of the size.")
 @click.option("--schedule", "name", default="flux2", show_default=True, help="Name of a schedule, see list --schedules.")
 @click.option("--option", "options", multiple=True, help="NAME=VALUE, an option of the schedule; may be repeated.")

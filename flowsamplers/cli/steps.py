@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,7 @@ REFERENCE = 1400
 """Evaluations of the reference: enough for three digits of the errors."""
 
 
-def klein_steps(
-    flow: Any, folder: Path, *, seed: int = 0, steps: Sequence[int] = STEPS, on_call: Callable[[int], None] | None = None
-) -> str:
+def klein_steps(flow: Any, folder: Path, *, seed: int = 0, steps: Sequence[int] = STEPS) -> str:
     """Euler's method at a few step counts from one noise, with the pipeline's own schedule; images and errors side by side.
 
     Args:
@@ -28,7 +26,6 @@ def klein_steps(
         folder: where ``klein-steps.png`` goes.
         seed: of the noise.
         steps: the step counts.
-        on_call: told the number of rows after every model call.
 
     Returns:
         The tables, for the terminal.
@@ -37,8 +34,8 @@ def klein_steps(
     check_writable(folder)
     x1 = flow.noise([seed])
     tables = [ScheduleTable.of(n, flow.tokens) for n in steps]
-    outs = sample_many(flow, [Run(x1, SigmaGrid(t.sigmas), "euler") for t in tables], on_call=on_call)
-    reference = solve(flow, x1, max_evaluations=REFERENCE, on_call=on_call)
+    outs = sample_many(flow, [Run(x1, SigmaGrid(t.sigmas), "euler") for t in tables])
+    reference = solve(flow, x1, max_evaluations=REFERENCE)
     errors = [relative_error(out, reference.x0).item() for out in outs]
     parts = ["\n".join(t.lines()) for t in tables]
     summary = [f"{'steps':>6}{'mu':>10}{'sum of dt':>12}{'largest step':>14}{'error':>12}"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress, settle_threads
-from flowsamplers.cli.types import SEED, Command, CommandWithOthers, Cost, Method, Place, Several, Shift
+from flowsamplers.cli.types import BUDGET, SAMPLER, SEED, SHIFT, Command, CommandWithOthers, Place, Several
 
 if TYPE_CHECKING:
     from flowsamplers.sampler import Sampler
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 @click.option("--prompt", "prompts", multiple=True, help="Prompt; may be repeated.")
 @click.option("--seed", "--seeds", "seeds", type=SEED, cls=Several, help="Seeds of the noise, one or several.  [default: 0 1]")
 @click.option(
-    "--sampler", "--samplers", "samplers", type=Method(), cls=Several, help="NAME or NAME:option=value, one or several."
+    "--sampler", "--samplers", "samplers", type=SAMPLER, cls=Several, help="NAME or NAME:option=value, one or several."
 )
 @click.option("--nfe", type=int, cls=Several, help="Numbers of model calls, one or several.")
 @click.option("--schedule", default="flux2", show_default=True, help="Name of a schedule.")
 @click.option(
-    "--mu", type=Shift(), default="fixed", show_default=True, help="Shift of flux2: a number, fixed (at 50 steps), follow."
+    "--mu", type=SHIFT, default="fixed", show_default=True, help="Shift of flux2: a number, fixed (at 50 steps), follow."
 )
 @click.option("--metric", "metrics", multiple=True, help="Image metric of an installed package; may be repeated.")
 @click.option("--max-batch", type=int, default=64, show_default=True, help="Rows in one model call.")
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
 @click.option(
     "--budget",
-    type=Cost(),
+    type=BUDGET,
     help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h. Run again to continue.",
 )
 @click.option(
@@ -89,6 +89,7 @@ def study(
         return
     from flowsamplers.cli.steps import klein_steps
     from flowsamplers.study.bench import keys
+    from flowsamplers.study.cost import Meter
     from flowsamplers.study.plan import DEFAULT_SAMPLERS, OWN_PROMPTS, Study
     from flowsamplers.study.report import caution, terminal
     from flowsamplers.study.rows import to_jsonl
@@ -98,10 +99,10 @@ def study(
     if preset:
         _check_preset(ctx, preset)
         with progress(quiet) as report:
-            flow = open_flow(model, prompts[0] if prompts else None, flow_options)
-            text = klein_steps(flow, folder, seed=(seeds or (0,))[0], on_call=lambda rows: report("runs", rows, 0))
-        click.echo(text)
-        click.echo(f"\nimages: {folder / 'klein-steps.png'}")
+            meter = Meter(open_flow(model, prompts[0] if prompts else None, flow_options))
+            meter.on_call = lambda _: report("runs", meter.rows, 0)
+            text = klein_steps(meter, folder, seed=(seeds or (0,))[0])
+        click.echo(f"{text}\n\nimages: {folder / 'klein-steps.png'}")
         return
     wanted = Study(
         model,
@@ -119,8 +120,8 @@ def study(
         plan = wanted.plan()
         click.echo(json.dumps(plan.to_dict()) if as_rows else "\n".join(plan.lines()))
         return
-    with progress(quiet) as advanced:
-        results = wanted.run(folder, engine=engine, budget=budget, references=references, progress=advanced)
+    with progress(quiet) as report:
+        results = wanted.run(folder, engine=engine, budget=budget, references=references, progress=report)
     if as_rows:
         click.echo(to_jsonl(results.rows), nl=False)
         if first := caution(results):
@@ -136,21 +137,23 @@ def study(
 
 def _check_preset(ctx: click.Context, preset: str) -> None:
     """Refuse options that a preset decides itself, and several prompts or seeds."""
-    given = [p for p in ctx.params if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
-    for name in given:
-        if name in (
-            "samplers",
-            "nfe",
-            "schedule",
-            "mu",
-            "metrics",
-            "max_batch",
-            "dry_run",
-            "budget",
-            "engine",
-            "references",
-            "as_rows",
-        ):
+    decided = {
+        "samplers",
+        "nfe",
+        "schedule",
+        "mu",
+        "metrics",
+        "max_batch",
+        "references",
+        "dry_run",
+        "budget",
+        "engine",
+        "as_rows",
+    }
+    for name in ctx.params:
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if name in decided:
             raise ValueError(f"{name}: the preset {preset} has no such option")
         if name in ("prompts", "seeds") and len(ctx.params[name]) > 1:
             raise ValueError(f"{name}={list(ctx.params[name])}: the preset {preset} takes one")

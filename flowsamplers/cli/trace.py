@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowsamplers.cli.models import model_options, open_flow
-from flowsamplers.cli.types import SEED, Command, Method
+from flowsamplers.cli.types import SAMPLER, SEED, Command
 
 if TYPE_CHECKING:
     from flowsamplers.sampler import Sampler
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @model_options("klein-digits")
-@click.option("--sampler", "method", type=Method(), default="euler", show_default=True)
+@click.option("--sampler", "method", type=SAMPLER, default="euler", show_default=True)
 @click.option("--steps", type=int, default=4, show_default=True)
 @click.option("--prompt", help="What to draw.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
@@ -48,10 +48,8 @@ def trace(
         return
     for name, kind, count in parts:
         click.echo(f"{name:<14} {kind:<34} {f'{count:,} parameters' if count else ''}")
-    if hasattr(flow, "describe"):
-        click.echo(
-            "  ".join(f"{k}={v}" for k, v in flow.describe().items() if k in ("is_distilled", "guidance_scale", "tokens"))
-        )
+    about = {k: v for k, v in flow.describe().items() if k in ("is_distilled", "guidance_scale", "tokens")}
+    click.echo("  ".join(f"{k}={v}" for k, v in about.items()))
     click.echo(f"\n{'step':>4} {'stage':>5} {'sigma':>10} {'timestep':>10} {'dt of step':>11} {'rms x':>9} {'rms v':>9}")
     for r in rows:
         click.echo(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,68 +74,75 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Size(click.ParamType[Any]):
-    """``WIDTHxHEIGHT`` in pixels."""
+def check_file(out: Path, kind: str) -> None:
+    """Refuse a file that cannot be written, before a model is opened.
 
-    name = "WxH"
+    Raises:
+        OSError: it is a folder, or its own folder cannot be written.
+    """
+    from flowsamplers.study.store import check_writable
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parse it."""
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value))
-        if match is None:
-            self.fail(f"{value!r}: give the size as WIDTHxHEIGHT, such as 1024x1024", param, ctx)
-        return int(match[1]), int(match[2])
+    check_writable(out.parent)
+    if out.is_dir():
+        raise IsADirectoryError(f"out={str(out)!r} is a folder; name {kind}")
 
 
-class Method(click.ParamType[Any]):
-    """``NAME``, ``NAME:option=value,option=value``, or the JSON file of a fitted solver."""
+class Parsed(click.ParamType[Any]):
+    """A value that a function makes of a text; its error becomes the option's.
 
-    name = "SAMPLER"
+    Args:
+        name: name of the type in the help.
+        parse: the function.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sampler:
-        """Parse it."""
-        from flowsamplers.registry import get_sampler
-        from flowsamplers.sampler import Sampler
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self.parse = name, parse
 
-        if isinstance(value, Sampler):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a text."""
+        if not isinstance(value, str):
             return value
         try:
-            if not str(value).endswith(".json"):
-                return get_sampler(str(value))
-            from flowsamplers.solver import load_solver
-
-            return load_solver(value).as_sampler
+            return self.parse(value)
         except (TypeError, ValueError, ImportError, OSError) as error:
             self.fail(str(error), param, ctx)
 
 
-class Cost(click.ParamType[Any]):
-    """A number of evaluations or a time."""
-
-    name = "NUMBER|TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Budget:
-        """Parse it."""
-        from flowsamplers.study.cost import Budget
-
-        try:
-            return value if isinstance(value, Budget) else Budget.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if match is None:
+        raise ValueError(f"{text!r}: give the size as WIDTHxHEIGHT, such as 1024x1024")
+    return int(match[1]), int(match[2])
 
 
-class Shift(click.ParamType[Any]):
-    """A number, ``fixed`` or ``follow``."""
+def _sampler(text: str) -> Sampler:
+    from flowsamplers.registry import get_sampler
 
-    name = "NUMBER|fixed|follow"
+    if not text.endswith(".json"):
+        return get_sampler(text)
+    from flowsamplers.solver import load_solver
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        """Parse it."""
-        if value in ("fixed", "follow") or isinstance(value, float):
-            return value
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r}: accepted are a number, 'fixed' and 'follow'", param, ctx)
+    return load_solver(text).as_sampler
+
+
+def _budget(text: str) -> Budget:
+    from flowsamplers.study.cost import Budget
+
+    return Budget.parse(text)
+
+
+def _shift(text: str) -> float | str:
+    try:
+        return text if text in ("fixed", "follow") else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r}: accepted are a number, 'fixed' and 'follow'") from None
+
+
+SIZE = Parsed("WxH", _size)
+"""``WIDTHxHEIGHT`` in pixels."""
+SAMPLER = Parsed("SAMPLER", _sampler)
+"""``NAME``, ``NAME:option=value,option=value``, or the JSON file of a fitted solver."""
+BUDGET = Parsed("NUMBER|TIME", _budget)
+"""A number of evaluations or a time."""
+SHIFT = Parsed("NUMBER|fixed|follow", _shift)
+"""A number, ``fixed`` or ``follow``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,21 +14,15 @@ from torch import Tensor
 
 from flowsamplers.engine import Work, carry_dtype, dry_run, integrate
 from flowsamplers.lockstep import Task, run_tasks
+from flowsamplers.reference import Path, relative_error
 from flowsamplers.registry import METRICS, to_config
-from flowsamplers.sampler import steps_of
+from flowsamplers.sampler import Sampler, Step, steps_of
 from flowsamplers.study.distances import NOTHING, Errors, psnr, ssim
 from flowsamplers.study.rows import Key, Row, changed_options, key
 from flowsamplers.study.truth import Truth
 
 if TYPE_CHECKING:
     from flowsamplers.study.plan import Planned, Study
-
-
-from collections.abc import Iterable
-
-from flowsamplers.engine import OnStep, StepEnd
-from flowsamplers.reference import Path, relative_error
-from flowsamplers.sampler import Sampler, Step
 
 NOT_FINITE = "the result is not finite"
 """Message of a run whose result is not finite: the only failure that the next call does not try again."""
@@ -46,12 +40,6 @@ class Ended(NamedTuple):
 
     row: Row
     picture: bytes | None
-
-
-class _Result(NamedTuple):
-    x0: Tensor
-    trajectory: list[float] | None
-    local: list[float] | None
 
 
 @dataclass
@@ -73,66 +61,66 @@ class Bench:
         default_factory=dict[tuple["str | None", int], "Tensor | None"]
     )
 
-    def measure(
-        self, jobs: Sequence[Job], on_end: Callable[[Ended], None], *, on_call: Callable[[int], None] | None = None
-    ) -> None:
+    def measure(self, jobs: Sequence[Job], on_end: Callable[[Ended], None]) -> None:
         """Run jobs in shared batches; a job that fails becomes a row with the status ``"failed"``.
 
         Args:
             jobs: the jobs, in the order in which they begin.
             on_end: called with each job when it ends.
-            on_call: called with the number of rows after every model call.
         """
         if not jobs:
             return
         run_tasks(
             self.flow,
             [Task(partial(self._work, job), job.truth.prompt) for job in jobs],
-            lambda i, result: on_end(self._ended(jobs[i], result)),
+            lambda i, result: on_end(self._ended(jobs[i], *result)),
             dtype=jobs[0].truth.x1.dtype,
             max_batch=self.study.max_batch,
             window=self.study.window,
-            on_call=on_call,
             on_error=lambda i, error: on_end(self.failed(jobs[i], _reason(error))),
         )
 
     def failed(self, job: Job, reason: str) -> Ended:
         """Make the row of a job that failed."""
-        return Ended(self._row(job, NOTHING, failure=reason), None)
+        return Ended(self._row(job, NOTHING, status="failed", message=reason), None)
 
     def _work(self, job: Job) -> Work:
         """The run; from the first noise, its errors on the way and those of its single steps."""
-        planned, truth = job
-        x = truth.x1.to(carry_dtype(truth.x1))
-        if truth.path is None:
-            x0 = yield from integrate(planned.sampler, x, steps_of(planned.grid))
-            return _Result(x0, None, None)
-        errors: list[float] = []
-        x0 = yield from integrate(planned.sampler, x, steps_of(planned.grid), along(truth.path, errors))
-        local = None
-        if planned.nfe <= self.study.local_nfe:
-            local = yield from local_errors(planned.sampler, truth.path, steps_of(planned.grid), x.dtype)
-        return _Result(x0, errors, local)
+        sampler, grid, path = job.planned.sampler, job.planned.grid, job.truth.path
+        x = job.truth.x1.to(carry_dtype(job.truth.x1))
+        if path is None:
+            return (yield from integrate(sampler, x, steps_of(grid))), {}
+        errors, local = list[float](), None
+        x0 = yield from integrate(
+            sampler, x, steps_of(grid), lambda end: errors.append(relative_error(end.x, path(end.sigma)).item())
+        )
+        if job.planned.nfe <= self.study.local_nfe:
+            local = yield from local_errors(sampler, path, steps_of(grid), x.dtype)
+        return x0, {"trajectory": errors, "local_errors": local}
 
-    def _ended(self, job: Job, result: _Result) -> Ended:
-        x0 = result.x0.to(job.truth.x1.dtype)
+    def _ended(self, job: Job, end: Tensor, followed: Mapping[str, Any]) -> Ended:
+        x0 = end.to(job.truth.x1.dtype)
         if not bool(torch.isfinite(x0).all()):
             return self.failed(job, NOT_FINITE)
-        message, image, pictured, measured = "", None, (math.nan, math.nan), dict[str, float]()
+        image, compared = self._compared(x0, job.truth)
+        row = self._row(job, Errors.of(end, job.truth.x0), **followed, **compared)
+        return Ended(row, None if image is None or job.truth.path is None else png(image))
+
+    def _compared(self, x0: Tensor, truth: Truth) -> tuple[Tensor | None, dict[str, Any]]:
+        """The image of a result, and how it compares with the reference's, as columns of a row."""
+        image, metrics = None, dict[str, float]()
+        found: dict[str, Any] = {}
         try:
             image = self._image(x0)
-            truth = self.truth_image(job.truth)
-            if image is not None and truth is not None:
-                pictured = psnr(image, truth), ssim(image, truth)
+            true = self.truth_image(truth)
+            if image is not None and true is not None:
+                found |= {"psnr": psnr(image, true), "ssim": ssim(image, true), "metrics": metrics}
                 for name in self.study.metrics:
-                    measured[name] = math.nan
-                    measured[name] = float(METRICS.find(name).target(image, truth))
+                    metrics[name] = math.nan
+                    metrics[name] = float(METRICS.find(name).target(image, true))
         except Exception as error:
-            message = f"{'metric ' + [*measured][-1] if measured else 'no picture'}: {_reason(error)}"
-        errors = Errors.of(result.x0, job.truth.x0)
-        row = self._row(job, errors, pictured, result.trajectory, result.local, metrics=measured, message=message)
-        followed = job.truth.path is not None and image is not None
-        return Ended(row, png(image) if followed and image is not None else None)
+            found["message"] = f"{'metric ' + [*metrics][-1] if metrics else 'no picture'}: {_reason(error)}"
+        return image, found
 
     def truth_image(self, truth: Truth) -> Tensor | None:
         """Decode the image of a reference; None if the model makes no images."""
@@ -144,19 +132,9 @@ class Bench:
     def _image(self, x0: Tensor) -> Tensor | None:
         return self.flow.decode(x0, "pt")[0].float().cpu() if hasattr(self.flow, "decode") else None
 
-    def _row(
-        self,
-        job: Job,
-        errors: Errors,
-        pictured: tuple[float, float] = (math.nan, math.nan),
-        trajectory: list[float] | None = None,
-        local: list[float] | None = None,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        failure: str = "",
-        message: str = "",
-    ) -> Row:
+    def _row(self, job: Job, errors: Errors, **more: Any) -> Row:
         planned, truth = job
+        measured: dict[str, Any] = {"psnr": math.nan, "ssim": math.nan, **more}
         return Row(
             **identity(self.study, planned, truth.prompt, truth.seed),
             **asdict(errors),
@@ -165,16 +143,10 @@ class Bench:
             forward_passes=forward_passes(self.flow, (call.sigma for call in dry_run(planned.sampler, planned.grid))),
             h_max=max(abs(h) for h in planned.grid.dt),
             seconds=planned.nfe * self.seconds,
-            psnr=pictured[0],
-            ssim=pictured[1],
             reference_error=truth.error,
             noise_floor=truth.noise_floor,
             floored=errors.error < 10 * truth.error,
-            trajectory=trajectory,
-            local_errors=local,
-            metrics=metrics or {},
-            status="failed" if failure else "ok",
-            message=failure or message,
+            **measured,
         )
 
 
@@ -196,7 +168,7 @@ def keys(study: Study, planned: Sequence[Planned]) -> Iterator[tuple[Key, int, i
     """List row key, run index and case index of everything in a study, cheap runs first."""
     for i in sorted(range(len(planned)), key=lambda i: planned[i].nfe):
         for c, case in enumerate(study.cases):
-            yield key(**identity(study, planned[i], *case)), i, c
+            yield key(identity(study, planned[i], *case)), i, c
 
 
 def png(image: Tensor) -> bytes:
@@ -223,15 +195,6 @@ def forward_passes(flow: Any, sigmas: Iterable[float]) -> int:
     """
     passes = getattr(flow, "passes", lambda sigma: flow.passes_per_evaluation)
     return sum(map(passes, sigmas))
-
-
-def along(path: Path, errors: list[float]) -> OnStep:
-    """Make a callback that records the relative error at the end of each step."""
-
-    def on_step(end: StepEnd) -> None:
-        errors.append(relative_error(end.x, path(end.sigma)).item())
-
-    return on_step
 
 
 def local_errors(sampler: Sampler, path: Path, steps: Iterable[Step], dtype: torch.dtype) -> Work:

@@ -98,13 +98,6 @@ def done_by_workers(
             ray.kill(each)
 
 
-class Conditioned:
-    """A metered flow without the other attributes of the flow."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.velocity = meter.velocity
-
-
 class PathWorker:
     """A worker process with an open model, which follows paths.
 
@@ -121,8 +114,8 @@ class PathWorker:
     ) -> tuple[Profile, Tensor, int]:
         """Follow the paths of some rows; return their profile, their ends and the number of model calls."""
         before = self.meter.calls
-        asked = Asked(Conditioned(self.meter), x1.dtype, condition)
-        return *part(asked, x1, slice(0, len(x1)), sigmas, about), self.meter.calls - before
+        found = part(Asked(self.meter, x1.dtype, condition), x1, slice(0, len(x1)), sigmas, about)
+        return *found, self.meter.calls - before
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -106,13 +106,13 @@ class Meter:
             return self.budget.evaluations - self.rows
         return float("inf") if self.budget.seconds is None else (self.budget.seconds - self.seconds) / seconds_each
 
-    def check_time(self) -> None:
-        """Check that the budget's time is not over.
+    def check_time(self, likely: float = 0.0) -> None:
+        """Check that the budget's time is not over, nor will be after a call that is likely to take this many seconds.
 
         Raises:
             BudgetSpent: it is.
         """
-        if self.budget.seconds is not None and self.seconds > self.budget.seconds:
+        if self.budget.seconds is not None and self.seconds + likely > self.budget.seconds:
             raise BudgetSpent(str(self.budget))
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Sequence[Any] | None = None) -> Tensor:
@@ -121,12 +121,11 @@ class Meter:
         Raises:
             BudgetSpent: this call would exceed the budget.
         """
-        n, limit = len(x), self.budget
+        n = len(x)
         likely = self._slowest.get(n, 0.0)
-        if limit.evaluations is not None and self.rows + n > limit.evaluations:
-            raise BudgetSpent(str(limit))
-        if limit.seconds is not None and self.seconds + likely > limit.seconds:
-            raise BudgetSpent(str(limit))
+        if self.budget.evaluations is not None and self.rows + n > self.budget.evaluations:
+            raise BudgetSpent(str(self.budget))
+        self.check_time(likely)
         before = time.monotonic()
         parts = self._fitting(x, sigma, condition)
         self._slowest[n] = max(likely, time.monotonic() - before)
@@ -177,10 +176,6 @@ class Probe:
     flops: int
     memory: int
     evaluations: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to JSON values."""
-        return asdict(self)
 
 
 SOLO_CALLS = 5

@@ -131,31 +131,34 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked before a model is loaded."""
-        self._take_lists()
+        for name in ("prompts", "seeds", "nfe", "samplers"):
+            value = getattr(self, name)  # a tuple stays the same object: a default is known by it
+            self._set(**{name: value if isinstance(value, tuple) else tuple(listed(name, value, "a list"))})
         self._check_names()
-        self._complete_flow()
-        object.__setattr__(self, "samplers", tuple(map(get_sampler, self.samplers)))
+        self._check_mu()
+        if self.flow is None:
+            self._complete_named()
+        else:
+            self._complete_flow()
+        self._set(samplers=tuple(map(get_sampler, self.samplers)))
         self._check_numbers()
-        self._check_metrics()
         for name in ("prompts", "seeds", "samplers", "nfe"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=[]: a study needs at least one")
-        for name in ("prompts", "seeds", "nfe"):
+        for name in ("prompts", "seeds", "nfe", "samplers", "metrics"):
             values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}={list(values)}: one of them is there twice")
-        if any(s in self.methods[:i] for i, s in enumerate(self.methods)):
-            raise ValueError("samplers: one of them is there twice")
+            if any(value in values[:i] for i, value in enumerate(values)):
+                told = name if name == "samplers" else f"{name}={list(values)}"
+                raise ValueError(f"{told}: one of them is there twice")
         for sampler in self.methods:
-            if sampler.stochastic or sampler.adaptive:
-                kind = "stochastic (see study.stochastic_orders)" if sampler.stochastic else "adaptive"
+            if sampler.claims.stochastic or sampler.claims.adaptive:
+                kind = "stochastic (see study.stochastic_orders)" if sampler.claims.stochastic else "adaptive"
                 name = to_config(sampler)["name"]
                 raise ValueError(f"sampler {name!r} is {kind}: it has no error against the number of steps")
 
-    def _take_lists(self) -> None:
-        for name in ("prompts", "seeds", "nfe", "samplers"):
-            value = getattr(self, name)  # a tuple stays the same object: a default is known by it
-            object.__setattr__(self, name, value if isinstance(value, tuple) else tuple(listed(name, value, "a list")))
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def _check_names(self) -> None:
         if not isinstance(self.model, str):
@@ -163,60 +166,56 @@ class Study:
         text("model", self.model)
         schedule_info(parse_specification(text("schedule", self.schedule))[0])
         for name in ("schedule_options", "flow_options"):
-            object.__setattr__(self, name, mapping(name, getattr(self, name)))
+            self._set(**{name: mapping(name, getattr(self, name))})
         for prompt in self.prompts:
             if prompt is not None and not isinstance(prompt, str):
                 raise TypeError(str(refused("prompts", self.prompts, "a list of texts; None stands for no prompt")))
-
-    def _check_metrics(self) -> None:
-        object.__setattr__(self, "metrics", tuple(listed("metrics", self.metrics, "a list of names")))
+        self._set(metrics=tuple(listed("metrics", self.metrics, "a list of names")))
         for name in self.metrics:
             METRICS.find(name)
-        if len(set(self.metrics)) < len(self.metrics):
-            raise ValueError(f"metrics={list(self.metrics)}: one of them is there twice")
-        if self.flow is not None and self.metrics and not hasattr(self.flow, "decode"):
-            raise ValueError(f"metrics={list(self.metrics)}: they compare images, and this flow has no decode(x0, 'pt')")
+
+    def _check_mu(self) -> None:
+        if isinstance(self.mu, str):
+            if self.mu not in ("fixed", "follow"):
+                raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
+        elif not math.isfinite(as_declared("mu", self.mu, "float")):
+            raise ValueError(f"mu={self.mu}: the time shift needs a finite number")
 
     def _complete_named(self) -> None:
         """Fill in the prompts of a model that is opened by name, and the solvers that ship with it."""
         if self.shape is not None:
             raise ValueError(f"shape={self.shape}: this is the shape of a row of an object, which is given as flow=")
         if self.prompts is OWN_PROMPTS:
-            object.__setattr__(self, "prompts", default_prompts(self.model).given[:2])
+            self._set(prompts=default_prompts(self.model).given[:2])
         if self.samplers is DEFAULT_SAMPLERS and not self.flow_options:
             fitted = [s.as_sampler for s in bundled_solvers(self.model) if s.nfe in self.nfe]
-            object.__setattr__(self, "samplers", (*DEFAULT_SAMPLERS, *fitted))
+            self._set(samplers=(*DEFAULT_SAMPLERS, *fitted))
 
     def _complete_flow(self) -> None:
         """Give an object that was passed as the flow what it does not bring, and see that it works."""
-        if self.flow is None:
-            self._complete_named()
-            return
         if self.prompts is OWN_PROMPTS:
-            object.__setattr__(self, "prompts", (None,))
+            self._set(prompts=(None,))
         if self.flow_options:
             raise ValueError(
                 f"flow_options={dict(self.flow_options)}: these are for a model that is opened by name, not for flow="
             )
         condition = next(iter(self.prompts), None)
         flow = completed(self.flow, self.shape, condition=condition)
-        if self.model == Study.model:
-            object.__setattr__(self, "model", str(getattr(flow, "name", type(flow).__name__)))
-        object.__setattr__(self, "flow", flow)
+        own_name = str(getattr(flow, "name", type(flow).__name__))
+        self._set(flow=flow, model=own_name if self.model == Study.model else self.model)
         check_flow(flow, condition)
-
-    def _check_integers(self) -> None:
-        for name in ("nfe", "seeds"):
-            object.__setattr__(self, name, tuple(as_declared(name, v, "int") for v in getattr(self, name)))
-        for name in ("max_batch", "reference_evaluations", "local_nfe"):
-            object.__setattr__(self, name, as_declared(name, getattr(self, name), "int"))
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: accepted is a whole number that is not negative")
+        if self.metrics and not hasattr(flow, "decode"):
+            raise ValueError(f"metrics={list(self.metrics)}: they compare images, and this flow has no decode(x0, 'pt')")
 
     def _check_numbers(self) -> None:
-        self._check_integers()
+        for name in ("nfe", "seeds"):
+            self._set(**{name: tuple(as_declared(name, v, "int") for v in getattr(self, name))})
+        for name in ("max_batch", "reference_evaluations", "local_nfe"):
+            self._set(**{name: as_declared(name, getattr(self, name), "int")})
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: accepted is a whole number that is not negative")
         if self.reference_evaluations == 0:
-            object.__setattr__(self, "reference_evaluations", REFERENCES_OF.get(self.model, REFERENCE))
+            self._set(reference_evaluations=REFERENCES_OF.get(self.model, REFERENCE))
         for budget in self.nfe:
             if budget < 1:
                 raise ValueError(f"nfe={budget}: a budget is at least 1 model call")
@@ -225,10 +224,6 @@ class Study:
         for seed in self.seeds:
             if not -(2**63) <= seed < 2**63:
                 raise ValueError(f"seed={seed}: a seed is a whole number of at most 64 bits, its sign among them")
-        if isinstance(self.mu, str) and self.mu not in ("fixed", "follow"):
-            raise ValueError(f"mu={self.mu!r}: accepted are a number, 'fixed' and 'follow'")
-        if not isinstance(self.mu, str) and not (math.isfinite(as_declared("mu", self.mu, "float"))):
-            raise ValueError(f"mu={self.mu}: the time shift needs a finite number")
 
     def grid(self, steps: int, tokens: int) -> tuple[SigmaGrid, dict[str, Any]]:
         """Make the schedule with N steps for a model with this many tokens, and return its options too."""
@@ -335,16 +330,10 @@ def unique_evaluations(planned: Sequence[Planned]) -> int:
 
     The count comes from a run on a small velocity field, because which requests are equal depends only on the samplers.
     """
-    x1 = normal(0, (1, 16), torch.float64)
-    performed = 0
-
-    def on_call(rows: int) -> None:
-        nonlocal performed
-        performed += rows
-
+    x1, meter = normal(0, (1, 16), torch.float64), Meter(_Rough())
     tasks = [Task(partial(integrate, p.sampler, x1, steps_of(p.grid))) for p in planned]
-    run_tasks(_Rough(), tasks, lambda *_: None, dtype=torch.float64, on_call=on_call)
-    return performed
+    run_tasks(meter, tasks, lambda *_: None, dtype=torch.float64)
+    return meter.rows
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -113,14 +113,16 @@ class Results:
 
     def error(self, name: str, nfe: int) -> float | None:
         """Return the error of a sampler with at most ``nfe`` evaluations; None if there is no such run."""
-        nfes, errors = self.curve(name)
-        fits = [e for n, e in zip(nfes, errors, strict=True) if n <= nfe]
-        return fits[-1] if fits else None
+        cases = self._at(name, nfe)
+        return geometric_mean(list(cases.values())) if cases else None
 
     def best(self, nfe: int) -> tuple[str, float] | None:
         """Return the sampler with the smallest error at a number of evaluations, and this error."""
-        found = [(e, i, name) for i, name in enumerate(self.labels) if (e := self.error(name, nfe)) is not None]
-        return (min(found)[2], min(found)[0]) if found else None
+        return next(iter(self._ranked(nfe)), None)
+
+    def _ranked(self, nfe: int) -> list[tuple[str, float]]:
+        errors = [(name, e) for name in self.labels if (e := self.error(name, nfe)) is not None]
+        return sorted(errors, key=lambda pair: pair[1])
 
     def compare(self, name: str, other: str, nfe: int) -> Interval | None:
         """Compute the ratio of two samplers' errors, paired by prompt and noise.
@@ -143,10 +145,10 @@ class Results:
         A sampler counts as worse than the best if its error is larger with 95 % confidence over the prompts and seeds. The
         references' own errors and the rounding of the model count against the best and for the other.
         """
-        found = sorted((e, i, name) for i, name in enumerate(self.labels) if (e := self.error(name, nfe)) is not None)
-        return [name for _, _, name in found if name == found[0][2] or not self._told_apart(found[0][2], name, nfe)]
+        ranked = [name for name, _ in self._ranked(nfe)]
+        return ranked[:1] + [name for name in ranked[1:] if not self._differ(ranked[0], name, nfe)]
 
-    def _told_apart(self, best: str, other: str, nfe: int) -> bool:
+    def _differ(self, best: str, other: str, nfe: int) -> bool:
         sides = [self._at(n, nfe) for n in (best, other)]
         off = {(r.prompt, r.seed): uncertainty(r) for r in self.rows}
         pairs = [(sides[0][c] + off[c], sides[1][c] - off[c]) for c in sides[0] if c in sides[1]]
@@ -175,16 +177,15 @@ class Results:
         A sampler that brings its own schedule has none: with another number of steps it is another sampler.
         """
         verdicts: dict[str, OrderVerdict] = {}
+        floor = max(self.reference_error, self.noise_floor)
         for name in self.labels:
             rows = [r for r in self.rows if r.label == name]
-            if get_sampler(rows[0].sampler, **rows[0].options).own_grid is not None:
-                continue
-            failed = {r.steps for r in rows if r.status != "ok"}
-            steps, errors = self.curve(name, "steps")
-            points = sorted([*zip(steps, errors, strict=True), *((n, float("nan")) for n in failed - set(steps))])
-            floor = max(self.reference_error, self.noise_floor)
-            declared = get_sampler(rows[0].sampler, **rows[0].options).claims.order_to_data
-            verdicts[name] = order([n for n, _ in points], [e for _, e in points], declared=declared, floor=floor)
+            sampler = get_sampler(rows[0].sampler, **rows[0].options)
+            if sampler.own_grid is None:
+                failed = {r.steps: float("nan") for r in rows if r.status != "ok"}
+                points = sorted({**failed, **dict(zip(*self.curve(name, "steps"), strict=True))}.items())
+                n, errors = zip(*points, strict=True)
+                verdicts[name] = order(n, errors, declared=sampler.claims.order_to_data, floor=floor)
         return verdicts
 
     @property
@@ -199,7 +200,7 @@ class Results:
         Raises:
             ImportError: pandas is not installed.
         """
-        return _frame("pandas", lambda pandas, rows: pandas.DataFrame(rows), self.rows)
+        return _frames("pandas").DataFrame([to_dict(row) for row in self.rows])
 
     def to_polars(self) -> Any:
         """Return the rows as a polars data frame, with options as JSON.
@@ -207,12 +208,8 @@ class Results:
         Raises:
             ImportError: polars is not installed.
         """
-
-        def build(polars: Any, rows: list[dict[str, Any]]) -> Any:
-            flat = [{k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows]
-            return polars.DataFrame(flat, infer_schema_length=None)
-
-        return _frame("polars", build, self.rows)
+        flat = [{k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in to_dict(row).items()} for row in self.rows]
+        return _frames("polars").DataFrame(flat, infer_schema_length=None)
 
 
 def uncertainty(row: Row) -> float:
@@ -220,12 +217,11 @@ def uncertainty(row: Row) -> float:
     return row.reference_error + row.noise_floor
 
 
-def _frame(package: str, build: Callable[[Any, list[dict[str, Any]]], Any], rows: Sequence[Row]) -> Any:
+def _frames(package: str) -> Any:
     try:
-        module = import_module(package)
+        return import_module(package)
     except ModuleNotFoundError as missing:
         raise ImportError(f"this needs the package {package!r}: pip install {package}") from missing
-    return build(module, [to_dict(row) for row in rows])
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -249,12 +245,20 @@ def bootstrap(values: Sequence[float]) -> Interval:
         >>> bootstrap([2.0, 2.0, 2.0])
         Interval(value=2.0, low=2.0, high=2.0)
     """
+    from scipy import stats  # noqa: PLC0415  (slow to import)
+
     value = geometric_mean(values)
     if len(values) < 2 or not np.isfinite(value) or not value:
         return Interval(value, value, value)
-    logs = np.log(values)
-    picks = np.random.default_rng(0).integers(len(logs), size=(RESAMPLES, len(logs)))
-    low, high = np.exp(np.quantile(logs[picks].mean(1), [(1 - SHARE) / 2, (1 + SHARE) / 2]))
+    found = stats.bootstrap(
+        (np.log(values),),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=SHARE,
+        method="percentile",
+        random_state=np.random.default_rng(0),  # pyright: ignore[reportCallIssue]  # rng= from scipy 1.15 on
+    )
+    low, high = np.exp(found.confidence_interval)
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
@@ -269,9 +273,6 @@ def load(folder: str | Path) -> Results:
     settings = read_settings(folder)
     rows, _ = read_rows(folder)
     return Results(settings, rows, read_sessions(folder), folder)
-
-
-Case = tuple[str, str, int]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeAlias
 
+from flowsamplers._files import without_nan
 from flowsamplers.registry import get_sampler, sampler_info, to_config
 from flowsamplers.sampler import Sampler
 
-Key: TypeAlias = tuple[str, str, int, str, str, str, str, int]
+Key: TypeAlias = tuple[Any, ...]
+"""The values of `IDENTITY`, with options as JSON."""
 
 
 @dataclass(frozen=True)
@@ -90,32 +92,21 @@ class Row:
     @property
     def key(self) -> Key:
         """The values that identify a row; no study has two rows with one key."""
-        return key(**{name: getattr(self, name) for name in IDENTITY})
+        return key(vars(self))
 
 
 IDENTITY = ("model", "prompt", "seed", "sampler", "options", "schedule", "schedule_options", "steps")
 """The columns that identify a row."""
 
 
-def key(
-    *,
-    model: str,
-    prompt: str,
-    seed: int,
-    sampler: str,
-    options: Mapping[str, Any],
-    schedule: str,
-    schedule_options: Mapping[str, Any],
-    steps: int,
-) -> Key:
+def key(values: Mapping[str, Any]) -> Key:
     """Make the key of the row with these values."""
-    texts = [json.dumps(o, sort_keys=True) for o in (options, schedule_options)]
-    return model, prompt, seed, sampler, texts[0], schedule, texts[1], steps
+    named = (values[name] for name in IDENTITY)
+    return tuple(json.dumps(v, sort_keys=True) if isinstance(v, Mapping) else v for v in named)
 
 
-_FLOATS = frozenset(f.name for f in fields(Row) if f.type == "float")
-_LISTS = ("trajectory", "local_errors")
-_NAMES = frozenset(f.name for f in fields(Row))
+KINDS = {f.name: str(f.type) for f in fields(Row)}
+"""The declared type of each column."""
 
 
 def label(name: str, options: Mapping[str, Any]) -> str:
@@ -152,16 +143,7 @@ def changed_options(sampler: Sampler) -> dict[str, Any]:
 
 def to_dict(row: Row) -> dict[str, Any]:
     """Convert a row to JSON values; numbers that are not finite become None."""
-    values = {k: _finite(v) for k, v in asdict(row).items()}
-    for name in _LISTS:
-        if values[name] is not None:
-            values[name] = [_finite(x) for x in values[name]]
-    values["metrics"] = {k: _finite(v) for k, v in values["metrics"].items()}
-    return values
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return without_nan(asdict(row))
 
 
 def from_dict(values: Mapping[str, Any]) -> Row:
@@ -170,29 +152,28 @@ def from_dict(values: Mapping[str, Any]) -> Row:
     Raises:
         TypeError: a value is missing, has another type, or is unknown.
     """
-    row: dict[str, Any] = {k: math.nan if v is None and k in _FLOATS else v for k, v in values.items()}
-    for name in _LISTS:
-        if row.get(name) is not None:
-            row[name] = [math.nan if x is None else x for x in row[name]]
-    row["metrics"] = {k: math.nan if v is None else v for k, v in row.get("metrics", {}).items()}
-    made = Row(**row)
-    wrong = [f.name for f in fields(Row) if not _fits(f.type, getattr(made, f.name))]
+    made = Row(**{k: _with_nan(KINDS.get(k, ""), v) for k, v in values.items()})
+    wrong = [name for name, kind in KINDS.items() if not _fits(kind, getattr(made, name))]
     if wrong or made.status not in ("ok", "failed"):
         raise TypeError(", ".join(wrong) or "status")
     return made
 
 
-def _fits(kind: Any, value: Any) -> bool:
-    """Whether a value read from a file is what a field of this kind holds."""
-    if kind in ("float", "int"):
-        return isinstance(value, int if kind == "int" else float | int) and not isinstance(value, bool)
-    if kind == "str":
-        return isinstance(value, str)
-    if kind == "bool":
-        return isinstance(value, bool)
-    if kind.startswith("Mapping"):
-        return isinstance(value, Mapping)
-    return value is None or all(isinstance(x, float | int) for x in value)
+def _with_nan(kind: str, value: Any) -> Any:
+    """The inverse of `without_nan` for a column of numbers."""
+    if kind == "float" and value is None:
+        return math.nan
+    if kind == "Mapping[str, float]":
+        return {k: _with_nan("float", v) for k, v in value.items()}
+    return [_with_nan("float", v) for v in value] if kind.startswith("Sequence") and value is not None else value
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a value read from a file is what a column of this kind holds."""
+    if kind.startswith("Sequence"):
+        return value is None or all(_fits("float", v) for v in value)
+    accepted: Any = {"float": (int, float), "int": int, "str": str, "bool": bool}.get(kind, Mapping)
+    return isinstance(value, accepted) and (kind == "bool" or not isinstance(value, bool))
 
 
 def to_jsonl(rows: Iterable[Row]) -> str:
@@ -213,7 +194,7 @@ def from_jsonl(text: str, where: str) -> list[Row]:
             row = from_dict(json.loads(line))
             first, place = seen.setdefault(row.key, (number, len(rows)))
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise ValueError(f"{where}, line {number}: not a row of a study ({', '.join(sorted(_NAMES))})") from error
+            raise ValueError(f"{where}, line {number}: not a row of a study ({', '.join(sorted(KINDS))})") from error
         if first == number:
             rows.append(row)
         elif rows[place].status == "failed":
@@ -226,7 +207,7 @@ def from_jsonl(text: str, where: str) -> list[Row]:
 def to_csv(rows: Iterable[Row]) -> str:
     """Write rows as a table with a header, with options and lists as JSON."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(out, list(KINDS), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: json.dumps(v) if isinstance(v, Mapping | list) else v for k, v in to_dict(row).items()})

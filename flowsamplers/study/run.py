@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -149,16 +149,22 @@ class _Session:
         found = self._truths(references, measured)
         self.store.note({"reference": _described(found)})
         bench = Bench(self.study, self.flow, measured.solo, origin_of_rows(self.flow.flow, origin))
-        self._picture("reference", bench, found[0])
+        image = bench.truth_image(found[0])
+        if image is not None:
+            write_atomically(self.store.folder / IMAGES / "reference.png", png(image))
         jobs = self._affordable([Job(planned[i], found[c]) for _, i, c in missing], measured)
-        total, before = sum(self._cost(job) for job in jobs), self.flow.rows
-        self.flow.on_call = lambda rows: self.progress and self.progress("runs", self.flow.rows - before, total)
+        self._begin("runs", sum(map(self._cost, jobs)))
         if engine == "ray":
             measure_on_ray(bench, jobs, self._end)
         else:
             bench.measure(jobs, self._end)
         if len(jobs) < len(missing):
             raise BudgetSpent(str(self.flow.budget))
+
+    def _begin(self, stage: str, total: int) -> None:
+        """Report all model calls from now on as those of a stage."""
+        before = self.flow.rows
+        self.flow.on_call = lambda _: self.progress and self.progress(stage, self.flow.rows - before, total)
 
     def _probe(self, rows: int) -> Probe:
         """The times of this machine, measured once for a study."""
@@ -167,22 +173,21 @@ class _Session:
             with suppress(ValueError, TypeError):  # a broken one is measured again
                 return Probe(**json.loads(path.read_text()))
         measured = probe(self.flow, self.study.prompts[0], min(self.study.max_batch, rows))
-        write_atomically(path, json.dumps(measured.to_dict(), indent=2) + "\n")
+        write_atomically(path, json.dumps(asdict(measured), indent=2) + "\n")
         return measured
 
     def _truths(self, references: Path, measured: Probe) -> list[Truth]:
         study, most = self.study, evaluations_at_most(self.study.reference_evaluations)
-        total, before = most * len(study.cases), self.flow.rows
-        self.flow.on_call = lambda rows: self.progress and self.progress("reference", self.flow.rows - before, total)
-        room = self.flow.left(measured.batched) / most
+        self._begin("reference", most * len(study.cases))
+        room = int(min(study.max_batch, self.flow.left(measured.batched) / most))
         return truths(
             self.flow,
-            self.flow.describe() if hasattr(self.flow.flow, "describe") else {"model": study.model},
+            self.flow.describe(),
             study.cases,
             references,
             evaluations=study.reference_evaluations,
             max_batch=study.max_batch,
-            chunk=max(1, int(min(study.max_batch, room))),
+            chunk=max(1, room),
         )
 
     def _affordable(self, jobs: Sequence[Job], measured: Probe) -> list[Job]:
@@ -215,11 +220,6 @@ class _Session:
             self.store.append(rows)
             self.flushed = time.monotonic()
 
-    def _picture(self, name: str, bench: Bench, truth: Truth) -> None:
-        image = bench.truth_image(truth)
-        if image is not None:
-            write_atomically(self.store.folder / IMAGES / f"{name}.png", png(image))
-
     def _log(self, stopped: str, engine: Engine) -> None:
         if self.flow.rows:
             spent = {"evaluations": self.flow.rows, "model_calls": self.flow.calls, "seconds": round(self.flow.seconds, 3)}
@@ -228,10 +228,9 @@ class _Session:
 
 def provenance(flow: Any) -> dict[str, Any]:
     """Describe model, versions and machine."""
-    described = flow.describe() if hasattr(flow, "describe") else {}
     weights = weights_digest(flow)
     return {
-        "flow": described | ({} if weights is None else {"weights": weights}),
+        "flow": {**flow.describe(), **({} if weights is None else {"weights": weights})},
         "versions": {"flowsamplers": version("flowsamplers"), "torch": torch.__version__, "python": platform.python_version()},
     }
 

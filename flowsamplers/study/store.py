@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Store:
         check_writable(folder)
         self._lock = FileLock(folder / LOCK, timeout=0)  # the system lets go when the process ends, however it ends
         self._file: int | None = None
-        self._whole = 0
+        self._complete = 0  # bytes of complete rows
 
     def check_free(self, settings: Mapping[str, Any]) -> None:
         """Check that the folder is empty or holds this study; change nothing.
@@ -75,7 +76,7 @@ class Store:
         except Timeout:
             raise ValueError(f"{self.folder}: another process is at work on this study") from None
         self._file = os.open(self.folder / ROWS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        self._whole = os.fstat(self._file).st_size
+        self._complete = os.fstat(self._file).st_size
         if not (self.folder / SETTINGS).exists():
             write_atomically(self.folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
@@ -107,10 +108,9 @@ class Store:
         Raises:
             ValueError: a line is no row.
         """
-        rows, whole = read_rows(self.folder)
-        if whole < (self.folder / ROWS).stat().st_size:
-            os.truncate(self.folder / ROWS, whole)
-        self._whole = whole
+        rows, self._complete = read_rows(self.folder)
+        if self._complete < (self.folder / ROWS).stat().st_size:
+            os.truncate(self.folder / ROWS, self._complete)
         return rows
 
     def check(self, rows: Sequence[Row], planned: Iterable[Key]) -> None:
@@ -134,13 +134,13 @@ class Store:
             OSError: the rows cannot be written.
         """
         assert self._file is not None, "claim the folder first"
-        os.ftruncate(self._file, self._whole)
+        os.ftruncate(self._file, self._complete)
         content = to_jsonl(rows).encode()
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(self._file, rest) :]
         os.fsync(self._file)
-        self._whole += len(content)
+        self._complete += len(content)
 
     def log(self, session: Mapping[str, Any]) -> None:
         """Record the cost of a session."""
@@ -169,19 +169,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no study here, {SETTINGS} is missing")
-    try:
+    with _named(path, "not a study's settings"):
         settings = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a study's settings: {error}") from error
-    if not isinstance(settings, dict) or "model" not in settings:
-        raise ValueError(f"{path}: not a study's settings: no model in it")
-    kinds = {"prompts": list, "seeds": list, "samplers": list, "nfe": list, "flow": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(settings.get(name, kind()), kind)]
-    if not wrong and not all(isinstance(s, dict) and {"name", "options"} <= set(s) for s in settings.get("samplers", ())):
-        wrong = ["samplers"]
-    if wrong:
-        raise ValueError(f"{path}: not a study's settings: {wrong[0]} is of another kind than a study writes")
-    return settings
+        if not isinstance(settings, dict) or "model" not in settings:
+            raise ValueError("no model in it")
+        kinds = {"prompts": list, "seeds": list, "samplers": list, "nfe": list, "flow": dict}
+        wrong = [name for name, kind in kinds.items() if not isinstance(settings.get(name, kind()), kind)]
+        if not wrong and not all(isinstance(s, dict) and {"name", "options"} <= set(s) for s in settings.get("samplers", ())):
+            wrong = ["samplers"]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is of another kind than a study writes")
+        return settings
 
 
 def read_rows(folder: Path) -> tuple[list[Row], int]:
@@ -195,14 +193,13 @@ def read_rows(folder: Path) -> tuple[list[Row], int]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no study here, {ROWS} is missing")
     content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    rest = content[whole:]
-    if rest[: len(BEGIN)] != BEGIN[: len(rest)]:
-        raise ValueError(f"{path}: not rows of a study: it ends with something that is no part of one")
-    try:
-        return from_jsonl(content[:whole].decode(), str(path)), whole
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not rows of a study: {error}") from error
+    complete = content.rfind(b"\n") + 1
+    rest = content[complete:]
+    with _named(path, "not rows of a study"):
+        if rest[: len(BEGIN)] != BEGIN[: len(rest)]:
+            raise ValueError("it ends with something that is no part of one")
+        lines = content[:complete].decode()
+    return from_jsonl(lines, str(path)), complete
 
 
 def read_sessions(folder: Path) -> list[dict[str, Any]]:
@@ -213,14 +210,21 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / SESSIONS
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    try:
+    with _named(path, "not a study's sessions"):
         sessions = [json.loads(line) for line in lines]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a study's sessions: {error}") from error
-    wanted = {"rows", "evaluations", "model_calls", "seconds"}
-    if not all(isinstance(s, dict) and wanted <= set(s) for s in sessions):
-        raise ValueError(f"{path}: not a study's sessions: a line without {', '.join(sorted(wanted))}")
-    return sessions
+        wanted = {"rows", "evaluations", "model_calls", "seconds"}
+        if not all(isinstance(s, dict) and wanted <= set(s) for s in sessions):
+            raise ValueError(f"a line without {', '.join(sorted(wanted))}")
+        return sessions
+
+
+@contextmanager
+def _named(path: Path, what: str) -> Generator[None]:
+    """Put the file, and what it is not, before the reason why it cannot be read."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {what}: {error}") from error
 
 
 def _left_by_a_first_claim(path: Path) -> bool:

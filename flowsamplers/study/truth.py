@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowsamplers._devices import digest
 from flowsamplers.engine import carry_dtype, integrate
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Task, run_tasks
@@ -24,6 +25,8 @@ from flowsamplers.study.store import write_atomically
 
 DITHER_STEPS = 16
 """Steps of the two midpoint-rule runs whose distance is the noise floor: 32 evaluations each."""
+NUMBERS = ("error", "noise_floor", "evaluations", "steps", "method")
+"""What a file holds beside tensors."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,16 @@ class Truth:
     path: Trajectory | None = None
 
 
-def key(flow: Mapping[str, Any], prompt: str | None, x1: Tensor, settings: Mapping[str, Any]) -> str:
-    """Compute the file name of a reference: a digest of the model, the prompt, the noise, and the solver's settings.
+def key(flow: Mapping[str, Any], prompt: str | None, x1: Tensor, evaluations: int) -> str:
+    """Compute the file name of a reference: a digest of the model, the prompt, the noise, and the budget.
 
     Args:
         flow: the model's description: name, revision, size, guidance, dtype, versions.
         prompt: the prompt.
         x1: the noise.
-        settings: settings of the solver.
+        evaluations: budget of the reference.
     """
-    digest = hashlib.sha256(json.dumps([flow, prompt, settings, str(x1.dtype), list(x1.shape)], sort_keys=True).encode())
-    digest.update(x1.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(json.dumps([flow, prompt, digest(x1), evaluations], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def truths(
@@ -80,7 +81,6 @@ def truths(
     evaluations: int,
     max_batch: int,
     chunk: int,
-    on_call: Callable[[int], None] | None = None,
 ) -> list[Truth]:
     """Load the reference of every case from a folder, or solve it and store it there; keep the trajectory of the first.
 
@@ -92,48 +92,36 @@ def truths(
         evaluations: budget of each reference.
         max_batch: largest number of rows in one model call.
         chunk: number of cases that are solved and stored at once.
-        on_call: called with the number of rows after every model call.
 
     Raises:
         ImportError: safetensors is not installed.
         ValueError: a file is no reference, or belongs to another model.
     """
-    settings = {"evaluations": evaluations, "format": 1}
     starts = [flow.noise([seed]) for _, seed in cases]
-    files = [
-        folder / f"{key(described, prompt, x1, settings)}.safetensors" for (prompt, _), x1 in zip(cases, starts, strict=True)
-    ]
+    names = [key(described, prompt, x1, evaluations) for (prompt, _), x1 in zip(cases, starts, strict=True)]
+    files = [folder / f"{name}.safetensors" for name in names]
     found: dict[int, Truth] = {}
     for i, (case, x1, file) in enumerate(zip(cases, starts, files, strict=True)):
         if file.exists():
             truth = read(file, *case, x1)
             if i or truth.path:
                 found[i] = truth
-    _recognise(flow, [found[i] for i in found], max_batch, on_call, folder)
+    _recognise(flow, [*found.values()], max_batch, folder)
     missing = [i for i in range(len(cases)) if i not in found]
     for lo in range(0, len(missing), chunk):
         some = missing[lo : lo + chunk]
-        solved = _solved(flow, [cases[i] for i in some], torch.cat([starts[i] for i in some]), evaluations, max_batch, on_call)
+        solved = _solved(flow, [cases[i] for i in some], torch.cat([starts[i] for i in some]), evaluations, max_batch)
         for i, truth in zip(some, solved, strict=True):
-            write(files[i], truth, {"model": described, "prompt": cases[i][0], "seed": cases[i][1], **settings})
+            write(files[i], truth, {"model": described, "prompt": truth.prompt, "seed": truth.seed})
             found[i] = truth
     return [found[i] for i in range(len(cases))]
 
 
-def _solved(
-    flow: Any,
-    cases: Sequence[tuple[str | None, int]],
-    x1: Tensor,
-    evaluations: int,
-    max_batch: int,
-    on_call: Callable[[int], None] | None,
-) -> list[Truth]:
+def _solved(flow: Any, cases: Sequence[tuple[str | None, int]], x1: Tensor, evaluations: int, max_batch: int) -> list[Truth]:
     conditions = [prompt for prompt, _ in cases]
-    reference = solve(
-        flow, x1, condition=conditions, max_evaluations=evaluations, max_batch=max_batch, on_call=on_call, follow=0
-    )
-    floors = noise_floors(flow, x1, conditions, max_batch, on_call)
-    first = flow.velocity(x1.clone(), x1.new_ones(len(x1), dtype=carry_dtype(x1)), conditions).clone()
+    reference = solve(flow, x1, condition=conditions, max_evaluations=evaluations, max_batch=max_batch, follow=0)
+    floors = noise_floors(flow, x1, conditions, max_batch)
+    first = _first_velocity(flow, x1, conditions)
     return [
         Truth(
             *case,
@@ -151,9 +139,11 @@ def _solved(
     ]
 
 
-def noise_floors(
-    flow: Any, x1: Tensor, conditions: Sequence[Any], max_batch: int, on_call: Callable[[int], None] | None = None
-) -> list[float]:
+def _first_velocity(flow: Any, x1: Tensor, conditions: Sequence[Any]) -> Tensor:
+    return flow.velocity(x1.clone(), x1.new_ones(len(x1), dtype=carry_dtype(x1)), conditions).clone()
+
+
+def noise_floors(flow: Any, x1: Tensor, conditions: Sequence[Any], max_batch: int) -> list[float]:
     r"""Measure how far rounding inside the model moves a result: the distance of two runs with differently rounded points.
 
     One run evaluates at its points $x$, the other at $x (1 + \epsilon u)$, with the eps of the network's dtype and u uniform in
@@ -165,14 +155,12 @@ def noise_floors(
         x1: the noises, ``(rows, ...)``, in the network's dtype.
         conditions: one condition for each row.
         max_batch: largest number of rows in one model call.
-        on_call: called with the number of rows after every model call.
 
     Returns:
         One relative distance for each row.
     """
-    described = flow.describe() if hasattr(flow, "describe") else {}
     eps = torch.finfo(x1.dtype).eps
-    time = eps if described.get("full_time") is False else torch.finfo(carry_dtype(x1)).eps
+    time = eps if flow.describe().get("full_time") is False else torch.finfo(carry_dtype(x1)).eps
     grid = SigmaGrid([1.0 - i / DITHER_STEPS for i in range(DITHER_STEPS)] + [0.0])
 
     def start(i: int, size: float) -> Any:
@@ -181,7 +169,7 @@ def noise_floors(
 
     tasks = [Task(partial(start, i, size), c) for size in (0.0, eps) for i, c in enumerate(conditions)]
     outs: dict[int, Tensor] = {}
-    run_tasks(flow, tasks, outs.__setitem__, dtype=x1.dtype, max_batch=max_batch, on_call=on_call)
+    run_tasks(flow, tasks, outs.__setitem__, dtype=x1.dtype, max_batch=max_batch)
     return [relative_error(outs[len(x1) + i], outs[i]).item() for i in range(len(x1))]
 
 
@@ -190,14 +178,12 @@ def evaluations_at_most(evaluations: int) -> int:
     return evaluations + 4 * DITHER_STEPS + 1
 
 
-def _recognise(flow: Any, found: Sequence[Truth], max_batch: int, on_call: Callable[[int], None] | None, folder: Path) -> None:
+def _recognise(flow: Any, found: Sequence[Truth], max_batch: int, folder: Path) -> None:
     """Make sure that references from files are of this very model: its first velocity is theirs, but for rounding."""
     for lo in range(0, len(found), max_batch):
         some = found[lo : lo + max_batch]
         x1 = torch.cat([t.x1 for t in some])
-        first = flow.velocity(x1, x1.new_ones(len(x1), dtype=carry_dtype(x1)), [t.prompt for t in some])
-        if on_call is not None:
-            on_call(len(some))
+        first = _first_velocity(flow, x1, [t.prompt for t in some])
         off = relative_error(first, torch.cat([t.first for t in some]).to(first.device))
         allowed = min(256 * torch.finfo(x1.dtype).eps, 0.03)
         if not bool((off <= allowed).all()):
@@ -216,7 +202,7 @@ def write(file: Path, truth: Truth, about: Mapping[str, Any]) -> None:
     if truth.path is not None:
         sigmas = torch.tensor(truth.path.sigmas, dtype=torch.float64)
         tensors |= {"sigmas": sigmas, "states": truth.path.states, "velocities": truth.path.velocities}
-    numbers = {k: getattr(truth, k) for k in ("error", "noise_floor", "evaluations", "steps", "method")}
+    numbers = {k: getattr(truth, k) for k in NUMBERS}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     metadata = {"flowsamplers": json.dumps({**about, **numbers, "digest": _digest(numbers, tensors)})}
     write_atomically(file, save(tensors, metadata))
@@ -224,10 +210,8 @@ def write(file: Path, truth: Truth, about: Mapping[str, Any]) -> None:
 
 def _digest(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """What tells that a file is as it was written."""
-    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    content = {**numbers, **{name: digest(x) for name, x in tensors.items()}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read(file: Path, prompt: str | None, seed: int, x1: Tensor) -> Truth:
@@ -242,8 +226,8 @@ def read(file: Path, prompt: str | None, seed: int, x1: Tensor) -> Truth:
         with safe_open(file, framework="pt", device="cpu") as opened:
             about = json.loads(opened.metadata()["flowsamplers"])
             kept = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        numbers = {k: about[k] for k in ("error", "noise_floor", "evaluations", "steps", "method")}
-        if about.get("digest", "") not in ("", _digest(numbers, kept)):
+        numbers = {k: about[k] for k in NUMBERS}
+        if about["digest"] != _digest(numbers, kept):
             raise ValueError("it is not as it was written")
         t = {name: x.to(x1.device) for name, x in kept.items()}
         if not torch.equal(t["x1"], x1):
