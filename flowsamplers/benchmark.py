@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from statistics import variance
+from statistics import geometric_mean, variance
 from typing import Any
 
 from flowsamplers._accepted import whole
@@ -55,15 +55,13 @@ class Measured:
     @property
     def error(self) -> float:
         """Geometric mean of the errors over the flows."""
-        return math.exp(sum(map(math.log, self.errors.values())) / len(self.errors))
+        return geometric_mean(self.errors.values())
 
     @property
     def score(self) -> float:
         """Geometric mean of the errors; the trained networks together have the same weight as all mixtures together."""
-        logs = {n: math.log(e) for n, e in self.errors.items()}
-        networks = [e for n, e in logs.items() if n in NETWORKS]
-        mixtures = [e for n, e in logs.items() if n not in NETWORKS]
-        return math.exp((sum(networks) / len(networks) + sum(mixtures) / len(mixtures)) / 2)
+        networks = geometric_mean(e for n, e in self.errors.items() if n in NETWORKS)
+        return math.sqrt(networks * geometric_mean(e for n, e in self.errors.items() if n not in NETWORKS))
 
     @property
     def starts(self) -> int:
@@ -112,7 +110,7 @@ class Recommendation:
     @property
     def grid(self) -> SigmaGrid:
         """The matched schedule with the recommended number of steps."""
-        return get_schedule(self.matched, self.steps, **SCHEDULES[self.matched])
+        return _grid(self.matched, self.steps)
 
     def __repr__(self) -> str:
         """The answer in one line."""
@@ -206,7 +204,11 @@ def _in_the_benchmark(name: str) -> str:
 
 def steps_for(sampler: Sampler, schedule: str, nfe: int) -> int:
     """Find the largest number of steps of a benchmark's schedule with at most this many model calls; 0 if none fits."""
-    return largest_steps(sampler, nfe, lambda steps: get_schedule(schedule, steps, **SCHEDULES[schedule]))
+    return largest_steps(sampler, nfe, partial(_grid, schedule))
+
+
+def _grid(schedule: str, steps: int) -> SigmaGrid:
+    return get_schedule(schedule, steps, **SCHEDULES[schedule])
 
 
 @cache
@@ -223,19 +225,8 @@ def measured_stock() -> Sequence[Measured]:
 
 def _rows(kind: str) -> tuple[Measured, ...]:
     data = json.loads((files("flowsamplers") / "measurements" / "benchmark.json").read_text())
-    return tuple(
-        Measured(
-            row["schedule"],
-            row["nfe"],
-            row["sampler"],
-            row["steps"],
-            dict(zip(data["flows"], row["errors"], strict=True)),
-            row.get("each", {}),
-        )
-        for row in data[kind]
-    )
+    return tuple(Measured(**{**row, "errors": dict(zip(data["flows"], row["errors"], strict=True))}) for row in data[kind])
 
 
 def _distance(grid: SigmaGrid, schedule: str) -> float:
-    other = get_schedule(schedule, grid.steps, **SCHEDULES[schedule])
-    return max(abs(a - b) for a, b in zip(grid.sigmas, other.sigmas, strict=True))
+    return max(abs(a - b) for a, b in zip(grid.sigmas, _grid(schedule, grid.steps).sigmas, strict=True))

@@ -23,7 +23,7 @@ from scipy.interpolate import KroghInterpolator
 from torch import Tensor
 
 from flowsamplers._accepted import function, listed, number, refused, whole
-from flowsamplers.engine import StepEnd, Work, carry_dtype, integrate
+from flowsamplers.engine import Work, carry_dtype, integrate
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Task, check_has_velocity, run_tasks
 from flowsamplers.methods import CashKarp5, DormandPrince8, GraggExtrapolation
@@ -298,7 +298,7 @@ def _rounding_reached(runs: _Runs, fine: Tensor, gap: Tensor, stuck: Tensor, flo
 
 
 def _averaged(runs: _Runs, max_evaluations: int, floor: Tensor) -> _Solution | None:
-    """The mean of runs of a quiet method, with more steps until their spread no longer matters; None if the budget has no room."""
+    """The mean of runs with positive weights, with more steps until their spread no longer matters; None if the budget has no room."""
     counts, rounding, found = [PROBED * share // 5 for share in SHARES], None, None
     method = f"mean of {len(SHARES)} dithered runs of Cash-Karp 5, cosine grids"
     while runs.spent + sum(counts) * CashKarp5.tableau.stages + PROBE * PROBED <= max_evaluations:
@@ -379,18 +379,20 @@ class _Runs:
         def work(i: int) -> Work:
             start = self.x1[i : i + 1].double()
             generator = torch.Generator().manual_seed(1000 * self.dithers + i)
-            if self.nodes == (0.0,) and i != self.follow:
-                run = integrate(method, start, steps_of(grid))
-                return (yield from dithered(run, size, 0.0, generator) if dither else run)
-            record = _Record(grid.sigmas, [start], [])
-            run = record.of(integrate(method, start, steps_of(grid), record.node))
-            yield from dithered(run, size, 0.0, generator) if dither else run
-            passed = record.path()
+            kept = self.nodes != (0.0,) or i == self.follow
+            states, velocities = [start], list[Tensor]()
+            run: Work = integrate(method, start, steps_of(grid), (lambda end: states.append(end.x)) if kept else None)
+            if kept:
+                run = _heard(run, lambda request, v: velocities.append(v) if request.at.stage == 0 else None)
+            end = yield from dithered(run, size, 0.0, generator) if dither else run
+            if not kept:
+                return end
+            path = Path(grid.sigmas, torch.cat(states), torch.cat(velocities))
             if i == self.follow:
-                self.followed = passed
-            return torch.cat([passed(s) for s in self.nodes])
+                self.followed = path
+            return torch.cat([path(s) for s in self.nodes])
 
-        states = torch.stack(self._advance(work), dim=1)
+        states = torch.stack(self._in_lockstep(work), dim=1)
         self.steps, self.spent = steps, self.spent + steps * each
         return states
 
@@ -418,7 +420,7 @@ class _Runs:
             growth = max((x - y).norm().item() / math.hypot(*added), 1.0) if any(added) else 1.0
             return growth * sum(added) / 2 / x.norm()
 
-        found = torch.stack(self._advance(work))
+        found = torch.stack(self._in_lockstep(work))
         self.spent += PROBE * PROBED
         return found
 
@@ -428,7 +430,7 @@ class _Runs:
         def work(i: int) -> Work:
             return (yield Evaluate(x[i : i + 1], sigma))
 
-        return torch.cat(self._advance(work))
+        return torch.cat(self._in_lockstep(work))
 
     def floor(self, states: Tensor) -> Tensor:
         """What rounding alone may do to each row: of the model's dtype, and relative to where the run began if that was larger."""
@@ -437,7 +439,7 @@ class _Runs:
         unit = max(min(ROUNDINGS * torch.finfo(self.x1.dtype).eps, COARSE), BEST)
         return unit * torch.nan_to_num(growth, nan=1.0, posinf=1.0)
 
-    def _advance(self, work: Callable[[int], Work]) -> list[Tensor]:
+    def _in_lockstep(self, work: Callable[[int], Work]) -> list[Tensor]:
         outs: dict[int, Tensor] = {}
         tasks = [Task(partial(work, i), c) for i, c in enumerate(self.conditions)]
         run_tasks(self.cast, tasks, outs.__setitem__, dtype=torch.float64, max_batch=self.max_batch, on_call=self.on_call)
@@ -451,42 +453,28 @@ def _cosine(steps: int) -> SigmaGrid:
 
 def dithered(work: Work, size: float, time: float, generator: torch.Generator) -> Work:
     """Run with a randomly rounded point in every evaluation: x is off by ``size``, sigma by ``time``."""
-    run = Running(work)
-    while run.request is not None:
+
+    def elsewhere(request: Any) -> Evaluate:
         late = torch.rand((), generator=generator, dtype=torch.float64, device="cpu").item() - 0.5 if time else 0.0
-        run.tell((yield Evaluate(_rounded(run.request.x, size, generator), run.request.sigma * (1 + time * late))))
+        return Evaluate(_rounded(request.x, size, generator), request.sigma * (1 + time * late))
+
+    return _heard(work, ask=elsewhere)
+
+
+def _heard(
+    work: Work, hear: Callable[[Any, Tensor], None] = lambda *_: None, ask: Callable[[Any], Any] = lambda request: request
+) -> Work:
+    """The same run; ``ask`` may change its requests, and ``hear`` is told them with the velocities."""
+    run = Running(work)
+    while (request := run.request) is not None:
+        v = yield ask(request)
+        hear(request, v)
+        run.tell(v)
     return run.result
 
 
 def _rounded(x: Tensor, size: float, generator: torch.Generator) -> Tensor:
     return x * (1 + size * (torch.rand(x.shape, generator=generator, dtype=torch.float64, device="cpu").to(x) - 0.5))
-
-
-@dataclass(eq=False)
-class _Record:
-    """Writes down the nodes that a run passes."""
-
-    sigmas: tuple[float, ...]
-    states: list[Tensor]
-    velocities: list[Tensor]
-
-    def of(self, work: Work) -> Work:
-        """The same run, looked at."""
-        run = Running(work)
-        while run.request is not None:
-            v = yield run.request
-            if len(self.velocities) < len(self.states):  # the first since the node
-                self.velocities.append(v)
-            run.tell(v)
-        return run.result
-
-    def node(self, end: StepEnd) -> None:
-        """The end of a step."""
-        self.states.append(end.x)
-
-    def path(self) -> Path:
-        """What was seen."""
-        return Path(self.sigmas, torch.cat(self.states), torch.cat(self.velocities))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
@@ -59,12 +60,7 @@ def uninstall(path: Path) -> None:
         raise ValueError(f"{folder}: there is no such folder, so there is nothing to remove")
     if not _ours(folder):
         raise ValueError(f"{folder}: it holds files that this command did not write; remove it yourself")
-    (folder / "__init__.py").unlink()
-    for cached in (folder / "__pycache__").glob("*.pyc"):
-        cached.unlink()
-    for empty in (folder / "__pycache__", folder):
-        if empty.exists():
-            empty.rmdir()
+    shutil.rmtree(folder)
     click.echo(f"removed {folder}\nrestart ComfyUI")
 
 

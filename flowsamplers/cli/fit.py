@@ -11,7 +11,7 @@ import click
 
 from flowsamplers._accepted import number, whole
 from flowsamplers.cli.models import model_options, open_flow, progress
-from flowsamplers.cli.types import BUDGET, SEED, Command, Place, Several, check_file
+from flowsamplers.cli.types import BUDGET, ENGINE, SEED, Command, Place, Several, check_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +42,7 @@ if TYPE_CHECKING:
 @click.option("--distilled", is_flag=True, help="Allow a distilled model.")
 @click.option("--max-batch", type=int, help="Rows in one model call.  [default: 64; more of rows with few numbers]")
 @click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Measure the paths on this machine, or on a Ray cluster.",
+    "--engine", type=ENGINE, default="local", show_default=True, help="Measure the paths on this machine, or on a Ray cluster."
 )
 @click.option("--dry-run", is_flag=True, help="Only print the cost; write nothing.")
 @click.option("--budget", type=BUDGET, help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsamplers.cli.models import model_options, open_flow, progress, settle_threads
-from flowsamplers.cli.types import BUDGET, SAMPLER, SEED, SHIFT, Command, CommandWithOthers, Place, Several
+from flowsamplers.cli.types import BUDGET, ENGINE, SAMPLER, SEED, SHIFT, Command, CommandWithOthers, Place, Several
 
 if TYPE_CHECKING:
     from flowsamplers.sampler import Sampler
@@ -38,13 +38,7 @@ if TYPE_CHECKING:
     type=BUDGET,
     help="Stop at this number of evaluations, or after a time such as 90s, 10min, 2h. Run again to continue.",
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Run on this machine, or on a Ray cluster.",
-)
+@click.option("--engine", type=ENGINE, default="local", show_default=True, help="Run on this machine, or on a Ray cluster.")
 @click.option("--out", type=Place(), help="Folder for rows and figures.  [default: studies/MODEL]")
 @click.option("--references", type=Place(), help="Folder of references to share.  [default: OUT/references]")
 @click.option("--preset", type=click.Choice(["klein-steps"]), help="Run this predefined study instead.")

@@ -61,6 +61,10 @@ SEED = click.IntRange(-(2**63), 2**64 - 1)
 """The range of seeds that a torch generator takes."""
 
 
+ENGINE = click.Choice(["local", "ray"])
+"""Where a study or a fit runs."""
+
+
 class Place(click.Path):
     """The path of a file or a folder."""
 

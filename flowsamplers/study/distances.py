@@ -84,10 +84,8 @@ def ssim(image: Tensor, truth: Tensor) -> float:
     a, b = (t.double().cpu() for t in (image, truth))
 
     def mean(t: Tensor) -> Tensor:
-        for dim in (
-            1,
-            2,
-        ):  # the window is a product; as one convolution in float64 it takes 30 times as long, and 1 GB at 1024 x 1024
+        # the window is a product; as one convolution in float64 it takes 30 times as long, and 1 GB at 1024 x 1024
+        for dim in (1, 2):
             inside = t.shape[dim] - size + 1
             total = torch.zeros_like(t.narrow(dim, 0, inside))
             for i, w in enumerate(weights):

@@ -84,23 +84,19 @@ def stochastic_orders(
         Kloeden and Platen, Numerical Solution of Stochastic Differential Equations (1992), sections 9.6 and 9.7.
     """
     method = get_sampler(sampler)
-    if not method.stochastic:
+    if not method.claims.stochastic:
         raise ValueError(f"sampler={type(method).__name__} is not stochastic: its order is that of a study")
     if any(n >= finest for n in refinements):
         raise ValueError(f"refinements={tuple(refinements)}: each must be smaller than finest={finest}")
     runs = [Run(x1, grid.refined(n), method, seeds=_one_path(seed)) for n in (*refinements, finest)]
     *outs, limit = (out.double().flatten(1) for out in sample_many(flow, runs, max_batch=max_batch))
     size = limit.square().mean().sqrt()
-    paths = [_mean_distance((out - limit) / size) for out in outs]
-    means = [_mean_difference(out / size, limit / size) for out in outs]
-    steps = [n * grid.steps for n in refinements]
-    return StochasticOrders(
-        tuple(steps),
-        *(tuple(e for e, _ in paths), tuple(u for _, u in paths)),
-        *(tuple(e for e, _ in means), tuple(u for _, u in means)),
-        order(steps, [e for e, _ in paths], declared=strong, uncertainty=[u for _, u in paths]),
-        order(steps, [e for e, _ in means], declared=weak, uncertainty=[u for _, u in means]),
-    )
+    paths, path_bars = zip(*(_mean_distance((out - limit) / size) for out in outs), strict=True)
+    means, mean_bars = zip(*(_mean_difference(out / size, limit / size) for out in outs), strict=True)
+    steps = tuple(n * grid.steps for n in refinements)
+    strongly = order(steps, paths, declared=strong, uncertainty=path_bars)
+    weakly = order(steps, means, declared=weak, uncertainty=mean_bars)
+    return StochasticOrders(steps, paths, path_bars, means, mean_bars, strongly, weakly)
 
 
 def _one_path(seed: int) -> Noise:
@@ -267,11 +263,9 @@ def observed_strong_order(name: str, flow: str, shift: str, *, paths: int = PATH
         The verdict on the declared order, with its Monte-Carlo error.
     """
     method, field = get_sampler(name), _flow(flow)
-    x = field.solution(field.noise(range(paths)), 1.0, STRONG[0])
-    grid = shifted(COARSEST, SHIFTS[shift], *STRONG)
-    found = stochastic_orders(
-        field, x, method, grid, strong=method.strong_order, weak=method.weak_order, refinements=REFINEMENTS, finest=LIMIT
-    )
+    x, grid = field.solution(field.noise(range(paths)), 1.0, STRONG[0]), shifted(COARSEST, SHIFTS[shift], *STRONG)
+    strong, weak = method.claims.strong_order, method.claims.weak_order
+    found = stochastic_orders(field, x, method, grid, strong=strong, weak=weak, refinements=REFINEMENTS, finest=LIMIT)
     return found.strong_order
 
 
@@ -291,12 +285,12 @@ def observed_weak_order(
         The verdict on the declared order with its Monte-Carlo error, and `weak_errors`.
     """
     method, field = get_sampler(name), _flow(flow, 1)
-    steps = WEAK_STEPS[max(method.weak_order, 1)]
-    found = [
-        weak_error(field, method, shifted(n, SHIFTS[shift], *WEAK), points=points, scrambles=scrambles, seed=n) for n in steps
-    ]
-    errors, bars = [e for e, _ in found], [u for _, u in found]
-    return order(steps, errors, declared=method.weak_order, uncertainty=bars), errors, bars
+    declared = method.claims.weak_order
+    steps = WEAK_STEPS[max(declared, 1)]
+    grids = [shifted(n, SHIFTS[shift], *WEAK) for n in steps]
+    found = [weak_error(field, method, g, points=points, scrambles=scrambles, seed=g.steps) for g in grids]
+    errors, bars = ([pair[i] for pair in found] for i in (0, 1))
+    return order(steps, errors, declared=declared, uncertainty=bars), errors, bars
 
 
 def weak_error(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flowsamplers._errors import missing
 from flowsamplers.registry import get_sampler
 from flowsamplers.schedules import get_schedule
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: distinguishable for all kinds of colour vision. Black is kept for text.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A800", "#882255")
 MARKERS = "osD^vP*Xh"
+POWERS = tuple(2**i for i in range(10))
+"""Numbers of steps or model calls in tables and at ticks."""
 WIDTH, HEIGHT = 5.4, 4.4
 GREY = "#666666"
+SMALL = {"fontsize": 8.5, "color": GREY}
 
 
 def check_available() -> None:
@@ -118,7 +123,7 @@ class Plots:
     def schedule(self) -> Any:
         """Plot the nodes of the schedules for a few numbers of steps."""
         rows = self._of_first_case(self.results.labels[0])
-        shown = [n for n in (1, 2, 4, 8, 16, 32, 64) if n in rows][-5:] or list(rows)[:5]
+        shown = [n for n in POWERS[:7] if n in rows][-5:] or list(rows)[:5]
         figure, ((axes,),) = _figure(WIDTH, 0.6 + 0.42 * len(shown))
         for i, n in enumerate(shown):
             axes.plot(grid_of(rows[n]).sigmas, [i] * (n + 1), color=PALETTE[0], marker="|", markersize=11, linewidth=1)
@@ -204,10 +209,8 @@ def image_grid(
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             ax = axes[i][j]
-            ax.set_xticks([])
-            ax.set_yticks([])
-            for spine in ax.spines.values():
-                spine.set_visible(False)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
             if (row, column) in images:
                 ax.imshow(images[row, column], interpolation="nearest" if first.width < 256 else "antialiased")
                 ax.set_xlabel((captions or {}).get((row, column), ""), fontsize=7.5, labelpad=2)
@@ -248,23 +251,20 @@ def svg(figure: Any, about: Mapping[str, Any] | None = None) -> bytes:
 
 
 def _metadata(about: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {} if about is None else {"Description": json.dumps(about)}
+    return {"Description": json.dumps(about)} if about else {}
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  (an extra; no window, no global state)
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415  (an extra; no window, no global state)
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _grid(axes: Any) -> None:
     axes.grid(visible=True, which="major", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _caution(axes: Any, results: Results) -> None:
@@ -286,21 +286,13 @@ def _floor(axes: Any, results: Results) -> None:
             continue
         axes.set_ylim(bottom=min(low, own, axes.get_ylim()[0] * 3) / 3)
         axes.axhline(own, color="#999999", linewidth=1, linestyle=line)
-        axes.annotate(
-            f"{what}, {own:.0e}",
-            (0.01, own),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=GREY,
-        )
+        axes.annotate(f"{what}, {own:.0e}", (0.01, own), (0, 3), ("axes fraction", "data"), "offset points", **SMALL)
         if line == ":":
             axes.axhspan(axes.get_ylim()[0] / 1e3, own, color="#EEEEEE", zorder=0)
     if results.reference_error < low / 300:
         axes.set_ylim(bottom=low / 12)
         note = f"truth known to {results.reference_error:.0e}, rounding {results.noise_floor:.0e}: below this plot"
-        axes.annotate(note, (0.01, 0.015), xycoords="axes fraction", fontsize=8.5, color=GREY)
+        axes.annotate(note, (0.01, 0.015), xycoords="axes fraction", **SMALL)
 
 
 def _guides(axes: Any, results: Results, numbers: Sequence[int], axis: str) -> None:
@@ -311,23 +303,19 @@ def _guides(axes: Any, results: Results, numbers: Sequence[int], axis: str) -> N
     start = min(firsts, default=bottom) / 4
     length = min(4.0, numbers[-1] / left)
     floors = [floor for floor in (results.reference_error, results.noise_floor) if bottom < floor < start]
-    bottom_of_fan = max(
-        2.2 * bottom, 3.5 * max(floors, default=0.0)
-    )  # its labels keep off these lines and what is written on them
+    bottom_of_fan = max(2.2 * bottom, 3.5 * max(floors, default=0.0))  # off these lines and what is written on them
     if length == 1 or start < 4 * bottom_of_fan:
         return
     for order in (1, 2, 4):
         span = min(length, (start / bottom_of_fan) ** (1 / order))
         end = start * span**-order
         axes.plot([left, left * span], [start, end], color="#999999", linestyle="--", linewidth=1, zorder=1)
-        axes.annotate(
-            f"order {order}", (left * span, end), xytext=(3, -4), textcoords="offset points", fontsize=8.5, color=GREY
-        )
+        axes.annotate(f"order {order}", (left * span, end), (3, -4), textcoords="offset points", **SMALL)
     axes.set_ylim(bottom, top)
 
 
 def _ticks(axes: Any, nfes: Sequence[int]) -> None:
-    shown = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if nfes[0] <= n <= nfes[-1]] or list(nfes)
+    shown = [n for n in POWERS if nfes[0] <= n <= nfes[-1]] or list(nfes)
     axes.set_xticks(shown, [str(n) for n in shown])
     axes.minorticks_off()
 
@@ -364,18 +352,9 @@ def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
         >>> [round(y, 3) for y in _apart([0.5, 0.5], [0.1, 0.1])]
         [0.45, 0.55]
     """
-    groups: list[tuple[list[float], list[float]]] = []  # offsets within the group and what each member would have the group at
-    for want, size in zip(wanted, sizes, strict=True):
-        groups.append(([0.0, size], [want + 0.0 - size / 2]))
-        while len(groups) > 1 and _at(groups[-2]) + groups[-2][0][-1] > _at(groups[-1]):
-            (ends, votes), (more, others) = groups[-2:]
-            groups[-2:] = [([*ends, *(ends[-1] + e for e in more[1:])], [*votes, *(v - ends[-1] for v in others)])]
-    places: list[float] = []
-    for group in groups:
-        start = min(max(_at(group), 0.0), max(1.0 - group[0][-1], 0.0))
-        places += [start + (a + b) / 2 for a, b in zip(group[0], group[0][1:], strict=False)]
-    return places
-
-
-def _at(group: tuple[list[float], list[float]]) -> float:
-    return sum(group[1]) / len(group[1])
+    middles = np.cumsum(sizes) - np.asarray(sizes) / 2  # of things that follow each other without a gap
+    free, n = np.asarray(wanted) - middles, len(sizes)
+    rising = [
+        max(min(free[j : k + 1].mean() for k in range(i, n)) for j in range(i + 1)) for i in range(n)
+    ]  # isotonic regression
+    return (np.clip(rising, 0.0, max(1.0 - sum(sizes), 0.0)) + middles).tolist()

@@ -7,13 +7,12 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import Any
 
-from flowsamplers.orders import OrderVerdict
-from flowsamplers.study.plots import image_grid, png, svg
+from flowsamplers.study.plots import POWERS, Plots, image_grid, png, svg
 from flowsamplers.study.results import Results
 from flowsamplers.study.store import IMAGES, write_atomically
 
@@ -26,7 +25,17 @@ FITTED = (
     "The fitted solvers were made for one model. Each number of calls has its own\n"
     "solver with its own schedule. All other samplers share one schedule."
 )
-_SHOWN = (1, 2, 4, 8, 16, 32, 64, 128)
+BUDGET = 8
+"""The number of model calls in the conclusion, the table of images and the plot of trajectories."""
+REPORT, TEMPLATE = "report.html", "report.html.jinja"
+FIGURES: Mapping[str, tuple[str, Callable[[Plots], Any]]] = {
+    "error-vs-nfe": ("Error against model calls", Plots.work_precision),
+    "best-at-nfe": ("The best sampler at each number of model calls", Plots.best),
+    "error-vs-steps": ("Error against steps", Plots.error_vs_steps),
+    "trajectory": ("Where the error arises", lambda plots: plots.trajectory(BUDGET)),
+    "schedule": ("The schedule", Plots.schedule),
+}
+"""The figures by the names of their files: title, and how to draw them."""
 
 
 def terminal(results: Results) -> str:
@@ -54,18 +63,16 @@ def caution(results: Results) -> str:
 
 def table(results: Results) -> str:
     """Make the table of geometric mean relative errors: rows are samplers, columns are model calls."""
-    nfes = sorted({row.nfe for row in results.rows})
-    name_width = max(len(name) for name in results.labels)
-    room = (WIDTH - name_width) // 9
-    columns = ([n for n in _SHOWN if n in nfes] or nfes)[:room]
-    head = f"{'model calls':<{name_width}}" + "".join(f"{n:>9}" for n in columns)
-    lines = ["Relative error of the final latents (geometric mean over prompts and seeds)", head]
+    width = max(map(len, results.labels))
+    columns = _columns(results)[: (WIDTH - width) // 9]
+    floored = {(row.label, row.nfe) for row in results.rows if row.floored}
+    lines = ["Relative error of the final latents (geometric mean over prompts and seeds)"]
+    lines.append(f"{'model calls':<{width}}" + "".join(f"{n:>9}" for n in columns))
     for name in results.labels:
-        near = {r.nfe for r in results.rows if r.label == name and r.floored}
-        cells = [f"{'~' * (n in near)}{within(results, name, n)}" for n in columns]
-        lines.append(f"{name:<{name_width}}" + "".join(f"{cell:>9}" for cell in cells))
-    lines.append(f"{'reference':<{name_width}}  its own relative error is at most {results.reference_error:.1e}")
-    if any(row.floored for row in results.rows):
+        cells = [f"{'~' * ((name, n) in floored)}{within(results, name, n)}" for n in columns]
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+    lines.append(f"{'reference':<{width}}  its own relative error is at most {results.reference_error:.1e}")
+    if floored:
         lines.append("~ below ten times the reference's own error, so inexact")
     failed = sum(row.status != "ok" for row in results.rows)
     if failed:
@@ -73,14 +80,19 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def pictures(results: Results, budget: int = 8) -> str:
+def _columns(results: Results) -> list[int]:
+    """The numbers of model calls that a table shows."""
+    nfes = sorted({row.nfe for row in results.rows})
+    return [n for n in POWERS if n in nfes] or nfes
+
+
+def pictures(results: Results, budget: int = BUDGET) -> str:
     """Make the table of PSNR and SSIM of the images at one number of calls; empty for a model without images."""
     found = alike(results, budget)
     if not found:
         return ""
     width = max(map(len, results.labels))
-    head = f"Decoded images with at most {budget} model calls, against the reference's (mean)"
-    lines = [head]
+    lines = [f"Decoded images with at most {budget} model calls, against the reference's (mean)"]
     for name, (p, s, more) in found.items():
         cells = [f"{p:>8.1f} dB PSNR", f"{s:>8.3f} SSIM", *(f"{v:>9.3g} {metric}" for metric, v in more.items())]
         lines += textwrap.wrap(
@@ -89,7 +101,7 @@ def pictures(results: Results, budget: int = 8) -> str:
     return "\n".join(lines)
 
 
-def alike(results: Results, budget: int) -> dict[str, tuple[float, float, dict[str, float]]]:
+def alike(results: Results, budget: int = BUDGET) -> dict[str, tuple[float, float, dict[str, float]]]:
     """Compute mean PSNR, SSIM and metrics of each sampler at a number of model calls, if there are images."""
     found: dict[str, tuple[float, float, dict[str, float]]] = {}
     for name in results.labels:
@@ -107,36 +119,27 @@ def one(results: Results, count: int = 1) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def within(results: Results, name: str, budget: int) -> str:
-    """Format the error at a number of calls; in brackets the actual number, if the sampler needs fewer."""
-    exactly, fewer = _spent(results, name, budget)
-    if exactly is not None:
-        return f"{exactly:.1e}"
-    return "-" if fewer is None else f"({fewer:.0e})"
-
-
-def within_percent(results: Results, name: str, budget: int) -> str:
-    """Format the error at a number of calls in percent."""
-    exactly, fewer = _spent(results, name, budget)
-    if exactly is not None:
-        return percent(exactly)
-    return "-" if fewer is None else f"({percent(fewer)})"
-
-
-def _spent(results: Results, name: str, budget: int) -> tuple[float | None, float | None]:
-    """The error with exactly these model calls, or with fewer but more than half of them."""
+def within(
+    results: Results,
+    name: str,
+    budget: int,
+    exactly: Callable[[float], str] = "{:.1e}".format,
+    fewer: Callable[[float], str] = "{:.0e}".format,
+) -> str:
+    """Format the error at a number of calls; in brackets the error with fewer, but at least half as many."""
     at = dict(zip(*results.curve(name), strict=True))
-    fewer = [n for n in at if budget / 2 <= n < budget]
-    return at.get(budget), at[fewer[-1]] if fewer else None
+    less = [n for n in at if budget / 2 <= n < budget]
+    if budget in at:
+        return exactly(at[budget])
+    return f"({fewer(at[less[-1]])})" if less else "-"
 
 
 def best_lines(results: Results) -> str:
     """Make one line for the best sampler at each number of calls, with those that the study cannot tell from it."""
     lines = ["Smallest error at each number of model calls"]
     width = max(map(len, results.labels))
-    for n in _SHOWN:
-        leaders = results.leaders(n) if n in {row.nfe for row in results.rows} else []
-        if leaders:
+    for n in sorted({row.nfe for row in results.rows}.intersection(POWERS)):
+        if leaders := results.leaders(n):
             start = f"{n:>5}  {leaders[0]:<{width}}  {results.error(leaders[0], n):.1e}"
             more = f"  not told apart: {', '.join(leaders[1:])}" if leaders[1:] else ""
             lines += textwrap.wrap(start + more, WIDTH, subsequent_indent=" " * (len(start) + 2), drop_whitespace=True)
@@ -153,7 +156,7 @@ def order_lines(results: Results) -> str:
     return "\n".join(lines)
 
 
-def takeaway(results: Results, budget: int = 8) -> str:
+def takeaway(results: Results, budget: int = BUDGET) -> str:
     """Write the conclusion: the best sampler at a number of calls, compared with Euler's method, or that the study has no single best."""
     nfes = sorted({row.nfe for row in results.rows})
     budget = budget if budget in nfes else nfes[len(nfes) // 2]
@@ -201,108 +204,6 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH)
 
 
-def cost(results: Results) -> list[str]:
-    """Describe in sentences how the study was measured and what it cost."""
-    settings, rows = results.settings, results.rows
-    reference = settings.get("reference", {})
-    lines = [
-        (
-            f"{len(rows)} runs. The reference is {reference.get('method', '')}, with up to {reference.get('evaluations', '?')} model calls "
-            f"for one {one(results)}. Its own relative error is at most {results.reference_error:.1e}. Rounding inside the model moves a "
-            f"result by up to {results.noise_floor:.1e}; smaller differences mean nothing."
-        ),
-    ]
-    if results.sessions:
-        done, calls, seconds = (sum(s[k] for s in results.sessions) for k in ("evaluations", "model_calls", "seconds"))
-        asked = sum(row.nfe for row in rows)
-        lines.append(
-            f"The runs need {asked:,} evaluations; equal ones were computed once. In total, {done:,} evaluations were performed, including "
-            f"those for the references, in {calls:,} batched model calls and {seconds:.0f} seconds."
-        )
-    first = rows[0]
-    lines.append(
-        f"{first.versions}; {first.device}, {first.dtype}. One evaluation alone takes {1e3 * first.seconds / first.nfe:.1f} ms."
-    )
-    return lines
-
-
-REPORT, TEMPLATE = "report.html", "report.html.jinja"
-TRAJECTORY_NFE = 8
-
-FIGURES = {
-    "error-vs-nfe": (
-        "Error against model calls",
-        (
-            "Horizontal: number of model calls, which is proportional to time. Vertical: error. The closer a line is to the lower left "
-            "corner, the better is its sampler. Thin lines are single {some}, bold lines their geometric mean. Dashed lines: an error that "
-            "halves (order 1) or quarters (order 2) when the number of calls doubles. Hollow points are too close to the reference's own "
-            "error to be reliable."
-        ),
-    ),
-    "best-at-nfe": (
-        "The best sampler at each number of model calls",
-        "Dashed: Euler's method, the default of most pipelines. Hollow: this study cannot tell others from the best sampler.",
-    ),
-    "error-vs-steps": (
-        "Error against steps",
-        (
-            "The same errors against the number of steps. Some samplers call the model more than once per step. The slope of a line is the "
-            "order of its sampler."
-        ),
-    ),
-    "trajectory": (
-        "Where the error arises",
-        (
-            "One {one}, from noise (left) to data (right). Upper plot: the error after each step. Lower plot: the error that each step "
-            f"makes by itself, when it starts from the exact state. Each sampler has at most {TRAJECTORY_NFE} model calls."
-        ),
-    ),
-    "schedule": (
-        "The schedule",
-        "The noise levels at which the steps begin and end; 1 is pure noise, 0 is the {one}.",
-    ),
-}
-
-PICTURED = "PSNR, SSIM"
-
-GLOSSARY = (
-    (
-        "relative error",
-        (
-            "The distance of a run's result from the exact solution of the model's differential equation for the same noise, divided by "
-            "the norm of the solution. It is measured before decoding, for an image on its latents. 0.01 is one percent."
-        ),
-    ),
-    ("model calls, NFE", "Number of function evaluations: how often one run calls the network. This determines its time."),
-    (
-        "step, sampler",
-        "A sampler goes from noise to data in steps; some samplers call the model more than once per step.",
-    ),
-    (
-        "order",
-        (
-            "Order 2 means that twice as many steps make the error 2² = 4 times smaller. 'reduced': at these numbers of steps the error "
-            "falls more slowly than the theory predicts for many steps. 'pre-asymptotic': the slope has not settled yet."
-        ),
-    ),
-    (
-        "reference",
-        (
-            "The exact solution is not known. It is computed with much finer steps by a method of high order and checked by another "
-            "method. Their difference is the reference's own error."
-        ),
-    ),
-    (
-        PICTURED,
-        "The similarity of two decoded images: in decibels (a difference at 40 is hard to see), and from 0 to 1 (equal).",
-    ),
-    (
-        "a small error",
-        "does not mean a good result to look at. It means that the sampler solved the model's equation accurately.",
-    ),
-)
-
-
 def write(results: Results, folder: Path) -> None:
     """Write all figures and the report of a study from its rows.
 
@@ -315,23 +216,16 @@ def write(results: Results, folder: Path) -> None:
         ImportError: matplotlib is not installed.
     """
     about = {k: results.settings.get(k) for k in ("model", "prompts", "seeds", "schedule", "mu", "flow", "versions")}
-    plots = results.plot
-    made = {
-        "error-vs-nfe": plots.work_precision(),
-        "best-at-nfe": plots.best(),
-        "error-vs-steps": plots.error_vs_steps(),
-        "trajectory": plots.trajectory(TRAJECTORY_NFE),
-        "schedule": plots.schedule(),
-    }
-    pictures: dict[str, bytes] = {}
-    for name, figure in made.items():
-        pictures[name] = svg(figure, about)
-        write_atomically(folder / f"{name}.svg", pictures[name])
+    drawn: dict[str, bytes] = {}
+    for name, (_, draw) in FIGURES.items():
+        figure = draw(results.plot)
+        drawn[name] = svg(figure, about)
+        write_atomically(folder / f"{name}.svg", drawn[name])
         write_atomically(folder / f"{name}.png", png(figure, about))
     grid = pictures_of_runs(results, folder, about)
     if grid is not None:
         write_atomically(folder / "images.png", grid)
-    write_atomically(folder / REPORT, html(results, pictures, grid))
+    write_atomically(folder / REPORT, html(results, drawn, grid))
 
 
 def pictures_of_runs(results: Results, folder: Path, about: Mapping[str, Any]) -> bytes | None:
@@ -369,76 +263,38 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
 
     loader = PackageLoader("flowsamplers.study", "")
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    pages.filters["base64"] = _base64
-    cases = len({(r.prompt, r.seed) for r in results.rows})
-    sample, samples = one(results), one(results, 2)
+    pages.filters |= {"base64": _base64, "in_one_line": _in_one_line}
+    columns, cases = _columns(results)[:8], len({(r.prompt, r.seed) for r in results.rows})
+    leaders = {n: results.leaders(n) for n in columns}
+    floored = {(r.label, r.nfe) for r in results.rows if r.floored}
+
+    def cell(name: str, n: int) -> tuple[str, str]:
+        """The text and its style."""
+        mark = "best" if name in leaders[n] else "floored" if (name, n) in floored else ""
+        return within(results, name, n, percent, percent), mark
+
     return pages.get_template(TEMPLATE).render(
-        model=results.settings["model"],
-        main=[_line(caution(results)), _line(takeaway(results))],
-        samplers=len(results.labels),
-        cases=f"{cases} {one(results, cases)}",
-        distilled=_line(DISTILLED) if results.settings.get("flow", {}).get("is_distilled") else "",
-        captions=[(name, title, text.format(one=sample, some=samples)) for name, (title, text) in FIGURES.items()],
-        figures=figures,
+        results=results,
+        figures={name: (title, figures[name]) for name, (title, _) in FIGURES.items()},
         grid=grid,
-        errors=_error_table(results),
-        pictures=_picture_table(results),
-        orders=[_plain(name, *_verdict(verdict)) for name, verdict in results.orders().items()],
-        words=[(w, text) for w, text in GLOSSARY if w != PICTURED or alike(results, TRAJECTORY_NFE)],
-        cost=cost(results),
-        failed=[_plain(r.label, r.steps, r.prompt, r.seed, r.message) for r in results.rows if r.status != "ok"],
+        caution=caution(results),
+        takeaway=takeaway(results),
+        distilled=DISTILLED if results.settings.get("flow", {}).get("is_distilled") else "",
+        sample=one(results),
+        samples=one(results, 2),
+        cases=f"{cases} {one(results, cases)}",
+        columns=columns,
+        leaders=leaders,
+        floored=floored,
+        errors={name: [cell(name, n) for n in columns] for name in results.labels},
+        pictures=alike(results),
         settings=json.dumps(results.settings, indent=1),
     )
-
-
-Cell: TypeAlias = tuple[str, str]
-"""A text and its style in a table."""
-Table: TypeAlias = tuple[list[str], list[list[Cell]], str]
-"""Names of the columns, rows, and a note."""
-
-
-def _plain(*values: object) -> list[Cell]:
-    return [(str(value), "") for value in values]
 
 
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def _line(text: str) -> str:
+def _in_one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _verdict(verdict: OrderVerdict) -> tuple[str, str, str]:
-    slope = "" if verdict.order is None else f"{verdict.order:.2f}"
-    return verdict.verdict, slope, "" if verdict.window is None else f"{verdict.window[0]:g} to {verdict.window[1]:g}"
-
-
-def _error_table(results: Results) -> Table:
-    nfes = [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n in {r.nfe for r in results.rows}]
-    nfes = nfes or sorted({r.nfe for r in results.rows})[:8]
-    leaders = {n: results.leaders(n) for n in nfes}
-    rows: list[list[Cell]] = []
-    for name in results.labels:
-        floored = {r.nfe for r in results.rows if r.label == name and r.floored}
-        marks = {n: "best" if name in leaders[n] else "floored" if n in floored else "" for n in nfes}
-        rows.append([(name, ""), *((within_percent(results, name, n), marks[n]) for n in nfes)])
-    note = f"Relative error, geometric mean over the {one(results, 2)}. Shaded: the smallest error of a column."
-    if any(len(names) > 1 for names in leaders.values()):
-        note += " Where several are shaded, this study cannot tell them apart."
-    if any(r.floored for r in results.rows):
-        note += " In italics: below ten times the reference's own error, so inexact."
-    if any(text.startswith("(") for row in rows for text, _ in row):
-        note += " In brackets: the sampler used fewer model calls than the column's number."
-    return ["model calls", *map(str, nfes)], rows, note
-
-
-def _picture_table(results: Results) -> Table | None:
-    """How alike the decoded images are to the reference's; nothing for a model that makes none."""
-    found = alike(results, TRAJECTORY_NFE)
-    if not found:
-        return None
-    rows = [_plain(name, f"{p:.1f}", f"{s:.3f}", *(f"{v:.3g}" for v in more.values())) for name, (p, s, more) in found.items()]
-    metrics = next(iter(found.values()))[2]
-    note = f"Mean over the images, decoded from runs with at most {TRAJECTORY_NFE} model calls and compared with the reference."
-    return ["sampler", "PSNR in dB", "SSIM", *metrics], rows, note

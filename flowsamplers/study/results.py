@@ -86,13 +86,12 @@ class Results:
 
     def single_curves(self, name: str, axis: str = "nfe") -> list[tuple[list[int], list[float]]]:
         """Return the error curve of one sampler for each prompt and seed."""
-        curves: dict[tuple[str, int], tuple[list[int], list[float]]] = {}
-        for n, cases in self._by(name, axis).items():
-            for case, error in cases.items():
-                ns, errors = curves.setdefault(case, ([], []))
-                ns.append(n)
-                errors.append(error)
-        return list(curves.values())
+        found = self._by(name, axis)
+        curves = [
+            {n: cases[case] for n, cases in found.items() if case in cases}
+            for case in dict.fromkeys(c for cases in found.values() for c in cases)
+        ]
+        return [(list(curve), list(curve.values())) for curve in curves]
 
     def _by(self, name: str, axis: str) -> dict[Any, dict[tuple[str, int], float]]:
         found: dict[Any, dict[tuple[str, int], float]] = {}
