@@ -45,10 +45,6 @@ docs: $(VENV)/.dev ## build the site, strictly
 serve: $(VENV)/.dev ## look at the site while writing it
 	$(BIN)/mkdocs serve
 
-.PHONY: bench
-bench: $(VENV)/.dev ## the scheduler's own time beside stock's
-	$(BIN)/python tools/bench_scheduler.py
-
 .PHONY: measured
 measured: $(VENV)/.dev ## measure a sampler, a schedule or a table again: make measured NAME=heun
 	@test -n "$(NAME)" || { echo "make: give NAME, a sampler, a schedule or a table: $(patsubst tools/build_%.py,%,$(wildcard tools/build_*.py))" >&2; exit 2; }

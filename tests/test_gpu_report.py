@@ -122,14 +122,6 @@ def test_a_row_that_fails_says_why_and_a_section_that_fails_or_lasts_too_long_le
     assert closed == ["lasts", "lasts"]
 
 
-def test_the_page_is_what_the_tool_makes_of_the_measurements() -> None:
-    assert REPORT.PAGE.read_text() == REPORT.page()
-
-
-def test_without_measurements_the_page_says_so() -> None:
-    assert "Nothing yet" in REPORT.measured(None)
-
-
 def test_the_page_names_the_card_the_date_and_the_versions_of_the_file() -> None:
     text = REPORT.PAGE.read_text()
     for key in ("device", "date", "torch", "cuda", "diffusers"):

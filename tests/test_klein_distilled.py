@@ -55,11 +55,6 @@ def test_four_calls_of_the_student_draw_what_is_asked_for() -> None:
     assert share >= 0.9
 
 
-def test_the_page_shows_the_committed_measurements() -> None:
-    report = tool("build_distilled")
-    assert report.PAGE.read_text() == report.page()
-
-
 def test_the_energy_distance_is_nothing_between_parts_of_a_set_and_that_of_the_study_to_another() -> None:
     """The biased distance of the library counts each row's distance to itself; that much less remains without."""
     report = tool("build_distilled")

@@ -269,22 +269,6 @@ def test_a_study_with_other_options_or_of_another_model_has_no_fitted_solver() -
 # What was measured
 
 
-@pytest.mark.parametrize("name", ["measure_klein_emoji", "build_shift"])
-def test_the_pages_show_the_committed_measurements(name: str) -> None:
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
-    report = tool(name)
-    assert report.PAGE.read_text() == report.page()
-
-
-def test_the_cards_show_the_committed_measurements() -> None:
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
-    report = tool("measure_klein_emoji")
-    for path, text in report.cards(json.loads(report.DATA.read_text())).items():
-        assert path.read_text() == text
-
-
 def test_a_picture_is_recognised_by_the_nearest_of_each_label() -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")

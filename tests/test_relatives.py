@@ -1,4 +1,4 @@
-"""The drop-in in the other flow pipelines of diffusers, through their own calls: what tools/build_relatives.py runs in full."""
+"""The drop-in in the other flow pipelines of diffusers, through their own calls: what tools/build_compatibility.py runs in full."""
 
 from __future__ import annotations
 

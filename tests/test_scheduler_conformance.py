@@ -65,7 +65,7 @@ def test_every_sampler_keeps_every_law(name: str) -> None:
         raise ExceptionGroup(f"{len(broken)} laws are broken", broken)
 
 
-TOOL = tool("build_stock_defects")
+TOOL = tool("build_differences")
 
 
 @pytest.fixture(scope="module")

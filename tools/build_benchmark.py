@@ -1,9 +1,9 @@
-"""Measure every ODE sampler at fixed numbers of model calls: flowsamplers/measurements/benchmark.json and its page.
+"""Measure every ODE sampler at fixed numbers of model calls: flowsamplers/measurements/benchmark.json and the two pages that read it.
 
-python tools/build_benchmark.py           # measure what has changed, then write the page
+python tools/build_benchmark.py           # measure what has changed, then write the pages: benchmark and which-sampler
 python tools/build_benchmark.py NAME ...  # measure these samplers only, if they have changed
-python tools/build_benchmark.py --afresh  # measure everything (half an hour on one core)
-python tools/build_benchmark.py --page    # write the page from the committed rows
+python tools/build_benchmark.py afresh    # measure everything (half an hour on one core)
+python tools/build_benchmark.py --page    # write the pages from the committed rows
 
 A sampler has changed where an error on a mixture is another one than in its committed row. Only then, and where a network has no error yet,
 are the networks asked, which costs most. Their reference solutions are in benchmark_references.safetensors; a network whose first velocity
@@ -16,12 +16,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from building import DOCS, ROOT, build, load, rendered, save, table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,11 +32,11 @@ from flowsamplers import benchmark, reference
 from flowsamplers.benchmark import BUDGETS, FEW, NETWORKS, SCHEDULES, Measured, measured, measured_stock, steps_for
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.lockstep import Run
+from flowsamplers.study import load as load_study
 from flowsamplers_diffusers import stock
 
-ROOT = Path(__file__).parent.parent
 DATA = ROOT / "flowsamplers" / "measurements" / "benchmark.json"
-PAGE = ROOT / "docs" / "reference" / "benchmark.md"
+PAGE = DOCS / "reference" / "benchmark.md"
 REFERENCES = ROOT / "tools" / "benchmark_references.safetensors"
 LASTS = ("midpoint", "ralston3", "euler")
 ROWS = 32
@@ -272,8 +274,7 @@ class Board:
 
 def measure(names: Collection[str] = (), *, afresh: bool = False) -> None:
     """Run it all, or some samplers, and write after each number of calls, so that an interrupted run goes on where it was."""
-    torch.set_num_threads(1)
-    board = Board({} if afresh else json.loads(DATA.read_text()), names)
+    board = Board({} if afresh else load(DATA), names)
     for budget in IN_TURN:
         for schedule in SCHEDULES:
             cells = cells_of(schedule, budget)
@@ -299,8 +300,12 @@ def _key(row: dict[str, Any]) -> str:
 def _write(names: list[str], rows: dict[str, list[dict[str, Any]]]) -> None:
     about = "relative Euclidean error of the final state; 'each': on klein-emoji by prompt; made by tools/build_benchmark.py"
     lists = {k: [{**row, "errors": [row["errors"].get(n) for n in names]} for row in v] for k, v in rows.items()}
-    parts = [f'"{k}": [\n' + ",\n".join(map(json.dumps, v)) + "\n]" for k, v in lists.items()]
-    DATA.write_text(f'{{"about": {json.dumps(about)}, "flows": {json.dumps(names)}, {", ".join(parts)}}}\n')
+    save(DATA, {"about": about, "flows": names, **lists})
+
+
+# The page of the benchmark
+
+DIGITS, EMOJI = NETWORKS
 
 
 def cells(schedule: str, budget: int, flow: str | None = None) -> tuple[list[Measured], list[Measured]]:
@@ -313,32 +318,31 @@ def _error(cell: Measured, flow: str | None) -> float:
     return cell.errors[flow] if flow else cell.error
 
 
+def bests(schedule: str, budget: int, flow: str | None = None) -> list[Measured]:
+    """The cell with the smallest error here, and that of diffusers: in the mean over all flows, or on one."""
+    return [min(found, key=partial(_error, flow=flow)) for found in cells(schedule, budget, flow)]
+
+
 def ratios(schedule: str, flow: str | None = None) -> list[float]:
     """The smallest error here divided by that of diffusers, at each number of calls."""
-    error = partial(_error, flow=flow)
-    pairs = [[min(map(error, found)) for found in cells(schedule, budget, flow)] for budget in BUDGETS]
+    pairs = ([_error(cell, flow) for cell in bests(schedule, budget, flow)] for budget in BUDGETS)
     return [here / theirs for here, theirs in pairs]
 
 
-def table(schedule: str, flow: str | None = None) -> list[str]:
-    """Best here against best of stock at each number of calls, in the mean over all flows or on a network; there with the ratios by prompt."""
-    error = partial(_error, flow=flow)
-    lines = [
-        "| calls | ratio |" + " by prompt |" * bool(flow) + " best here | best of diffusers |",
-        "| --: | --: |" + " --: |" * bool(flow) + " --- | --- |",
-    ]
+def best(schedule: str, flow: str | None = None) -> str:
+    """A table of the best here beside the best of diffusers at each number of calls; on a network with the ratios by prompt."""
+    rows: list[list[object]] = []
     for budget, ratio in zip(BUDGETS, ratios(schedule, flow), strict=True):
-        best, theirs = (min(found, key=error) for found in cells(schedule, budget, flow))
-        steps = f"{best.steps} step{'s' * (best.steps > 1)}"
-        line = f"| {budget} | {ratio:.2f} |"
-        if flow:
-            by_prompt = [a / b for a, b in zip(best.each[flow], theirs.each[flow], strict=True)]
-            line += f" {min(by_prompt):.2f} to {max(by_prompt):.2f} |"
-        lines.append(f"{line} `{best.label}`, {steps}: {error(best):.2g} | {theirs.label}: {error(theirs):.2g} |")
-    return lines
+        mine, theirs = bests(schedule, budget, flow)
+        by_prompt = [a / b for a, b in zip(mine.each[flow], theirs.each[flow], strict=True)] if flow else []
+        spans = [f"{min(by_prompt):.2f} to {max(by_prompt):.2f}"] if flow else []
+        steps = f"{mine.steps} step{'s' * (mine.steps > 1)}"
+        here, there = (f"{_error(cell, flow):.2g}" for cell in (mine, theirs))
+        rows.append([budget, f"{ratio:.2f}", *spans, f"`{mine.label}`, {steps}: {here}", f"{theirs.label}: {there}"])
+    return table(f"calls: | ratio: | {'by prompt: | ' * bool(flow)}best here | best of diffusers", rows)
 
 
-def worst(schedule: str, flow: str | None) -> float:
+def worst(schedule: str, flow: str | None = None) -> float:
     """The largest ratio of best here to best of stock over all numbers of calls, on a flow or on the worst of the mixtures."""
     names = [flow] if flow else [n for n in measured()[0].errors if n not in NETWORKS]
     return max(
@@ -348,92 +352,128 @@ def worst(schedule: str, flow: str | None) -> float:
     )
 
 
-def simple() -> list[str]:
+def simple() -> str:
     """A few samplers that one can remember, at some numbers of calls."""
-    lines = ["| sampler | " + " | ".join(f"{n} calls" for n in SHOWN) + " |", "| --- |" + " --: |" * len(SHOWN)]
-    for label in SIMPLE:
-        row = []
-        for budget in SHOWN:
-            everything, shipped = cells("flux2", budget)
-            mine = next(m for m in everything if m.label == label)
-            row.append(f"{mine.error / min(m.error for m in shipped):.2f}")
-        lines.append(f"| `{label}` | " + " | ".join(row) + " |")
-    return lines
+
+    def multiple(label: str, budget: int) -> str:
+        everything, shipped = cells("flux2", budget)
+        return f"{next(m for m in everything if m.label == label).error / min(m.error for m in shipped):.2f}"
+
+    rows = ([f"`{label}`", *(multiple(label, budget) for budget in SHOWN)] for label in SIMPLE)
+    return table(" | ".join(["sampler", *(f"{n} calls:" for n in SHOWN)]), rows)
 
 
 def page() -> str:
     """The page of the tables."""
-    names = list(measured()[0].errors)
-    every, flat, emoji = ratios("flux2"), ratios("linear"), ratios("flux2", "klein-emoji")
+    emoji = ratios("flux2", EMOJI)
     assert emoji[BUDGETS.index(10)] > 0.9 > emoji[BUDGETS.index(16)]
-    return f"""# Benchmark: the error at equal model calls
+    figures = {"every": ratios("flux2"), "flat": ratios("linear"), "emoji": emoji, "mixtures": _mixtures()}
+    figures["schedulers"] = sum(not entry.stochastic for entry in stock.STOCK.values())
+    return rendered("benchmark.md", globals() | figures)
 
-<!-- written by tools/build_benchmark.py from flowsamplers/measurements/benchmark.json -->
 
-At {BUDGETS[0]} to {BUDGETS[-1]} model calls, the best sampler here is compared with the best scheduler that diffusers ships:
+def _mixtures() -> int:
+    return len(measured()[0].errors) - len(NETWORKS)
 
-* On FLUX.2's schedule, it has {min(every):.2f} to {max(every):.2f} times the error of diffusers, in the mean over all flows.
-* On the uniform schedule, it has {min(flat):.2f} to {max(flat):.2f} times that error.
-* On klein-emoji alone, a network with guidance, there is almost no gain with 10 calls or fewer. With 32 calls the ratio is {emoji[-1]:.2f}.
 
-`flowsamplers.recommend(grid, nfe)` answers from these rows. [Which sampler should I use?](../start/which-sampler.md) shows its answers.
+# The page that answers
 
-## FLUX.2's schedule
 
-The ratio is the error of the best sampler here, divided by that of the best scheduler of diffusers. Each error is the geometric mean over all
-flows.
+def score(cell: Measured, flow: str | None) -> float:
+    """On one flow, or the geometric mean of the network and of the mixtures."""
+    return cell.errors[flow] if flow else cell.score
 
-{chr(10).join(table("flux2"))}
 
-At each number of calls, the ratio is at most {worst("flux2", None):.2f} on every mixture and {worst("flux2", "klein-digits"):.2f} on klein-digits.
+def run(cell: Measured) -> str:
+    """A sampler with its steps and its options."""
+    options = "".join(f", {key} `{value}`" for key, value in cell.sampler.get("options", {}).items())
+    return f"`{cell.sampler['name']}`, {cell.steps} steps{options}"
 
-The reason is the last step. On FLUX.2's schedule it covers a third to three quarters of the way, and diffusers makes it an Euler step. One
-more evaluation there reduces the error more than any number of steps before. On klein-emoji this holds from about 16 calls on. With 10 calls
-or fewer, most samplers of higher order are worse there than Euler's method. [The last step](../explanation/last-step.md) explains both.
 
-Seven samplers on the same schedule, as multiples of the error of the best of diffusers:
+def percent(value: float) -> str:
+    """Two digits that count."""
+    return f"{100 * value:.0f}&nbsp;%" if value >= 1 else f"{100 * value:.2g}&nbsp;%"
 
-{chr(10).join(simple())}
 
-## The uniform schedule
+def answers(schedule: str) -> str:
+    """A table of the answer at each number of calls."""
+    rows: list[list[object]] = []
+    for budget in SHOWN:
+        mine, shipped = (answer := benchmark.recommend(schedule, budget)).best, answer.stock
+        euler = next(m.score for m in cells(schedule, budget)[0] if m.label == "euler")
+        theirs = f"{percent(shipped.score)} ({shipped.label.replace(' ', '&nbsp;')})"
+        rows.append([f"**{budget}**", run(mine), f"**{percent(mine.score)}**", theirs, percent(euler)])
+    return table("calls: | sampler | error: | best of diffusers | Euler:", rows)
 
-The geometric mean over all flows:
 
-{chr(10).join(table("linear"))}
+def networks(schedule: str) -> str:
+    """A table of the best on each network at each number of calls."""
+    found = {budget: [(bests(schedule, budget, flow)[0], flow) for flow in (EMOJI, DIGITS)] for budget in SHOWN}
+    cells = {n: [f"{run(cell)}: **{percent(cell.errors[flow])}**" for cell, flow in both] for n, both in found.items()}
+    return table(f"calls: | on `{EMOJI}` | on `{DIGITS}`", ([f"**{n}**", *both] for n, both in cells.items()))
 
-At each number of calls, the ratio is at most {worst("linear", None):.2f} on every mixture.
 
-## klein-emoji alone
+def least(schedule: str, budget: int, flow: str) -> float:
+    """The smallest error on a network."""
+    return bests(schedule, budget, flow)[0].errors[flow]
 
-The column *by prompt* has the smallest and the largest ratio of the six prompts. On FLUX.2's schedule:
 
-{chr(10).join(table("flux2", "klein-emoji"))}
+def on(label: str, flow: str, budget: int) -> str:
+    """The error of a sampler on FLUX.2's schedule."""
+    return percent(next(m.errors[flow] for m in cells("flux2", budget, flow)[0] if m.label == label))
 
-On the uniform schedule:
 
-{chr(10).join(table("linear", "klein-emoji"))}
+def regret(label: str, schedule: str) -> float:
+    """How many times the error of the best a sampler has at worst, over all numbers of calls, on average and on each network.
 
-## How it was measured
+    On klein-emoji with the first two prompts, which every sampler was run with.
+    """
+    most = 0.0
+    for budget in BUDGETS:
+        found = [
+            replace(m, errors={**m.errors, EMOJI: fmean(m.each[EMOJI][:2])})
+            for m in measured()
+            if (m.schedule, m.nfe) == (schedule, budget)
+        ]
+        mine = [m for m in found if m.label == label]
+        for flow in (None, *NETWORKS):
+            most = max(most, score(mine[0], flow) / min(score(m, flow) for m in found) if mine else math.inf)
+    return most
 
-* **Samplers.** Every ODE sampler takes as many steps as fit into the model calls.
-* **Schedules.** FLUX.2's at 4,096 tokens with the empirical mu, and the uniform one.
-* **Error.** The relative Euclidean distance of the final state to the exact solution or the reference.
-* **Mixtures.** {len(names) - len(NETWORKS)} mixtures of Gaussians in 6 and 8 dimensions, with {ROWS} starts each.
-* **Networks.** klein-digits has guidance 4 and 8 starts, klein-emoji guidance 2.5 and six prompts. They run in float32.
-* **Prompts.** Every sampler runs with the first two prompts of klein-emoji. Samplers that may be the best run with all six.
-* **diffusers.** The best of {sum(not e.stochastic for e in stock.STOCK.values())} schedulers, unmodified, in float32, on the same nodes with exact times. Its stochastic schedulers have no error
-  in this sense.
-* **`recommend`.** It names the smallest geometric mean of networks and mixtures, among samplers that are no worse than Euler on any flow. If
-  the six prompts cannot tell it from Euler, the answer is Euler.
 
-All rows are in `flowsamplers/measurements/benchmark.json`.
+def one_to_remember(schedule: str) -> tuple[str, float]:
+    """The sampler whose worst regret is smallest."""
+    regrets = {label: regret(label, schedule) for label in dict.fromkeys(m.label for m in measured())}
+    return min(regrets.items(), key=lambda item: item[1])
 
-These flows rank numerics, not image quality. The two networks are small models of small pictures, and they disagree. Measure your model:
-`flowsamplers study --model ...`.
-"""
 
+def options(label: str) -> list[str]:
+    """``name:key=value`` as the arguments of the scheduler."""
+    name, _, rest = label.partition(":")
+    pairs = ", ".join(f'"{k}": "{v}"' for k, _, v in (item.partition("=") for item in filter(None, rest.split(","))))
+    return [f'sampler="{name}"', *([f"sampler_options={{{pairs}}}"] if pairs else [])]
+
+
+def answer_page() -> str:
+    """The page that says which sampler to use."""
+    few = {benchmark.recommend("flux2", nfe=n).best.label for n in FEW}
+    assert few == {"euler"}, few
+    study = load_study(DOCS / "studies" / EMOJI)
+    return rendered(
+        "which-sampler.md",
+        globals(),
+        eight=benchmark.recommend("flux2", nfe=8),
+        last="unipc:last=ralston3",
+        shifted=one_to_remember("flux2"),
+        flat=one_to_remember("linear"),
+        study=study,
+        studied=min((study.error(name, 8), name) for name in study.labels if name != "fitted"),
+        mixtures=_mixtures(),
+    )
+
+
+WRITTEN = {PAGE: page, DOCS / "start" / "which-sampler.md": answer_page}
 
 if __name__ == "__main__":
-    from building import build
-
-    build(__doc__, PAGE, page, lambda given: measure([n for n in given if n != "--afresh"], afresh="--afresh" in given))
+    torch.set_num_threads(1)
+    build(__doc__, WRITTEN, lambda given: measure([n for n in given if n != "afresh"], afresh="afresh" in given))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
+from building import DOCS, ROOT, build, load, rendered, save, table
 
 import flowsamplers as fs
 from flowsamplers import catalogue as cat
@@ -26,7 +26,7 @@ from flowsamplers.testing.laws.common import distance
 from flowsamplers.testing.moments import variance_ratio
 from flowsamplers.testing.subject import subject_of
 
-ROOT = Path(__file__).parent.parent
+PAGE = DOCS / "reference" / "samplers.md"
 DATA = ROOT / "flowsamplers" / "measurements" / "orders.json"
 LISTED = ROOT / "flowsamplers" / "measurements" / "samplers.json"
 FINE = (1024, 2048)
@@ -48,8 +48,8 @@ FAMILIES = {
 }
 TOGETHER = {
     "runge_kutta": ("Euler, Runge-Kutta and adaptive", ("euler", "runge_kutta", "implicit", "adaptive", "compat")),
-    "exponential": ("Exponential multistep and UniPC", ("exponential", "unipc")),
-    "exponential_sde": ("Stochastic, of higher order", ("exponential_sde", "exponential_rk_sde", "sa_solver")),
+    "exponential": ("Exponential methods and UniPC", ("exponential", "unipc", "exponential_rk")),
+    "stochastic": ("Stochastic samplers", ("stochastic", "exponential_sde", "exponential_rk_sde", "sa_solver")),
 }
 """Families that share a page; every other has one of its own."""
 
@@ -57,7 +57,7 @@ TOGETHER = {
 def measure(names: list[str]) -> None:
     """Take the orders of the named samplers, or of all."""
     torch.set_num_threads(1)
-    known: dict[str, Any] = json.loads(DATA.read_text())["samplers"]  # an interrupted run keeps the others
+    known: dict[str, Any] = load(DATA)["samplers"]  # an interrupted run keeps the others
     infos = [i for i in fs.list_samplers() if not i.adaptive and (i.name in names or not names)]
     known |= deterministic([i.name for i in infos if not i.stochastic])
     write(known)
@@ -113,16 +113,13 @@ def rounded(value: float | None) -> float | None:
 def write(found: dict[str, Any]) -> None:
     """The committed file, in the order of the registry."""
     found = {i.name: {**found.get(i.name, {}), "cost": cat.cost(i.name)} for i in fs.list_samplers()}
-    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
-    DATA.write_text(
-        f'{{"about": "observed orders, and model calls; made by tools/build_catalogue.py", "samplers": {{\n{lines}\n}}}}\n'
-    )
+    save(DATA, {"about": "observed orders, and model calls; made by tools/build_catalogue.py", "samplers": found})
     cat._measured.cache_clear()
 
 
 def listed() -> str:
     """What ``flowsamplers list`` says of the samplers, so that it need not import torch."""
-    return "[\n" + ",\n".join(json.dumps(row) for row in registered_rows()) + "\n]\n"
+    return "[\n" + ",\n".join(map(json.dumps, registered_rows())) + "\n]\n"
 
 
 def words(found: Mapping[str, cat.Observed]) -> str:
@@ -131,26 +128,20 @@ def words(found: Mapping[str, cat.Observed]) -> str:
     return exact + ", ".join(str(o) for key, o in found.items() if key != "Gaussian")
 
 
-def row(entry: cat.Entry) -> str:
-    """A line of the table."""
+def row(entry: cat.Entry) -> list[str]:
+    """A line of a table of orders."""
     i = entry.info
     claimed = str(i.order) + (f" ({i.literature} in the literature)" if i.literature != i.order else "")
     inside, complete = cat.spread(entry.inside), cat.spread(entry.complete)
     if i.stochastic:
         claimed = f"strong {i.strong_order:g}, weak {i.weak_order}; {claimed} without noise"
         inside, complete = map(words, (entry.strong, entry.weak))
-    cells = (f"`{i.name}`", claimed, inside, complete, entry.calls)
-    return "| " + " | ".join(cells) + " |"
+    return [f"`{i.name}`", claimed, inside, complete, entry.calls]
 
 
 def heading(family: str) -> str:
     """What a family is called."""
     return FAMILIES.get(family, f"Stochastic: {family.replace('_', ' ')}" if family != "stochastic" else "Stochastic")
-
-
-def families() -> list[str]:
-    """All families, in the order of the registry."""
-    return list(dict.fromkeys(e.info.family for e in cat.catalogue()))
 
 
 def home(family: str) -> str:
@@ -160,123 +151,39 @@ def home(family: str) -> str:
 
 def page() -> str:
     """The short table of all samplers."""
-    text = [
-        "---",
-        "title: All samplers",
-        "---",
-        "",
-        "# All samplers",
-        "",
-        "<!-- written by tools/build_catalogue.py from the registry and flowsamplers/measurements/orders.json -->",
-        "",
-        "[Which sampler should I use?](../start/which-sampler.md) helps you choose one. Each name links to its options, other names, measured orders",
-        "and source. Type in the box to filter; click a heading to sort.",
-        "",
-        '<div class="filtered" markdown="1">',
-        "",
-        "| sampler | when to use it | calls for N steps | order | family |",
-        "| --- | --- | --- | --- | --- |",
-        *[short(e) for e in cat.catalogue()],
-        "",
-        "</div>",
-        "",
-        "* *calls for N steps*: model calls of a run with N steps.",
-        "* *order*: the measured order between sigma 0.95 and 0.05. A stochastic sampler has the weak order here.",
-        "* *noise*: the sampler draws noise and needs a seed.",
-        "",
-        'Most samplers take `last=`, the method of the last step: `"method"` or a one-step sampler such as `"euler"`, `"midpoint"` or',
-        '`"ralston3"`. Multistep samplers take `startup=`, the method of their first steps. Both options count their extra model calls.',
-        "",
-    ]
-    return "\n".join(text)
-
-
-def short(entry: cat.Entry) -> str:
-    """A line of the short table."""
-    i = entry.info
-    order = f"{i.weak_order}, noise" if i.stochastic else str(i.order)
-    link = f"[`{i.name}`](samplers/{home(i.family)}.md)"
-    return f"| {link} | {i.advice} | {entry.calls} | {order} | {heading(i.family).removeprefix('Stochastic: ')} |"
+    rows: list[list[str]] = []
+    for entry in cat.catalogue():
+        i = entry.info
+        link, family = f"[`{i.name}`](samplers/{home(i.family)}.md)", heading(i.family).removeprefix("Stochastic: ")
+        rows.append([link, i.advice, entry.calls, f"{i.weak_order}, noise" if i.stochastic else str(i.order), family])
+    return rendered("samplers.md", {"samplers": table("sampler | when to use it | calls for N steps | order | family", rows)})
 
 
 def family_page(name: str) -> str:
-    """Everything on the families of a page."""
+    """Everything on the families of a page. Methods are for those who write samplers: the API page of the protocol has them."""
     title, together = TOGETHER.get(name, (heading(name), (name,)))
     entries = {family: [e for e in cat.catalogue() if e.info.family == family] for family in together}
     every = [e for found in entries.values() for e in found]
-    ode, noisy = ([e for e in every if e.info.stochastic == kind] for kind in (False, True))
-    text = [
-        f"# {title}",
-        "",
-        "<!-- written by tools/build_catalogue.py from the registry and flowsamplers/measurements/orders.json -->",
-        "",
-        "[All samplers](../samplers.md) says when to use each sampler.",
-        "",
-        *([*ODE_HEAD, *map(row, ode), ""] if ode else []),
-        *([*STOCHASTIC_HEAD, *map(row, noisy), ""] if noisy else []),
-        *(STOCHASTIC_ORDERS if noisy else ()),
-        *[line for e in every for line in faster(e)],
-        "## Other names and sources",
-        "",
-        *map(about, every),
-        "",
-        "## Options",
-        "",
-    ]
-    for family, found in entries.items():
-        text += [f"### {heading(family)}", ""] if len(entries) > 1 else []
-        text += [
-            f"::: flowsamplers.samplers.{family}",
-            "    options:",
-            "      show_root_heading: false",
-            "      show_root_toc_entry: false",
-            "      show_source: false",
-            f"      heading_level: {4 if len(entries) > 1 else 3}",
-            f"      members: [{', '.join(dict.fromkeys(e.info.factory.__name__ for e in found))}]",
-            '      filters: ["!^_", "!^[a-z]"]',  # methods are for those who write samplers: the API page of the protocol has them
-            "",
-        ]
-    return "\n".join(text)
+    return rendered(
+        "family.md",
+        globals(),
+        title=title,
+        ode=[row(e) for e in every if not e.info.stochastic],
+        noisy=[row(e) for e in every if e.info.stochastic],
+        faster=[found for e in every for found in faster(e)],
+        sources=map(about, every),
+        families=[(f, list(dict.fromkeys(e.info.factory.__name__ for e in found))) for f, found in entries.items()],
+    )
 
 
-ODE_HEAD = (
-    "The orders were measured on two mixtures of Gaussians and two schedules. *Inside* is from sigma 0.95 to 0.05, *complete* from 1 to 0. Calls are",
-    "those of a run with N steps.",
-    "",
-    "| sampler | order | inside | complete | calls |",
-    "| --- | --- | --- | --- | --- |",
-)
-STOCHASTIC_HEAD = (
-    "A stochastic sampler has a strong and a weak order. Both were measured between sigma 0.95 and 0.05, with the noise on.",
-    "",
-    "| sampler | order | strong | weak | calls |",
-    "| --- | --- | --- | --- | --- |",
-)
-STOCHASTIC_ORDERS = (
-    f"* The *strong* order is the order along one noise path, against the finest run along the same Brownian motion ({obs.PATHS} paths).",
-    "* The *weak* order is the order of the mean and mean square of the results. On Gaussian data it is exact. On two mixtures it comes from",
-    f"  {obs.SCRAMBLES} scrambled Sobol sequences of {obs.POINTS} runs.",
-    "* ± is the Monte-Carlo standard error. If an error is too small to give an order, the table shows the error itself.",
-    "",
-)
-
-
-def faster(entry: cat.Entry) -> list[str]:
-    """Why a sampler is measured above its declared order: its order on the velocity field of the laws, with very fine steps."""
+def faster(entry: cat.Entry) -> list[tuple[str, int, float]]:
+    """A sampler that is measured above its declared order: with its order on the velocity field of the laws, with very fine steps."""
     seen = [o for o in entry.inside.values() if o is not None]
     if entry.info.stochastic or not seen or min(seen) < entry.info.order + 0.5:
         return []
-    name, order = entry.info.name, entry.info.order
-    coarse, fine = (
-        distance(subject_of(name).run(smooth, start_at(), between(0.95, 0.05, n)), solution(0.95, 0.05)) for n in FINE
-    )
-    slope = pairwise_slopes(FINE, [coarse, fine])[0]
-    return [
-        f"`{name}` is measured above its declared order {order}, because only its first step limits the order. On the mixtures the error of that",
-        f"step is too small to matter with up to {obs.FINEST:,} steps. On the velocity field of the law of orders it matters: the order falls to",
-        f"{slope:.1f} at {FINE[1]:,} steps.",
-        "",
-    ]
+    sampler, truth = subject_of(entry.info.name), solution(0.95, 0.05)
+    errors = [distance(sampler.run(smooth, start_at(), between(0.95, 0.05, n)), truth) for n in FINE]
+    return [(entry.info.name, entry.info.order, pairwise_slopes(FINE, errors)[0])]
 
 
 def about(entry: cat.Entry) -> str:
@@ -298,24 +205,14 @@ def preset(name: str, method: fs.SamplerInfo) -> str:
     return f"`{name}`" + (f" (order {own})" if own != method.order else "")
 
 
-def pages() -> dict[str, str]:
-    """Every page that this tool writes, by its path below docs/."""
-    return {
-        "reference/samplers.md": page(),
-        **{f"reference/samplers/{name}.md": family_page(name) for name in map(home, families())},
-    }
-
-
-def write_pages() -> None:
-    """Write the short table and the page of each family, and what ``flowsamplers list`` says."""
-    LISTED.write_text(listed())
-    for path, text in pages().items():
-        file = ROOT / "docs" / path
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
-
+WRITTEN = {
+    LISTED: listed,
+    PAGE: page,
+    **{
+        PAGE.with_suffix("") / f"{name}.md": partial(family_page, name)
+        for name in {home(i.family): 0 for i in fs.list_samplers()}
+    },
+}
 
 if __name__ == "__main__":
-    if "--page" not in sys.argv[1:]:
-        measure(sys.argv[1:])
-    write_pages()
+    build(__doc__, WRITTEN, measure)

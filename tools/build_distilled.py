@@ -1,24 +1,23 @@
 """Samplers on klein-emoji-distilled: how far from the teacher, how well recognised, how near to the data.
 
-python tools/build_distilled.py --work ../klein-emoji   measures, and writes docs/explanation/distilled.json, the figures and the page
-python tools/build_distilled.py --page                  writes figure and page from the committed measurements
+python tools/build_distilled.py ../klein-emoji   measures, and writes docs/explanation/distilled.json, the figures and the page
+python tools/build_distilled.py --page           writes figure and page from the committed measurements
 
 The work folder is that of ``tools/train_klein_emoji.py``; what was drawn is kept in its ``runs``.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from building import build_with_data, with_measured
-from measure_klein_emoji import SEED, Gallery, drawn, features, kept, labels_of, models, originals, rms, share, solve
+from building import DOCS, build, drawn, load, save, table, with_measured
+from measure_klein_emoji import SEED, Gallery, ends_of, features, kept, labels_of, models, originals, rms, share, solve
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, GUIDANCE, load_data
@@ -26,10 +25,7 @@ from train_klein_emoji import COMMON_PROMPTS, GUIDANCE, load_data
 import flowsamplers as fs
 from flowsamplers.schedules import empirical_mu
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-
-EXPLANATION = Path(__file__).parent.parent / "docs" / "explanation"
+EXPLANATION = DOCS / "explanation"
 DATA, PAGE, PLOT, PICTURES = (EXPLANATION / f"distilled{end}" for end in (".json", ".md", ".svg", ".png"))
 SAMPLERS = ("euler", "ab2", "midpoint", "fireflow", "unipc", "dpmpp_2m", "lcm", "euler_sde")
 CALLS = (1, 2, 3, 4, 6, 8, 16)
@@ -94,20 +90,17 @@ class Judge:
         }
 
 
-def measure(work: Path) -> dict[str, Any]:
+def measure(given: list[str]) -> None:
     """All samplers, calls and schedules from the same noise; and a page of pictures."""
+    torch.set_num_threads(1)
+    work = Path(given[0])
     flows = models()
     student, prompts = flows["student"], list(COMMON_PROMPTS[ROWS])
     x1 = student.noise([SEED + i for i in range(len(COMMON_PROMPTS))[ROWS]])
-    end = drawn(work, flows["teacher"], TEACHER_STEPS)[ROWS][: len(prompts)]
+    end = ends_of(work, flows["teacher"], TEACHER_STEPS)[ROWS][: len(prompts)]
     judge, shown = Judge(work, prompts, end), {}
-    told: dict[str, Any] = {
-        "prompts": prompts,
-        "guidance": GUIDANCE,
-        "teacher_steps": TEACHER_STEPS,
-        "torch": torch.__version__,
-    }
-
+    told: dict[str, Any] = {"prompts": prompts, "guidance": GUIDANCE, "teacher_steps": TEACHER_STEPS}
+    told["torch"] = torch.__version__
     four = kept(
         work / "runs" / "distilled" / "teacher-4.pt",
         partial(solve, flows["teacher"], prompts, x1, SCHEDULES["own"](4), "euler"),
@@ -137,7 +130,7 @@ def measure(work: Path) -> dict[str, Any]:
                     shown[name, calls] = images[list(SHOWN)]
         print(schedule, flush=True)
     pictures(shown).save(PICTURES, optimize=True)
-    return told
+    save(DATA, told)
 
 
 # What is written
@@ -169,9 +162,9 @@ def pictures(shown: dict[Any, Tensor]) -> Image.Image:
     return page.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
-def figure(found: dict[str, Any]) -> None:
+def figure() -> bytes:
     """Three measures against the number of calls, on the schedule that the student learned."""
-    plt.rcParams["svg.hashsalt"] = "distilled"
+    found = load(DATA)
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), constrained_layout=True)
     for axis, key in zip(axes, ("to_teacher", "recognised", "to_data"), strict=True):
         for name in SAMPLERS:
@@ -188,51 +181,26 @@ def figure(found: dict[str, Any]) -> None:
             axis.set_yscale("log")
         axis.minorticks_off()
     axes[1].legend(fontsize=7, frameon=False)
-    figure.savefig(PLOT, metadata={"Date": None})
-    plt.close(figure)
-
-
-def tables(found: dict[str, Any]) -> str:
-    """The measured part of the page: few columns without intervals, so that a phone can show them."""
-    at = {(r["sampler"], r["calls"]): r for r in found["runs"] if r["schedule"] == "own"}
-    most = max(at[name, calls]["to_teacher"][1] for name in SAMPLERS for calls in COLUMNS)
-    lines = [
-        "| sampler | distance, 4 calls | distance, 8 calls | recognized, 4 calls | to the data, 4 calls |",
-        f"| --- |{' --: |' * 4}",
-    ]
-    for name in SAMPLERS:
-        four, eight = (at[name, calls] for calls in COLUMNS)
-        cells = [
-            f"{four['to_teacher'][0]:.2f}",
-            f"{eight['to_teacher'][0]:.2f}",
-            f"{four['recognised'][0]:.0%}",
-            f"{four['to_data'][0]:.3f}",
-        ]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    teacher = found["teacher in 4 calls"]
-    lines.append(
-        f"| teacher with 4 steps | {teacher['to_teacher'][0]:.2f} | | {teacher['recognised'][0]:.0%} | {teacher['to_data'][0]:.3f} |"
-    )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"The 95 % intervals of the distances are at most ± {most:.2f}. [All values](distilled.json) include the other numbers of calls.",
-        ]
-    )
+    return drawn(figure)
 
 
 def page() -> str:
-    """The page with its measured part renewed."""
-    return with_measured(PAGE, "build_distilled.py", tables(json.loads(DATA.read_text())))
+    """The page with its measured part renewed: few columns without intervals, so that a phone can show them."""
+    found = load(DATA)
+    at = {(r["sampler"], r["calls"]): r for r in found["runs"] if r["schedule"] == "own"}
+    most = max(at[name, calls]["to_teacher"][1] for name in SAMPLERS for calls in COLUMNS)
+    lines = [(f"`{name}`", *(at[name, calls] for calls in COLUMNS)) for name in SAMPLERS]
+    rows: list[list[str]] = []
+    for name, four, eight in [*lines, ("teacher with 4 steps", found["teacher in 4 calls"], None)]:
+        far = [f"{its['to_teacher'][0]:.2f}" if its else "" for its in (four, eight)]
+        rows.append([name, *far, f"{four['recognised'][0]:.0%}", f"{four['to_data'][0]:.3f}"])
+    part = f"""{table("sampler | distance, 4 calls: | distance, 8 calls: | recognized, 4 calls: | to the data, 4 calls:", rows)}
+
+The 95 % intervals of the distances are at most ± {most:.2f}. [All values](distilled.json) include the other numbers of calls."""
+    return with_measured(PAGE.read_text(), "build_distilled.py", part)
 
 
-def publish() -> None:
-    """Write the figure and the page from what was measured."""
-    figure(json.loads(DATA.read_text()))
-    PAGE.write_text(page())
-
+WRITTEN = {PAGE: page, PLOT: figure}
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    build_with_data(__doc__, "folder of the data and of what was drawn", DATA, measure, publish)
+    build(__doc__, WRITTEN, measure)

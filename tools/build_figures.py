@@ -1,19 +1,18 @@
 """Draw the figures of the explanations, docs/figures/*.svg, from the library and its committed measurements.
 
-python tools/build_figures.py            # all of them (ten seconds)
-python tools/build_figures.py paths mu   # some
+python tools/build_figures.py   # ten seconds
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
 import torch
+from building import DOCS, build, drawn
 from matplotlib.figure import Figure
 
 import flowsamplers as fs
@@ -23,15 +22,9 @@ from flowsamplers.schedules import empirical_mu
 from flowsamplers.study.plots import GREY, MARKERS, PALETTE
 from flowsamplers.testing.moments import variance_ratio
 
-FIGURES = Path(__file__).parent.parent / "docs" / "figures"
+FIGURES = DOCS / "figures"
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = PALETTE[:6]
-STYLE = {
-    "font.size": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "flowsamplers",
-    "axes.axisbelow": True,
-}
+STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
 
 
 def canvas(height: float, panels: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
@@ -86,25 +79,11 @@ def mu() -> Figure:
         axes.plot(below, [empirical_mu(tokens=t, steps=steps) for t in below], color=colour, linewidth=2)
         slope = empirical_mu(tokens=1300, steps=steps) - empirical_mu(tokens=300, steps=steps)
         where = {"rotation": math.degrees(math.atan2(slope, 1000)), "transform_rotates_text": True, "rotation_mode": "anchor"}
-        axes.text(
-            300,
-            empirical_mu(tokens=300, steps=steps) + 0.03,
-            f"{steps} steps",
-            color=colour,
-            fontsize=10,
-            weight="bold",
-            **where,
-        )
+        height = empirical_mu(tokens=300, steps=steps) + 0.03
+        axes.text(300, height, f"{steps} steps", color=colour, fontsize=10, weight="bold", **where)
     axes.plot(above, [empirical_mu(tokens=t, steps=4) for t in above], color=ORANGE, linewidth=2)
-    axes.text(
-        6300,
-        empirical_mu(tokens=6300, steps=4) - 0.16,
-        "any number\nof steps",
-        color=ORANGE,
-        va="top",
-        fontsize=10,
-        weight="bold",
-    )
+    height = empirical_mu(tokens=6300, steps=4) - 0.16
+    axes.text(6300, height, "any number\nof steps", color=ORANGE, va="top", fontsize=10, weight="bold")
     axes.axvline(4300.5, color=GREY, linewidth=1, linestyle=":")
     for tokens, name in ((1024, "512²"), (4096, "1024²"), (4356, "1056²")):
         axes.plot(tokens, 0.22, "|", color="black")
@@ -136,7 +115,7 @@ def last_step() -> Figure:
 
 def orders() -> Figure:
     """Declared and measured orders of the samplers that have them, from the committed measurements of the catalogue."""
-    names = (
+    names = [
         "euler",
         "midpoint",
         "heun",
@@ -151,34 +130,20 @@ def orders() -> Figure:
         "unipc_3",
         "res_3s",
         "etdrk4",
-    )
+    ]
     entries = {e.info.name: e for e in catalogue()}
     figure, axes = canvas(4.6)
     for y, name in enumerate(reversed(names)):
         entry = entries[name]
-        axes.plot(
-            [entry.info.literature],
-            [y],
-            "|",
-            color="black",
-            markersize=13,
-            markeredgewidth=2,
-            label="literature" if y == 0 else None,
-        )
+        mark = {"color": "black", "markersize": 13, "markeredgewidth": 2}
+        axes.plot([entry.info.literature], [y], "|", label="literature" if y == 0 else None, **mark)
         for values, fill, colour, label, shift in (
             (entry.inside, BLUE, BLUE, "measured, sigma 0.95 to 0.05", 0.14),
             (entry.complete, "white", ORANGE, "measured, complete runs", -0.14),
         ):
             found = [v for v in values.values() if v is not None]
-            axes.plot(
-                found,
-                [y + shift] * len(found),
-                "o",
-                color=colour,
-                markerfacecolor=fill,
-                markersize=5,
-                label=label if y == 0 else None,
-            )
+            mark = {"color": colour, "markerfacecolor": fill, "markersize": 5, "label": label if y == 0 else None}
+            axes.plot(found, [y + shift] * len(found), "o", **mark)
     axes.set(yticks=range(len(names)), yticklabels=reversed(names), xlabel="order", xlim=(0.5, 5.5), xticks=range(1, 6))
     axes.grid(axis="x", color="#dddddd")
     axes.legend(frameon=False, fontsize=9.5, loc="upper center", bbox_to_anchor=(0.42, -0.12), ncols=1)
@@ -238,19 +203,17 @@ def variances() -> Figure:
 
 
 FUNCTIONS: dict[str, Callable[[], Figure]] = {
-    "paths": paths,
-    "nodes": nodes,
-    "mu": mu,
-    "last-step": last_step,
-    "orders": orders,
-    "local-errors": local_errors,
-    "variances": variances,
+    f.__name__.replace("_", "-"): f for f in (paths, nodes, mu, last_step, orders, local_errors, variances)
 }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    FIGURES.mkdir(exist_ok=True)
+def styled(make: Callable[[], Figure]) -> bytes:
+    """The file of a figure in the style of all."""
     with mpl.rc_context(STYLE):
-        for figure_name in sys.argv[1:] or FUNCTIONS:
-            FUNCTIONS[figure_name]().savefig(FIGURES / f"{figure_name}.svg", metadata={"Date": None})
+        return drawn(make())
+
+
+WRITTEN = {FIGURES / f"{name}.svg": partial(styled, make) for name, make in FUNCTIONS.items()}
+
+if __name__ == "__main__":
+    build(__doc__, WRITTEN)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
-from pathlib import Path
 
 import torch
+from building import DOCS, build
 
 from flowsamplers.cli.images import draw
 from flowsamplers.cli.steps import STEPS, klein_steps
 from flowsamplers.flows import default_prompts, load_flow
 from flowsamplers.registry import get_sampler
-from flowsamplers.study import Study, load
+from flowsamplers.study import Study
+from flowsamplers.study import load as load_study
 from flowsamplers.study.report import terminal
 
-DOCS = Path(__file__).parent.parent / "docs"
 STUDIES = DOCS / "studies"
 MODEL = Study.model
 PAGE = DOCS / "start" / "first-study.md"
@@ -47,23 +46,16 @@ def run() -> None:
     draw(flow, [get_sampler(s) for s in ("euler", "fireflow", "ab2")], STEPS, 0, STUDIES / "klein-steps" / "samplers.png")
 
 
-def write_page() -> None:
-    """Put the reports between the page's fences, in order."""
+def page() -> str:
+    """The page with the reports between its fences, in order."""
     table = (STUDIES / "klein-steps" / "klein-steps.txt").read_text().split("\n\n")[-1].rstrip("\n")
-    reports = [terminal(load(STUDIES / MODEL)), table]
+    reports = [terminal(load_study(STUDIES / MODEL)), table]
     before, *fenced = PAGE.read_text().split(START)
-    pieces = [before]
-    for report, rest in zip(reports, fenced, strict=True):
-        pieces.append(START + report + END + rest.split(END, 1)[1])
-    PAGE.write_text("".join(pieces))
+    parts = zip(reports, fenced, strict=True)
+    return before + "".join(START + report + END + rest.split(END, 1)[1] for report, rest in parts)
 
 
-def main() -> None:
-    """Do it."""
-    if "--page" not in sys.argv[1:]:
-        run()
-    write_page()
-
+WRITTEN = {PAGE: page}
 
 if __name__ == "__main__":
-    main()
+    build(__doc__, WRITTEN, lambda _: run())

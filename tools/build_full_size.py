@@ -6,7 +6,6 @@ python tools/build_full_size.py --page   writes the page, docs/reference/compati
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import GeneratorType
@@ -201,7 +200,7 @@ def measure() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from build_compatibility import PAGE, page
-    from building import build
+    from build_compatibility import WRITTEN
+    from building import build, save
 
-    build(__doc__, PAGE, page, lambda _: DATA.write_text(json.dumps(measure(), indent=1) + "\n"))
+    build(__doc__, WRITTEN, lambda _: save(DATA, measure()))

@@ -10,13 +10,11 @@ calls.png is also the picture of README.md and of the site's home.
 from __future__ import annotations
 
 import io
-import json
-import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from building import DOCS, build, load, rendered, save, table
 from PIL import Image
 
 import flowsamplers as fs
@@ -24,11 +22,11 @@ from flowsamplers.flows import load_flow
 from flowsamplers.lockstep import Run
 from flowsamplers.reference import Reference, relative_error, solve
 from flowsamplers.solver import bundled_solvers
-from flowsamplers.study import load
+from flowsamplers.study import load as load_study
 from flowsamplers.study.plots import image_grid
 from flowsamplers.study.report import percent
+from flowsamplers.study.results import geometric_mean
 
-DOCS = Path(__file__).parent.parent / "docs"
 FOLDER = DOCS / "gallery"
 DATA = FOLDER / "errors.json"
 PAGE = DOCS / "gallery.md"
@@ -187,7 +185,7 @@ def draw(names: Sequence[str]) -> None:
     """Image grids, and the errors of their cells."""
     torch.set_num_threads(1)
     FOLDER.mkdir(exist_ok=True)
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    data = load(DATA)
     for name in names:
         drawing = DRAWINGS[name]()
         rows, columns = (unique([key[axis] for key in drawing.images]) for axis in (0, 1))
@@ -198,105 +196,41 @@ def draw(names: Sequence[str]) -> None:
         )
         (FOLDER / f"{name}.png").write_bytes(fewer_colors(picture))
         data[name] = {r: {c: drawing.errors[r, c] for c in columns if (r, c) in drawing.errors} for r in rows}
-        DATA.write_text(json.dumps(data, indent=1) + "\n")
+        save(DATA, data)
         print(name, flush=True)
 
 
 def errors(name: str) -> dict[str, dict[str, float]]:
     """The committed errors of a drawing, by row and column."""
-    return json.loads(DATA.read_text())[name]
+    return load(DATA)[name]
 
 
-def mean(how: str, calls: int) -> float:
-    """The geometric mean of the errors of calls.png over its prompts."""
-    found = [row[str(calls)] for name, row in errors("calls").items() if name.endswith(how.replace(" ", "\N{NO-BREAK SPACE}"))]
-    return math.exp(sum(map(math.log, found)) / len(found))
+def means() -> list[list[object]]:
+    """The geometric means of the errors of calls.png over its prompts, by number of calls and method."""
+
+    def mean(how: str, calls: int) -> float:
+        ending = how.replace(" ", "\N{NO-BREAK SPACE}")
+        return geometric_mean([row[str(calls)] for name, row in errors("calls").items() if name.endswith(ending)])
+
+    return [[calls, *(percent(mean(how, calls)) for how in (FLUX2, FLAT, FITTED))] for calls in (4, 6, 8)]
 
 
 def page() -> str:
     """The gallery."""
-    results = load(DOCS / "studies" / MODEL)
-    by_schedule = errors("schedules")
-    best = min(by_schedule, key=lambda s: by_schedule[s]["8"])
-    spread = errors("seeds")["er_sde"].values()
-    strong = errors("guidance")
-    text = [
-        "# Gallery",
-        "",
-        "<!-- written by tools/build_gallery.py -->",
-        "",
-        "`klein-emoji`, a small FLUX.2 Klein that ships with the library, drew these images of 64x64 pixels. The figure below an image is its error:",
-        "the relative distance of the final latents to the exact solution from the same noise.",
-        "",
-        "## More model calls, sharper images",
-        "",
-        "![Three prompts, three methods, 2 to 50 model calls](gallery/calls.png)",
-        "",
-        "Compare the rows of a prompt at 4, 6 and 8 calls: the first is blotched, the others are clean.",
-        "",
-        "* The first row is the diffusers pipeline: Euler's method on FLUX.2's schedule.",
-        f"* The second uses a flat schedule. At each number of calls it shows the best of {len(CATALOGUE)} samplers, chosen by these very images.",
-        "* The third uses [fitted solvers](explanation/fitting.md), which were fitted to other prompts and noises.",
-        "",
-        "The mean errors of the three prompts:",
-        "",
-        "| model calls | Euler, FLUX.2's schedule | best of the catalogue, flat | fitted |",
-        "| --: | --: | --: | --: |",
-        *(f"| {n} | {percent(mean(FLUX2, n))} | {percent(mean(FLAT, n))} | {percent(mean(FITTED, n))} |" for n in (4, 6, 8)),
-        "",
-        "Most of the gain comes from the schedule. It is large because this model has 64 tokens, and FLUX.2's schedule was made for thousands:",
-        "[few tokens](explanation/flux2-schedule.md#few-tokens). How much of it the real model would show is not known.",
-        "",
-        "## The default study",
-        "",
-        f"`flowsamplers study` runs {len(results.labels) - 1} samplers on FLUX.2's schedule, and the fitted solvers. At 4 and 6 calls, Euler's method and "
-        "`dpmpp_2m`",
-        "give clean images, and most samplers of higher order do not. From 16 calls on all images look alike, and only the errors differ:",
-        "[how to read the plot](howto/measure-your-model.md#read-the-plot).",
-        "",
-        f"![Images by sampler and model calls](studies/{MODEL}/images.png)",
-        "",
-        f"![Relative error against model calls](studies/{MODEL}/error-vs-nfe.png)",
-        "",
-        f"![The best sampler at each number of model calls](studies/{MODEL}/best-at-nfe.png)",
-        "",
-        f"![The error on the way from noise to image](studies/{MODEL}/trajectory.png)",
-        "",
-        "This command draws a grid of your own:",
-        "",
-        "```bash",
-        "flowsamplers generate --model klein-emoji --prompt 'cat face' --out cats.png \\",
-        "    --nfe 4 6 8 16 --samplers euler dpmpp_2m fireflow",
-        "```",
-        "",
-        "## The same steps on other schedules",
-        "",
-        "Every row uses Euler's method from the same noise; only the noise levels of the steps differ. With 8 steps "
-        f"`{best}` has the smallest error,",
-        f"{percent(by_schedule[best]['8'])}. `flux2` has {percent(by_schedule['flux2']['8'])}. The [schedule explorer](explorer.md) lets you move the steps.",
-        "",
-        "![Images by schedule and steps](gallery/schedules.png)",
-        "",
-        "## Guidance",
-        "",
-        "More guidance gives a clearer image and a harder equation. With 8 calls on FLUX.2's schedule, Euler's error grows from "
-        f"{percent(strong['euler ' + FLUX2]['1'])} at",
-        f"guidance 1 to {percent(strong['euler ' + FLUX2]['6'])} at guidance 6. Every column has an exact solution of its own.",
-        "",
-        "![Images by sampler, schedule and guidance](gallery/guidance.png)",
-        "",
-        "## Seeds of a stochastic sampler",
-        "",
-        "A stochastic sampler draws another image for every seed. Its images are far from the solution of the differential equation",
-        f"(`er_sde`: {percent(min(spread))} to {percent(max(spread))}), but they are not worse. The sampler solves [another equation](howto/stochastic-samplers.md) with the same distributions.",
-        "Euler's method has no seed, so its row shows one image.",
-        "",
-        "![Images by stochastic sampler and seed](gallery/seeds.png)",
-    ]
-    return "\n".join(text) + "\n"
+    results, by_schedule = load_study(DOCS / "studies" / MODEL), errors("schedules")
+    return rendered(
+        "gallery.md",
+        globals(),
+        means=table("model calls: | Euler, FLUX.2's schedule: | best of the catalogue, flat: | fitted:", means()),
+        samplers=len(results.labels) - 1,
+        best=min(by_schedule, key=lambda s: by_schedule[s]["8"]),
+        by_schedule=by_schedule,
+        strong=errors("guidance")["euler " + FLUX2],
+        spread=errors("seeds")["er_sde"].values(),
+    )
 
+
+WRITTEN = {PAGE: page}
 
 if __name__ == "__main__":
-    from building import build
-
-    build(__doc__, PAGE, page, lambda names: draw(names or list(DRAWINGS)))
+    build(__doc__, WRITTEN, lambda names: draw(names or list(DRAWINGS)))

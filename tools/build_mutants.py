@@ -9,19 +9,18 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from building import ROOT, build
 
-ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import mutants  # noqa: E402
-import mutants_sde  # noqa: E402, F401  (adds its own)
-from flowsamplers.grid import SigmaGrid  # noqa: E402
-from flowsamplers.schedules import linear, shift  # noqa: E402
-from flowsamplers.testing import laws  # noqa: E402
+import mutants
+import mutants_sde  # noqa: F401  (adds its own)
+from flowsamplers.grid import SigmaGrid
+from flowsamplers.schedules import linear, shift
+from flowsamplers.testing import laws
 
 DATA = ROOT / "tests" / "mutants.json"
 SOUND: dict[str, Callable[[int], SigmaGrid]] = {"linear": linear, "shift": lambda n: shift(n, shift=3.0)}
@@ -78,7 +77,7 @@ def table() -> str:
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
-if __name__ == "__main__":
-    from building import build
+WRITTEN = {DATA: table}
 
-    build(__doc__, DATA, table)
+if __name__ == "__main__":
+    build(__doc__, WRITTEN)

@@ -6,15 +6,13 @@ python tools/build_precision.py --page    # write figure and page from the commi
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from building import DOCS, build, load, rendered, save, table
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
@@ -24,7 +22,7 @@ from flowsamplers.study import plots
 from flowsamplers.study.results import geometric_mean
 from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, full_precision_time, load_klein
 
-PAGES = Path(__file__).parent.parent / "docs" / "explanation"
+PAGES = DOCS / "explanation"
 ROWS, FIGURE, PAGE = PAGES / "bf16.json", PAGES / "bf16.png", PAGES / "bf16.md"
 STEPS = (4, 8, 16, 32, 64, 128, 256, 512)
 SHOWN = (4, 16, 64, 512)
@@ -97,7 +95,7 @@ def distinct(steps: int) -> int:
     return len(set(told.tolist()))
 
 
-def measure() -> None:
+def measure(_: list[str]) -> None:
     """All runs, against the solution of the same weights in float32 arithmetic."""
     torch.set_num_threads(1)
     pipe: Any = load_klein("klein-digits", dtype="bfloat16")
@@ -128,15 +126,7 @@ def measure() -> None:
         "distinct": [[n, distinct(n)] for n in (4, 10, 20, 50, 100)],
         "rows": rows,
     }
-    PAGES.mkdir(exist_ok=True)
-    write(found)
-
-
-def write(found: dict[str, Any]) -> None:
-    """A line for each value, and for each row."""
-    rows = ",\n".join(json.dumps(r) for r in found["rows"])
-    head = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items() if k != "rows")
-    ROWS.write_text(f'{{{head},\n"rows": [\n{rows}\n]}}\n')
+    save(ROWS, found)
 
 
 def curve(found: dict[str, Any], sampler: str, arm: str) -> list[tuple[int, float]]:
@@ -144,8 +134,9 @@ def curve(found: dict[str, Any], sampler: str, arm: str) -> list[tuple[int, floa
     return [(r["steps"], geometric_mean(r["errors"])) for r in found["rows"] if (r["sampler"], r["arm"]) == (sampler, arm)]
 
 
-def figure(found: dict[str, Any]) -> bytes:
+def figure() -> bytes:
     """Error against steps, a panel for each sampler."""
+    found = load(ROWS)
     fig, ((left, right),) = plots._figure(7.2, 3.9, 1, 2)
     top = max(e for s in SAMPLERS for a in ARMS for _, e in curve(found, s, a))
     for axes, sampler in ((left, "euler"), (right, "midpoint")):
@@ -170,83 +161,25 @@ def figure(found: dict[str, Any]) -> bytes:
     return plots.png(fig)
 
 
-def table(found: dict[str, Any]) -> list[str]:
-    """Samplers and arms, by steps."""
-    lines = [
-        "| sampler and arithmetic | " + " | ".join(f"{n} steps" for n in SHOWN) + " |",
-        "| --- " + "| --: " * len(SHOWN) + "|",
-    ]
-    for sampler in SAMPLERS:
-        for arm, words in ARMS.items():
-            at = dict(curve(found, sampler, arm))
-            lines.append(f"| `{sampler}`, {words} | " + " | ".join(f"{at[n]:.4f}" for n in SHOWN) + " |")
-    return lines
-
-
-def page(found: dict[str, Any] | None = None) -> str:
+def page() -> str:
     """The page, from the committed rows."""
-    found = found or json.loads(ROWS.read_text())
+    found = load(ROWS)
     at = {(s, a): dict(curve(found, s, a)) for s in SAMPLERS for a in ARMS}
-    many, floor = STEPS[-1], found["output_rounding"]
-    lowest = {s: min(at[s, "rounded"], key=at[s, "rounded"].__getitem__) for s in SAMPLERS}
-    gains = [at["euler", "rounded"][n] / at["euler", "state"][n] for n in (16, 64, many)]
-    late = max(at["midpoint", "state"][n] / at["midpoint", "time"][n] for n in (16, 64, many))
-    ends = {n: (total, stock, ours) for n, total, stock, ours in found["sums"]}
-    distinct = dict(found["distinct"])
-    text = f"""
-# What bfloat16 does to the error
-
-<!-- written by tools/build_precision.py from docs/explanation/bf16.json -->
-
-**With many steps, a stock pipeline in bfloat16 becomes less accurate,** because it rounds the latents after every step. `FlowSamplerScheduler`
-keeps the latents in float32, so its error keeps falling. With few steps, precision does not matter.
-
-![Relative error against the number of steps, with state and time in bfloat16 or float32](bf16.png)
-
-## In your pipeline
-
-```python
-from flowsamplers_diffusers import FlowSamplerScheduler, full_precision_time
-
-pipe.scheduler = FlowSamplerScheduler.from_config(pipe.scheduler.config)  # state in float32
-with full_precision_time(pipe.transformer, pipe.scheduler):  # and time
-    image = pipe(prompt="a cat", num_inference_steps=50).images[0]
-```
-
-The context gives the transformer's time embedding the scheduler's float32 time, if it equals the pipeline's value up to rounding. It
-also works with stock's scheduler, and in every pipeline of [the Klein family](../reference/compatibility.md#flux2-klein).
-`KleinFlow(pipe, full_time=True)` and `flowsamplers study --full-time` do the same for velocity fields.
-
-## What a stock pipeline rounds
-
-A bfloat16 number has eight significant bits. That is enough for a network, but too few for the sum of all steps.
-
-1. **The network**, that is, weights and activations. A sampler cannot change this.
-2. **The state.** N steps make N roundings of the latents, and with many steps each is as large as a step.
-3. **The time.** Between 512 and 1024, bfloat16 numbers are 4 apart, so the network gets a slightly wrong noise level. Of 50 timesteps of a
-   1024 x 1024 image, {distinct[50]} are different in bfloat16. Of 100, {distinct[100]} are.
-4. **The step.** The steps in sigma must add up to -1. Stock's add up to {ends[4][0]:.6f} with 4 steps and to {ends[50][0]:.6f} with 50. With a
-   velocity of 1, a run of {many} steps from 1 ends at {ends[many][1]:+.3f}. The drop-in ends at {ends[many][2]:.0f}.
-
-## The measured error
-
-{chr(10).join(table(found))}
-
-These are relative errors of the final latents of klein-digits in bfloat16, run by the stock `Flux2KleinPipeline`. They are geometric means over
-{len(PROMPTS)} prompts and noises, with guidance {GUIDANCE:g} and one fixed shift. The exact solution belongs to the same rounded weights in float32; its own error
-is {found["reference_error"]:.0e}. `euler` with state and time in bf16 is stock's scheduler. Stock has no midpoint rule, so there `midpoint` is
-`FlowSamplerScheduler(carry="model")`. [All values](bf16.json) include 8, 32, 128 and 256 steps.
-
-* **Stock's error rises with many steps.** It is smallest at {lowest["euler"]} steps with `euler` and at {lowest["midpoint"]} with `midpoint`.
-* **A float32 state removes this error.** With `euler` the error is {gains[0]:.2f}, {gains[1]:.2f} and {gains[2]:.1f} times smaller at 16, 64 and {many} steps.
-* **The rounded time {verdict_of_time(late)}** It makes the error of `midpoint` at most {late:.2f} times larger. A larger model may depend more strongly on
-  the time.
-* **The noise floor:** the error of a bfloat16 model stops falling at its rounding error. Below it you cannot measure an order. `flowsamplers study`
-  draws the floor. Rounding the result alone makes an error of {floor:.4f}, the dotted line.
-
-The real weights have not been measured. This page says nothing about which images look better: a model may have been trained with rounded times.
-"""
-    return text.lstrip("\n")
+    many = STEPS[-1]
+    some = (16, 64, many)
+    rows = ([f"`{s}`, {words}", *(f"{at[s, arm][n]:.4f}" for n in SHOWN)] for s in SAMPLERS for arm, words in ARMS.items())
+    return rendered(
+        "bf16.md",
+        globals(),
+        found=found,
+        many=many,
+        lowest={s: min(at[s, "rounded"], key=at[s, "rounded"].__getitem__) for s in SAMPLERS},
+        gains=[at["euler", "rounded"][n] / at["euler", "state"][n] for n in some],
+        late=max(at["midpoint", "state"][n] / at["midpoint", "time"][n] for n in some),
+        ends={n: ends for n, *ends in found["sums"]},
+        distinct=dict(found["distinct"]),
+        errors_at=table(" | ".join(["sampler and arithmetic", *(f"{n} steps:" for n in SHOWN)]), rows),
+    )
 
 
 def verdict_of_time(worst: float) -> str:
@@ -254,8 +187,7 @@ def verdict_of_time(worst: float) -> str:
     return "also matters." if worst > 1.5 else "matters less." if worst > 1.1 else "makes little difference here."
 
 
+WRITTEN = {PAGE: page, FIGURE: figure}
+
 if __name__ == "__main__":
-    if "--page" not in sys.argv[1:]:
-        measure()
-    FIGURE.write_bytes(figure(json.loads(ROWS.read_text())))
-    PAGE.write_text(page())
+    build(__doc__, WRITTEN, measure)

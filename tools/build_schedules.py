@@ -1,34 +1,30 @@
 """Measure samplers on every schedule and write the schedules' page: flowsamplers/measurements/schedules.json, docs/reference/schedules.md.
 
-python tools/build_schedules.py           # measure (five minutes on one core), draw the plot, write the page
-python tools/build_schedules.py NAME ...  # measure these schedules only, and draw and write the same
-python tools/build_schedules.py --plot    # draw the plot and write the page from the committed rows
-python tools/build_schedules.py --page    # write the page from the registry and the committed rows
+python tools/build_schedules.py           # measure (five minutes on one core), then draw the plot and write the page
+python tools/build_schedules.py NAME ...  # measure these schedules only, then draw and write the same
+python tools/build_schedules.py --page    # draw the plot and write the page from the registry and the committed rows
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import sys
 from collections.abc import Collection
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
 from build_benchmark import Network, mixtures
+from building import DOCS, ROOT, build, drawn, load, rendered, save, table
 
 import flowsamplers as fs
 from flowsamplers.engine import largest_steps
+from flowsamplers.study.results import geometric_mean
 
-ROOT = Path(__file__).parent.parent
 DATA = ROOT / "flowsamplers" / "measurements" / "schedules.json"
-PAGE = ROOT / "docs" / "reference" / "schedules.md"
-PLOT = ROOT / "docs" / "assets" / "schedules.png"
+PAGE = DOCS / "reference" / "schedules.md"
+PLOT = DOCS / "assets" / "schedules.png"
 SAMPLERS = ("euler", "fireflow", "unipc", "dpmpp_2m")
 BUDGETS = (8, 16, 32)
 KLEIN = "klein-digits"
@@ -78,7 +74,7 @@ def measure(names: Collection[str] = ()) -> None:
     network = Network(KLEIN)
     velocity = partial(network.flow.velocity, condition=network.prompts)
     problems = {**mixtures(), KLEIN: (velocity, network.x, network.truth)}
-    old = json.loads(DATA.read_text())["rows"] if names else []
+    old = load(DATA)["rows"] if names else []
     rows = list[dict[str, Any]]()
     for name, options in candidates():
         if names and not {name, fs.schedule_info(name).name} & {*names}:
@@ -94,9 +90,8 @@ def measure(names: Collection[str] = ()) -> None:
                 made_of = {"schedule": name, "options": options, "sampler": fs.to_config(sampler)["name"]}
                 rows.append({**made_of, "nfe": budget, "steps": steps, "errors": errors})
         print(label(name, options), flush=True)
-    lines = ",\n".join(json.dumps(r) for r in rows)
     about = "relative Euclidean error of the final state; made by tools/build_schedules.py"
-    DATA.write_text(f'{{"about": {json.dumps(about)}, "flows": {json.dumps(list(problems))}, "rows": [\n{lines}\n]}}\n')
+    save(DATA, {"about": about, "flows": list(problems), "rows": rows})
 
 
 SHOWN = 16
@@ -105,11 +100,11 @@ SHOWN = 16
 
 def errors(flow: str) -> dict[tuple[str, int], dict[str, float]]:
     """By sampler and number of calls the error on each schedule: on klein-digits, or the geometric mean over the mixtures."""
-    data = json.loads(DATA.read_text())
+    data = load(DATA)
     chosen = [i for i, f in enumerate(data["flows"]) if (f == KLEIN) == (flow == KLEIN)]
     out: dict[tuple[str, int], dict[str, float]] = {}
     for r in data["rows"]:
-        mean = math.exp(sum(math.log(r["errors"][i]) for i in chosen) / len(chosen))
+        mean = geometric_mean([r["errors"][i] for i in chosen])
         out.setdefault((r["sampler"], r["nfe"]), {})[label(r["schedule"], r["options"])] = mean
     return out
 
@@ -119,34 +114,33 @@ def spec(name: str) -> str:
     return name.replace(", ", ":", 1)
 
 
-def best() -> list[str]:
-    """The schedule with the smallest error, for each sampler and number of calls."""
-    lines = ["| sampler, calls | best on mixtures | best on klein-digits |", "| --- | --- | --- |"]
+def best() -> str:
+    """A table of the schedule with the smallest error, for each sampler and number of calls."""
     kinds = [errors(flow) for flow in ("mixtures", KLEIN)]
-    for sampler, budget in kinds[0]:
-        cells = []
-        for found in (kind[sampler, budget] for kind in kinds):
-            first = min(found, key=found.__getitem__)
-            cells.append(f"{spec(first)}: {found[first]:.2g} (linear: {found['linear']:.2g})")
-        lines.append(f"| `{sampler}`, {budget} | {' | '.join(cells)} |")
-    return lines
+
+    def cell(found: dict[str, float]) -> str:
+        first = min(found, key=found.__getitem__)
+        return f"{spec(first)}: {found[first]:.2g} (linear: {found['linear']:.2g})"
+
+    rows = ([f"`{sampler}`, {calls}", *(cell(kind[sampler, calls]) for kind in kinds)] for sampler, calls in kinds[0])
+    return table("sampler, calls | best on mixtures | best on klein-digits", rows)
 
 
 def multiples(flow: str) -> dict[str, float]:
     """The error of every schedule as a multiple of that on the uniform one, as a geometric mean over the samplers."""
     cells = [found for (_, budget), found in errors(flow).items() if budget == SHOWN]
-    return {n: math.exp(sum(math.log(found[n] / found["linear"]) for found in cells) / len(cells)) for n in cells[0]}
+    return {n: geometric_mean([found[n] / found["linear"] for found in cells]) for n in cells[0]}
 
 
-def table() -> list[str]:
-    """Every schedule with one number of calls, on both kinds of flows."""
+def compared() -> str:
+    """A table of every schedule with one number of calls, on both kinds of flows."""
     mixtures, digits = map(multiples, ("mixtures", KLEIN))
     order = sorted(mixtures, key=lambda n: mixtures[n] * digits[n])
-    lines = ["| schedule | mixtures | klein-digits |", "| --- | --: | --: |"]
-    return lines + [f"| {spec(name)} | {mixtures[name]:.2f} | {digits[name]:.2f} |" for name in order]
+    rows = ([spec(name), f"{mixtures[name]:.2f}", f"{digits[name]:.2f}"] for name in order)
+    return table("schedule | mixtures: | klein-digits:", rows)
 
 
-def plot() -> None:
+def plot() -> bytes:
     """The nodes of every schedule at 8 and at 20 steps."""
     mpl.use("Agg")
     infos = [i for family in FAMILIES for i in own() if i.family == family]
@@ -167,15 +161,15 @@ def plot() -> None:
         tick.set_color(colours[family])
     panels[0].invert_yaxis()
     figure.tight_layout()
-    figure.savefig(PLOT, dpi=110)
+    return drawn(figure, "png", dpi=110)
 
 
-def row(info: fs.ScheduleInfo) -> str:
+def row(info: fs.ScheduleInfo) -> list[str]:
     """A line of the catalogue."""
     others = [*(f"`{n}`" for n in info.aliases), *(preset(p, o) for p, o in info.presets.items())]
     source = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", info.reference)
     cells = (f"[`{info.name}`](#flowsamplers.schedules.{info.family}.{info.name})", info.advice, ", ".join(others), source)
-    return "| " + " | ".join(c.replace("|", "\\|").replace("``", "`") for c in cells) + " |"
+    return [c.replace("|", "\\|").replace("``", "`") for c in cells]
 
 
 def preset(name: str, options: dict[str, Any]) -> str:
@@ -186,70 +180,17 @@ def preset(name: str, options: dict[str, Any]) -> str:
 
 def page() -> str:
     """The page."""
-    infos = own()
-    worst = max(found["flux2"] / found["linear"] for found in errors("mixtures").values())
-    flows = len(json.loads(DATA.read_text())["flows"]) - 1
-    families = "\n\n".join(
-        "\n".join(
-            [
-                f"### {title}",
-                "",
-                "| schedule | when to use it | other names and presets | source |",
-                "| --- | --- | --- | --- |",
-                *[row(i) for i in infos if i.family == family],
-            ]
-        )
-        for family, title in FAMILIES.items()
+    head = "schedule | when to use it | other names and presets | source"
+    return rendered(
+        "schedules.md",
+        globals(),
+        worst=max(found["flux2"] / found["linear"] for found in errors("mixtures").values()),
+        flows=len(load(DATA)["flows"]) - 1,
+        listed=[(title, table(head, (row(i) for i in own() if i.family == f))) for f, title in FAMILIES.items()],
     )
-    documented = "\n\n".join(
-        f"### {title}: functions\n\n::: flowsamplers.schedules.{family}" for family, title in FAMILIES.items()
-    )
-    return f"""# Schedules
 
-<!-- written by tools/build_schedules.py from the registry and flowsamplers/measurements/schedules.json -->
 
-A schedule is the list of noise levels at which the steps of a run begin and end. `fs.get_schedule(name, steps, **options)` makes one, and
-`flowsamplers schedule --schedule NAME --steps 8 --option NAME=VALUE` prints its numbers.
-[Custom schedules](../howto/custom-schedules.md) shows how to change a schedule and how to use your own.
-
-* For a real model, begin with its own schedule: `flux2` for FLUX.2, `shift` with the model's shift for others.
-* For smooth velocity fields and small models, begin with `linear` or `kl_optimal_rf`.
-* `karras`, `exponential` and `beta` are diffusers' schedules. ComfyUI's schedules of these names end in `_comfy`. k-diffusion's rules in their
-  own variable end in `_ve`.
-
-![The nodes of every schedule at 8 and at 20 steps, one row for each](../assets/schedules.png)
-
-## All schedules
-
-All schedules run from 1 to 0, except `ddim_uniform` and most tables.
-
-{families}
-
-## Which schedule for which sampler?
-
-Four samplers ran on every schedule with default options, at equal model calls. The error is the relative Euclidean distance to the exact
-solution. On mixtures it is the geometric mean over {flows} of them.
-
-{chr(10).join(best())}
-
-These flows rank schedules by their numerical error. On mixtures, `flux2` has up to {worst:.0f} times the error of `linear`. Do not conclude this
-for a real FLUX.2 model: a mixture does not decide the content of an image at high noise. Shifted schedules were made for that phase.
-Measure your model with `flowsamplers study --model ... --schedule NAME`.
-
-With {SHOWN} calls, this table shows the error as a multiple of the error on `linear`, as a geometric mean over the four samplers. The errors of
-each sampler are in `flowsamplers/measurements/schedules.json`.
-
-{chr(10).join(table())}
-
-## The functions
-
-{documented}
-"""
-
+WRITTEN = {PAGE: page, PLOT: plot}
 
 if __name__ == "__main__":
-    if not {"--page", "--plot"} & set(sys.argv[1:]):
-        measure(sys.argv[1:])
-    if "--page" not in sys.argv[1:]:
-        plot()
-    PAGE.write_text(page())
+    build(__doc__, WRITTEN, measure)

@@ -1,22 +1,21 @@
 """How the shift of the schedule changes the error of a model of 64 tokens.
 
-python tools/build_shift.py --work ../shift   measures, and writes docs/explanation/shift-and-tokens.json and .svg, and flux2-schedule.md
-python tools/build_shift.py --page            writes figure and page from the committed measurements
+python tools/build_shift.py ../shift   measures, and writes docs/explanation/shift-and-tokens.json and .svg, and flux2-schedule.md
+python tools/build_shift.py --page     writes figure and page from the committed measurements
 
 The work folder keeps what was solved, so that a measurement that was interrupted goes on.
 """
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from building import build_with_data, with_measured
+from building import DOCS, build, drawn, load, save, table, with_measured
 from measure_klein_emoji import kept, models, share, solve
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, GUIDANCE
@@ -24,10 +23,7 @@ from train_klein_emoji import COMMON_PROMPTS, GUIDANCE
 import flowsamplers as fs
 from flowsamplers.schedules import empirical_mu
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-
-EXPLANATION = Path(__file__).parent.parent / "docs" / "explanation"
+EXPLANATION = DOCS / "explanation"
 PAGE = EXPLANATION / "flux2-schedule.md"
 DATA, PLOT = (EXPLANATION / f"shift-and-tokens{end}" for end in (".json", ".svg"))
 PROMPTS = COMMON_PROMPTS[::8]
@@ -51,8 +47,10 @@ def shifts(calls: int) -> dict[str, float]:
     return named | {f"{mu:g}": mu for mu in others}
 
 
-def measure(work: Path) -> dict[str, Any]:
+def measure(given: list[str]) -> None:
     """Relative errors of the end points against the reference, means over prompts and noises."""
+    torch.set_num_threads(1)
+    work = Path(given[0])
     flow = models()["teacher"]
     prompts = [p for p in PROMPTS for _ in range(NOISES)]
     x1 = flow.noise([SEED + i for i in range(len(prompts))])
@@ -78,7 +76,7 @@ def measure(work: Path) -> dict[str, Any]:
                 run = {"calls": calls, "shift": label, "mu": mu, "sampler": name, "error": share(off(x0, end))}
                 found["runs"].append(run)
         print(calls, flush=True)
-    return found
+    save(DATA, found)
 
 
 def bend(states: Tensor) -> list[list[float]]:
@@ -94,9 +92,9 @@ def bend(states: Tensor) -> list[list[float]]:
 # What is written
 
 
-def figure(found: dict[str, Any]) -> None:
+def figure() -> bytes:
     """The error against mu, and where the path bends."""
-    plt.rcParams["svg.hashsalt"] = "shift"
+    found = load(DATA)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
     for name in SAMPLERS:
         runs = sorted((r for r in found["runs"] if (r["sampler"], r["calls"]) == (name, SWEPT)), key=lambda r: r["mu"])
@@ -109,39 +107,24 @@ def figure(found: dict[str, Any]) -> None:
     left.legend(fontsize=8, frameon=False)
     right.plot(*np.array(found["bend"]).T, linewidth=1)
     right.set(title="where the path bends", xlabel="sigma", ylabel="change of the velocity by sigma, relative", ylim=(0, None))
-    figure.savefig(PLOT, metadata={"Date": None})
-    plt.close(figure)
-
-
-def tables(found: dict[str, Any]) -> str:
-    """The measured part of the page."""
-    lines = ["| sampler | no shift, mu = 0 | mu of 64 tokens | mu of 4,096 tokens |", "| --- | --: | --: | --: |"]
-    at = {(r["sampler"], r["calls"], r["shift"]): r["error"] for r in found["runs"]}
-    for name in SAMPLERS:
-        cells = ("{:.2f} ± {:.2f}".format(*at[name, SWEPT, label]) for label in ("0", "64 tokens", "4096 tokens"))
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    other = ", ".join(str(calls) for calls in CALLS if calls != SWEPT)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"The figures are relative errors of the final latents of {found['rows']} pictures, with 95 % intervals. [All values](shift-and-tokens.json) include",
-            f"{other} calls. The reference is `rk4` with {FINE} steps; its own error is about {found['reference']['to_half_as_many'][0]:.1%}.",
-        ]
-    )
+    return drawn(figure)
 
 
 def page() -> str:
     """The page with its measured part renewed."""
-    return with_measured(PAGE, "build_shift.py", tables(json.loads(DATA.read_text())))
+    found = load(DATA)
+    at = {(r["sampler"], r["calls"], r["shift"]): r["error"] for r in found["runs"]}
+    shown = ("0", "64 tokens", "4096 tokens")
+    rows = ([f"`{name}`", *("{:.2f} ± {:.2f}".format(*at[name, SWEPT, label]) for label in shown)] for name in SAMPLERS)
+    other = ", ".join(str(calls) for calls in CALLS if calls != SWEPT)
+    part = f"""{table("sampler | no shift, mu = 0: | mu of 64 tokens: | mu of 4,096 tokens:", rows)}
+
+The figures are relative errors of the final latents of {found["rows"]} pictures, with 95 % intervals. [All values](shift-and-tokens.json) include
+{other} calls. The reference is `rk4` with {FINE} steps; its own error is about {found["reference"]["to_half_as_many"][0]:.1%}."""
+    return with_measured(PAGE.read_text(), "build_shift.py", part)
 
 
-def publish() -> None:
-    """Write the figure and the page from what was measured."""
-    figure(json.loads(DATA.read_text()))
-    PAGE.write_text(page())
-
+WRITTEN = {PAGE: page, PLOT: figure}
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    build_with_data(__doc__, "folder of what was solved", DATA, measure, publish)
+    build(__doc__, WRITTEN, measure)

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from building import rendered
 from diffusers import Flux2KleinPipeline
 from torch import Tensor
 from train_klein_digits import TEXT_LENGTH as DIGITS_LENGTH
-from train_klein_digits import prompts_of, swap_in
-from train_klein_emoji import CARD_DATA, GUIDANCE, PROMPTS, Phrasings, Run, Texts, compiled, slow_times
+from train_klein_digits import prompts_of
+from train_klein_emoji import CARD_DATA, GUIDANCE, PROMPTS, Phrasings
+from training import Run, Texts, compiled, slow_times, swap_in
 
 import flowsamplers as fs
 from flowsamplers_diffusers import load_klein
@@ -160,34 +162,8 @@ def card(
         measured: what is known of the student.
         machine: where it was trained.
     """
-    return f"""---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: text-to-image
----
-# {name}-distilled
-
-`{name}`, distilled: four Euler steps without guidance draw what the teacher draws with guidance {subject.guidance:g}. `is_distilled` is
-true, as it is for FLUX.2 [klein] 4B. It ships with flowsamplers so that samplers can be measured on a distilled model.
-
-```python
-from flowsamplers_diffusers import load_klein
-
-pipe = load_klein("{name}-distilled")
-image = pipe(prompt="{subject.texts[0]}", num_inference_steps=4, max_sequence_length={subject.length}).images[0]
-```
-
-The prompts are those of `{name}`. The measurements of samplers are on the site's page "Distilled against base".
-{measured}
-## Made by
-`{command}`:
-{steps:,} steps in {seconds / 60:.1f} minutes on {machine}. The student begins with the teacher's weights and learns by regression: at each of the four nodes of FLUX.2's schedule (4 steps, its own number of tokens) the
-straight line to the next node of the teacher's guided path. The path is followed by {PARTS} steps of `{TEACHER_SOLVER}` from node to node. The first
-round of paths starts from noise; later rounds start from where the student itself arrives.
-
-## Data and licence
-{subject.data} Weights and code: Apache-2.0.
-"""
+    told = {"name": name, "subject": subject, "command": command, "steps": steps, "minutes": seconds / 60}
+    return rendered("card-distilled.md", globals(), **told, measured=measured, machine=machine)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python tools/gpu_report.py                        measures on CUDA, and writes docs/howto/gpu.json and the page
     python tools/gpu_report.py --seconds 180          the same, and stops after so many seconds
     python tools/gpu_report.py --dry-run --out FILE   runs every section on tiny shapes on the CPU
-    python tools/gpu_report.py --page                 writes docs/howto/gpu.md from what is there
+    python tools/gpu_report.py --page                 writes the measured part of docs/howto/gpu.md from what is there
 
 The network is FLUX.2 [klein] 4B with random weights in bfloat16; random embeddings take the place of the text encoder. Every row is on
 the disk as soon as it is measured. A row that fails says why, and neither it nor a section that runs out of time stops the next.
@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
-import io
 import json
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -37,7 +36,7 @@ import diffusers
 import torch
 import transformers
 from build_full_size import MODELS
-from building import with_measured
+from building import DOCS, ROOT, load, rendered, with_measured
 from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
@@ -55,8 +54,7 @@ from flowsamplers.study.cost import Meter
 from flowsamplers.study.plan import plan
 from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow, load_klein
 
-ROOT = Path(__file__).parent.parent
-DATA, PAGE = ROOT / "docs" / "howto" / "gpu.json", ROOT / "docs" / "howto" / "gpu.md"
+DATA, PAGE = DOCS / "howto" / "gpu.json", DOCS / "howto" / "gpu.md"
 TIMED = ("euler", "ab2", "unipc", "dpmpp_2m", "heun", "rk4", "euler_sde")
 DIGIT = "a handwritten 3"
 Row = dict[str, Any]
@@ -173,14 +171,6 @@ class Place:
         if not self.cuda:
             return 0
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-
-    def synchronized(self, work: Callable[[], Any]) -> float:
-        """How long some work takes until the device has done it."""
-        self.synchronize()
-        start = time.perf_counter()
-        work()
-        self.synchronize()
-        return time.perf_counter() - start
 
     def seconds(self, work: Callable[[], Any]) -> tuple[float, float | None]:
         """How long the host is busy with some work, and the device (None on a CPU)."""
@@ -334,17 +324,6 @@ def call_times(place: Place) -> Cells:
         network = found["device"] or found["host"]
         return found
 
-    def graphed() -> Row:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            flow.velocity(x, sigma, [""])
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            flow.velocity(x, sigma, [""])
-        return _medians([place.seconds(graph.replay) for _ in range(2 + place.turns)][2:], 1)
-
     def stepping(make: Callable[[], Any], steps: int) -> Row:
         runs, count = list[tuple[float, float | None]](), 1
         for _ in range(1 + place.turns):
@@ -368,8 +347,6 @@ def call_times(place: Place) -> Cells:
     for name, make in made.items():
         steps = place.steps if name not in (i.name for i in fixed_samplers()) or name in TIMED else min(place.steps, 8)
         yield {"what": "scheduler", "scheduler": name, "steps": steps}, partial(stepping, make, steps)
-    if place.cuda:
-        yield {"what": "network, replayed as a CUDA graph"}, graphed
 
 
 def _medians(runs: list[tuple[float, float | None]], calls: int) -> Row:
@@ -442,26 +419,12 @@ def studies(place: Place) -> Cells:
 
     for name in ("euler", "ab2", "heun"):
         yield {"what": "rows in lock-step against calls of the pipeline", "sampler": name}, partial(lockstep, name)
-    yield {"what": "flowsamplers study --dry-run, klein-digits"}, partial(_command, place)
     options: Row = {"device": str(place.device), "guidance_scale": 1.0}
     digits = Study(prompts=(DIGIT,), seeds=(0, 1), **few, reference_evaluations=256, flow_options=options)
     yield {"what": "a study of klein-digits"}, partial(_studied, place, digits)
     small: Row = {"prompts": ("a",), **few, "max_batch": 4, "reference_evaluations": 256}
     yield {"what": "the probe's estimate, klein-4B"}, lambda: _estimated(place, Study(seeds=(0, 1), **small))
     yield {"what": "a batch out of memory is halved"}, partial(_halved, place)
-    wide = place.flow_of(place.thin, "two blocks, random")
-    yield {"what": "a study of two blocks"}, lambda: _studied(place, Study(flow=wide, seeds=(0,), **small))
-
-
-def _command(place: Place) -> Row:
-    from flowsamplers.cli import main as command  # noqa: PLC0415  (its packages are an extra)
-
-    said, threads = io.StringIO(), torch.get_num_threads()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        command(["study", "--device", str(place.device), "--nfe", "4", "--seed", "0", "--dry-run", "--json"])
-    torch.set_num_threads(threads)  # the command has settled them for a small model
-    found = json.loads(said.getvalue())
-    return {"solo": found["probe"]["solo"], "batched": found["probe"]["batched"], "of": found["probe"]["rows"]}
 
 
 def _studied(place: Place, study: Study) -> Row:
@@ -545,11 +508,6 @@ def fitting(place: Place) -> Cells:
         found = known["profile"]
         return {"seconds": seconds, "rows": rows, "evaluations": found.evaluations, "of the ends": found.error}
 
-    def as_on_the_cpu() -> Row:
-        there = KleinFlow(load_klein("klein-digits", device="cpu"), DIGIT, guidance_scale=1.0)
-        few = fs.profile(flow, x1[:4], nodes=8).velocities, fs.profile(there, x1[:4].cpu(), nodes=8).velocities
-        return {"difference": float(abs(few[0] - few[1]).max() / abs(few[1]).max())}
-
     def fitted() -> Row:
         before = flow.forward_passes
 
@@ -560,23 +518,15 @@ def fitting(place: Place) -> Cells:
         known["evaluations"] = flow.forward_passes - before + known["profile"].evaluations
         return {"seconds": seconds, "calls": calls, "rows": rows, "evaluations": known["evaluations"]}
 
-    def judged() -> Row:
-        fresh = flow.noise(list(range(1000, 1000 + rows)))
-        solver, grid = known["solver"], fs.schedules.flux2(calls, tokens=flow.tokens)
-        truth = fs.sample(flow.velocity, fresh, fs.schedules.flux2(8 * calls, tokens=flow.tokens), "rk4")
-        runs = {"fitted": (solver.grid, solver.sampler), "ab2": (grid, "ab2"), "euler": (grid, "euler")}
-        return {k: float((fs.sample(flow.velocity, fresh, g, s) - truth).norm() / truth.norm()) for k, (g, s) in runs.items()}
-
     def at_full_size() -> Row:
         sigma = torch.full((1,), 0.5, device=place.device)
-        one = statistics.median(place.synchronized(lambda: place.flow.velocity(place.latents(), sigma, [""])) for _ in range(4))
-        return {"call": one, "hours": one * known["evaluations"] / 3600}
+        one = _medians([place.seconds(lambda: place.flow.velocity(place.latents(), sigma, [""])) for _ in range(4)], 1)
+        call = one["device"] or one["host"]
+        return {"call": call, "hours": call * known["evaluations"] / 3600}
 
     yield {"what": "a profile of klein-digits"}, profiled
     yield {"what": "the same solver, fitted"}, fitted
-    yield {"what": "errors on other rows"}, judged
     yield {"what": "the same fit at full size"}, at_full_size
-    yield {"what": "a profile against the CPU's"}, as_on_the_cpu
 
 
 def tests(place: Place) -> Cells:
@@ -768,45 +718,6 @@ def _done(how: Callable[[], Row]) -> Row:
 
 # The page
 
-
-def measured(found: Row | None) -> str:
-    """The part of the page that the measurements make."""
-    if found is None:
-        told = [
-            "## What has been measured on a GPU",
-            "Nothing yet. The tests of this library run on the CPU, on the `meta` device and on fake CUDA tensors, and no figure on this site is from a GPU. The "
-            f"measurement is one command, which takes at most {-(-sum(t for _, t in SECTIONS.values()) // 60)} minutes after the weights "
-            "are made. The weights take 7.2 GiB of the card's memory.",
-            "```bash\npython tools/gpu_report.py\n```",
-            "It builds FLUX.2 [klein] 4B with random weights on the device and measures, in this order:",
-            "\n".join(f"* {(s.__doc__ or '').strip()}" for s, _ in SECTIONS.values()),
-            "Every section is rehearsed on the CPU in each run of the tests. `pytest -m gpu` runs the tests that need a GPU.",
-        ]
-        return "\n\n".join(map(_wrapped, told))
-    place, sections = found["place"], found["sections"]
-    lines = [
-        f"## What has been measured on one {place['device']}",
-        f"The network is FLUX.2 [klein] 4B with random weights in bfloat16, at {place['tokens']:,} tokens (1024 x 1024). `python tools/gpu_report.py` "
-        f"measured it on {place['date']} with torch {place['torch']}, CUDA {place['cuda']} and diffusers {place['diffusers']}: [all values](gpu.json).",
-        *found.get("remarks", []),
-    ]
-    for name, (heading, told) in _TOLD.items():
-        if (section := sections.get(name)) is None:
-            continue
-        rows = [row for row in section["rows"] if "error" not in row and not isinstance(row.get("skipped"), str)]
-        lines += [*([f"### {heading}"] if heading else []), *(told(rows) if rows else ["Nothing was measured."])]
-        lines += [
-            f"Not measured: {', '.join(str(v) for k, v in row.items() if k != 'error')} ({row['error']})."
-            for row in section["rows"]
-            if "error" in row
-        ]
-        lines += [f"This section ended early: {section['ended']}."] if section["ended"] != "complete" else []
-        lines += section.get("remarks", [])
-    if sections.keys() & EVERY.keys() and (left := unmeasured(samplers_of(sections))):
-        lines.append(left)
-    return "\n\n".join(map(_wrapped, lines))
-
-
 EVERY = {"waits": "sampler", "correctness": "sampler", "call_times": "scheduler", "memory": "sampler"}
 """The sections that run every sampler, and the column of its name."""
 
@@ -818,198 +729,28 @@ def samplers_of(sections: Row) -> set[str]:
     )
 
 
-def _wrapped(block: str) -> str:
-    if block.startswith(("|", "#", "```")):
-        return block
-    return "\n".join(textwrap.fill(line, 128, subsequent_indent="  " * line.startswith("* ")) for line in block.splitlines())
-
-
-# What a section says: counts, what stands out, and a table where the numbers are of use
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    ruler = "| --- |" + " --: |" * (len(head) - 1)
-    return "\n".join(["| " + " | ".join(head) + " |", ruler, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
-
-
-def _told_waits(rows: list[Row]) -> list[str]:
-    waiting = [row for row in rows if row["waits"] is not None]
-    return [
-        f"{len(waiting) or 'None'} of {len(rows)} runs waited for the device. Torch was told to raise an error at the first wait. The runs cover "
-        f"{len({row['sampler'] for row in rows})} samplers, `step` and `fs.sample`, three dtypes of the state, and both kinds of noise.",
-        *(f"* `{row['sampler']}`, {row['loop']}: {row['waits']}" for row in waiting),
-    ]
-
-
-def _told_correctness(rows: list[Row]) -> list[str]:
-    bits = [row for row in rows if "sampler" not in row]
-    floats = sorted((row for row in rows if "sampler" in row), key=lambda row: -row["ulps"])
-    wrong = [str(row.get("sampler", row["what"])) for row in rows if not row["right"]]
-    most = floats[0]
-    return [
-        f"{len(rows) - len(wrong)} of {len(rows)} comparisons hold"
-        + (f"; these do not: {', '.join(wrong)}." if wrong else "."),
-        "* These are equal bit for bit:\n"
-        + "".join(f"    * {row['what']}\n" for row in bits)
-        + f"* In float32, the results of {len(floats)} samplers differ from the CPU's by {statistics.median(r['ulps'] for r in floats):.2g} eps at the "
-        f"median. The largest difference is {most['ulps']:.3g} eps (`{most['sampler']}`); the Lipschitz constant of the test field allows {most['limit']}.",
-    ]
-
-
-def _told_call_times(rows: list[Row]) -> list[str]:
-    networks = [row for row in rows if row["what"] != "scheduler"]
-    schedulers = [row for row in rows if row["what"] == "scheduler"]
-    others = [row for row in schedulers if row["scheduler"] not in TIMED and " " not in row["scheduler"]]
-    low, high = (f(others, key=lambda row: row["host"]) for f in (min, max))
-    return [
-        "This is the time that the host spends in `step`, per model call. The velocity cost nothing in these runs.",
-        _table(
-            ["scheduler", "host time of a call"],
-            [
-                [f"`{r['scheduler']}`" if " " not in r["scheduler"] else r["scheduler"], _ms(r["host"])]
-                for r in schedulers
-                if r not in others
-            ],
-        ),
-        f"The other {len(others)} samplers need from {_ms(low['host'])} (`{low['scheduler']}`) to {_ms(high['host'])} (`{high['scheduler']}`). A call "
-        "of the network takes "
-        + " and ".join(
-            f"{_ms(r['device'] or 0)} on the device ({r['what'].removeprefix('network, ').replace('network', 'eager')})"
-            for r in networks
-        )
-        + ".",
-    ]
-
-
-def _told_memory(rows: list[Row]) -> list[str]:
-    lines: list[str] = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        mine = [row for row in rows if row["network"] == network and row["sampler"] != "stock"]
-        kept = [row["sampler"] for row in mine if row["held"]]
-        low, high = (f(mine, key=lambda row: row["latents"]) for f in (min, max))
-        held = f"These keep memory: {', '.join(kept)}." if kept else "Nothing stays on the device afterwards."
-        number = (
-            f"{len(mine)} samplers add from {low['latents']:.1f} (`{low['sampler']}`) to"
-            if len(mine) > 1
-            else "one sampler adds"
-        )
-        lines.append(f"* With {network}, {number} {high['latents']:.1f} latents (`{high['sampler']}`). {held}")
-    return [f"A latent in float32 has {_mib(4 * 128 * 4096)}. The peak exceeds that of stock Euler:", "\n".join(lines)]
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
-
-
-def _told_studies(rows: list[Row]) -> list[str]:
-    of = {what: [r for r in rows if r["what"] == what] for what in dict.fromkeys(r["what"] for r in rows)}
-    lines: list[str] = []
-    if lockstep := of.get("rows in lock-step against calls of the pipeline"):
-        spans = [
-            f"{min(r[k] for r in lockstep):.2f} to {max(r[k] for r in lockstep):.2f} s" for k in ("seconds", "by pipeline")
-        ]
-        lines.append(
-            f"* {lockstep[0]['rows']} rows of klein-digits take {spans[0]} in lock-step, and {spans[1]} by calls of the pipeline."
-        )
-    said = {
-        "flowsamplers study --dry-run, klein-digits": "An evaluation of klein-digits takes {solo} alone and {batched} in a batch of {of}.",
-        "a study of klein-digits": "A whole study of klein-digits with its report: {ok} of {rows} rows are right, in {seconds:.1f} s.",
-        "the probe's estimate, klein-4B": "{rows} evaluations of klein-4B took {took:.2f} s; `--dry-run` foretold {told:.2f} s. The peak is {gib:.1f} GiB.",
-        "a batch out of memory is halved": "A batch of {of} rows that does not fit is halved until it does.",
-        "a study of two blocks": "A whole study of two blocks of klein-4B: {ok} of {rows} rows are right, in {seconds:.1f} s.",
-    }
-    points = [
-        said[what].format(
-            **{
-                **row,
-                **{k: _ms(row[k]) for k in ("solo", "batched") if k in row},
-                "gib": row.get("bytes", 0) / 2**30,
-            }
-        )
-        for what, (row, *_) in of.items()
-        if what in said
-    ]
-    return ["\n".join([*lines, *(f"* {point}" for point in points)])]
-
-
-def _told_fitting(rows: list[Row]) -> list[str]:
-    of = {row["what"]: row for row in rows}
-    profile, fit, errors = (of.get(k) for k in ("a profile of klein-digits", "the same solver, fitted", "errors on other rows"))
-    full, cpu = of.get("the same fit at full size"), of.get("a profile against the CPU's")
-    lines: list[str] = []
-    if profile:
-        lines.append(
-            f"The profile of {profile['rows']} rows of klein-digits takes {profile['evaluations']:,} evaluations and {profile['seconds']:.1f} s."
-        )
-    if cpu:
-        lines.append(f"It differs from the CPU's by {cpu['difference']:.0e}.")
-    if fit:
-        lines.append(f"The fit of a solver with {fit['calls']} model calls then takes {fit['seconds']:.1f} s.")
-    if errors:
-        lines.append(
-            f"On other rows its error is {errors['fitted']:.1%}; `ab2` has {errors['ab2']:.0%} and Euler {errors['euler']:.0%}."
-        )
-    if full:
-        lines.append(f"With klein-4B, as many evaluations would take {full['hours']:.1f} hours. This is an estimate.")
-    return [" ".join(lines)]
-
-
-def _told_tests(rows: list[Row]) -> list[str]:
-    return [
-        f"Of the tests that need a GPU, {rows[0]['passed']} passed, {rows[0]['failed']} failed and {rows[0]['skipped']} were skipped."
-    ]
-
-
-def _told_compiled(rows: list[Row]) -> list[str]:
-    graphs = {row["graphs"] for row in rows}
-    low, high = (f(row["difference"] for row in rows) for f in (min, max))
-    modes = list(dict.fromkeys(row["mode"] for row in rows))
-    at = {(row["sampler"], row["mode"]): row["host"] for row in rows}
-    return [
-        f"`torch.compile` made {' or '.join(map(str, sorted(graphs)))} graph in each mode for all samplers and steps: a step never makes it "
-        "compile again. The host's time of a run:",
-        _table(
-            ["sampler", *modes],
-            [[f"`{s}`", *(_ms(at[s, m]) for m in modes)] for s in dict.fromkeys(row["sampler"] for row in rows)],
-        ),
-        f"The results differ from eager ones by {low:.0%} to {high:.0%}.",
-    ]
-
-
-def _told_rounding(rows: list[Row]) -> list[str]:
-    by: dict[str, list[float]] = {}
-    for row in rows:
-        by.setdefault(row["time"], []).append(row["difference"])
-    spans = "; ".join(f"{min(v):.1%} to {max(v):.1%} (time {kind})" for kind, v in by.items())
-    return [
-        "Most of the difference is one rounding of the time, which compiled code leaves out. `full_precision_time(transformer, scheduler)` removes it. "
-        f"Two narrow blocks on the CPU, compiled against eager: {spans}. See [bfloat16](../explanation/bf16.md).",
-    ]
-
-
-_TOLD: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
-    "waits": ("Does a step wait for the device?", _told_waits),
-    "correctness": ("Are the results those of the CPU and of stock?", _told_correctness),
-    "tests": ("", _told_tests),
-    "call_times": ("How long does a step take?", _told_call_times),
-    "memory": ("How much memory does a sampler add?", _told_memory),
-    "studies": ("How long does a study take?", _told_studies),
-    "fitting": ("How long does a fit take?", _told_fitting),
-    "compiled": ("Does torch.compile work?", _told_compiled),
-    "rounding_of_time": ("", _told_rounding),
-    "offload": ("With the weights on the CPU", _told_memory),
-}
-"""For each section its heading on the page (none goes on with the section before), and what it says of the rows."""
+def measured(found: Row) -> str:
+    """The part of the page that the measurements make."""
+    sections = found["sections"]
+    rows = {name: [row for row in section["rows"] if "error" not in row] for name, section in sections.items()}
+    text = rendered(
+        "gpu.md",
+        found,
+        rows={name: [row for row in good if not isinstance(row.get("skipped"), str)] for name, good in rows.items()},
+        left=unmeasured(samplers_of(sections)) if sections.keys() & EVERY.keys() else "",
+        median=statistics.median,
+        ms=lambda seconds: f"{1e3 * seconds:.3g} ms",
+        TIMED=TIMED,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def page() -> str:
     """The page with its measured part renewed."""
-    found = json.loads(DATA.read_text()) if DATA.exists() else None
-    return with_measured(PAGE, "gpu_report.py", measured(found))
+    return with_measured(PAGE.read_text(), "gpu_report.py", measured(load(DATA)))
+
+
+WRITTEN = {PAGE: page}
 
 
 def main() -> None:
@@ -1019,7 +760,6 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--scale", type=float, default=1.0, help="of the time limits")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for all sections together")
     args = parser.parse_args()
     if not args.page:
@@ -1027,7 +767,7 @@ def main() -> None:
             raise SystemExit("no CUDA device here; --dry-run rehearses on the CPU")
         if args.dry_run and args.out == DATA:
             raise SystemExit("a rehearsal is no measurement: name another file with --out")
-        measure(Place("cpu" if args.dry_run else "cuda", tiny=args.dry_run), args.out, args.sections, args.scale, args.seconds)
+        measure(Place("cpu" if args.dry_run else "cuda", tiny=args.dry_run), args.out, args.sections, seconds=args.seconds)
     if args.page or args.out == DATA:
         PAGE.write_text(page())
 

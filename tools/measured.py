@@ -2,7 +2,7 @@
 
 python tools/measured.py heun       # a sampler: its orders, its rows of the benchmark, and the pages that list samplers
 python tools/measured.py karras_ve  # a schedule: its rows, the plot, and the pages that list schedules
-python tools/measured.py relatives  # a table: tools/build_relatives.py
+python tools/measured.py mutants    # a table: tools/build_mutants.py
 
 What needs large models, real pipelines or a GPU is not measured here. The pages of these name what they lack.
 """
@@ -30,7 +30,7 @@ def commands(name: str) -> list[list[str]]:
         schedule = fs.schedule_info(name).name
         return [["build_schedules", schedule]]
     sampler = fs.sampler_info(name).name
-    pages = [["build_which", "--page"], ["build_compatibility"], ["gpu_report", "--page"]]
+    pages = [["build_compatibility", "--page"], ["gpu_report", "--page"]]
     return [["build_catalogue", sampler], ["build_benchmark", sampler], *pages]
 
 

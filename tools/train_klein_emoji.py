@@ -1,10 +1,10 @@
-"""Train ``klein-emoji``, a coloured FLUX.2 Klein of 64x64 pixels.
+"""Train ``klein-emoji``, a colored FLUX.2 Klein of 64x64 pixels.
 
 Each stage writes checkpoints into the work folder every two minutes and goes on from them when it is run again:
 
     python tools/train_klein_emoji.py vae --work ../klein-emoji
     python tools/train_klein_emoji.py teacher --work ../klein-emoji
-    python tools/train_klein_emoji.py look --work ../klein-emoji
+    python tools/train_klein_emoji.py save --work ../klein-emoji
 
 The pictures are fetched through npm's client from the packages ``emoji-datasource-twitter`` and ``emoji-datasource-google``.
 On a GPU (``--device cuda``) the network is compiled and runs in bfloat16; ``--minutes`` ends a run by the clock.
@@ -13,35 +13,39 @@ On a GPU (``--device cuda``) the network is compiled and runs in bfloat16; ``--m
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import subprocess
 import tarfile
-import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
-from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+from building import rendered
+from diffusers import Flux2KleinPipeline
 from PIL import Image
 from tokenizers import models, trainers
 from torch import Tensor
-from train_klein_digits import (
-    KL_WEIGHT,
+from training import (
+    BATCH,
     SPECIALS,
+    Run,
+    Texts,
     alphabet,
     as_qwen,
     byte_level,
+    compiled,
     encode,
-    fast_columns,
+    load_average,
     make_scheduler,
     make_text_encoder,
     make_transformer,
     make_vae,
+    matching,
+    psnr,
+    reconstruction,
+    slow_times,
     swap_in,
 )
 from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
@@ -52,7 +56,6 @@ SIDE = SIZE // 8
 """Tokens along one side of an image."""
 TEXT_LENGTH = 16
 """Tokens of a prompt, padding included."""
-BATCH = 64
 GUIDANCE = 2.5
 """At which pictures are drawn."""
 SETS = ("twitter", "google")
@@ -250,74 +253,6 @@ def make_pipeline(work: Path, seed: int = 0) -> Flux2KleinPipeline:
     ).to(device)
 
 
-class Run:
-    """Steps of AdamW on one module with an average of its weights, saved as it goes and resumed from what is there.
-
-    The rate depends on the share of the run that is done, by steps or by ``minutes``, whichever is further: a run that was stopped
-    goes on, and may be given more.
-    """
-
-    def __init__(
-        self, model: torch.nn.Module, path: Path, steps: int, rate: float, seed: int, minutes: float = math.inf
-    ) -> None:
-        self.model, self.path, self.steps, self.rate, self.minutes = model, path, steps, rate, minutes
-        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2, betas=(0.9, 0.99), fused=True)
-        self.rng = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-        self.done, self.seconds, self.losses = 0, 0.0, []
-        if path.exists():
-            state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-            for name in ("model", "average", "optimizer"):
-                getattr(self, name).load_state_dict(state[name])
-            self.rng.set_state(state["rng"].cpu())
-            self.done, self.seconds, self.losses = state["done"], state["seconds"], state["losses"]
-
-    @property
-    def share(self) -> float:
-        """How much of the run is done, in [0, 1]."""
-        return min(1.0, max(self.done / self.steps, self.seconds / 60 / self.minutes))
-
-    def save(self) -> None:
-        """Replace the checkpoint as a whole, so that nobody reads half of one."""
-        names = ("model", "average", "optimizer")
-        state = {name: getattr(self, name).state_dict() for name in names}
-        state |= {"rng": self.rng.get_state(), "done": self.done, "seconds": self.seconds, "losses": self.losses}
-        torch.save(state, self.path.with_suffix(".part"))
-        self.path.with_suffix(".part").rename(self.path)
-
-    def __call__(self, loss, after=lambda: None, every: float = 120.0) -> None:
-        """Train to the end; ``loss()`` is the loss of one batch and ``after()`` follows every step."""
-        saved = began = time.monotonic()
-        before, total, count = self.seconds, 0.0, 0
-        while self.share < 1:
-            factor = min(1.0, (self.done + 1) / 200, (1 - self.share) / 0.3)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * factor
-            value = loss()
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            after()
-            self.done += 1
-            decay = min(0.9995, (1 + self.done) / (10 + self.done))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-            total, count = total + value.detach(), count + 1
-            if self.done % 20 == 0 or value.device.type == "cpu":
-                torch.cuda.synchronize() if value.is_cuda else None  # so that the clock is right
-                self.seconds = before + time.monotonic() - began
-            if time.monotonic() - saved > every or self.share == 1:
-                self.losses.append((self.done, float(total) / count))
-                print(
-                    f"{self.path.stem} {self.done} steps, {self.share:.0%}: loss {float(total) / count:.4f} "
-                    f"after {self.seconds / 60:.1f} min",
-                    flush=True,
-                )
-                self.save()
-                saved, total, count = time.monotonic(), 0.0, 0
-
-
 def train_vae(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BATCH) -> None:
     """Fit the autoencoder: the first half on crops of 32x32 pixels, the second on whole pictures, whose statistics differ."""
     torch.manual_seed(seed)
@@ -336,10 +271,7 @@ def train_vae(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BA
             x = torch.cat([crops(source, n) for source, n in few])
         else:
             x = torch.cat([source[torch.randint(len(source), (max(1, n // 4),), generator=run.rng)] for source, n in few])
-        posterior = run.model.encode(x).latent_dist
-        error = run.model.decode(posterior.sample(run.rng)).sample - x
-        reconstruction = error.square().mean() + 0.05 * error.abs().mean()
-        return reconstruction + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+        return reconstruction(run.model, x, run.rng, absolute=0.05)
 
     run(loss)
     print(
@@ -348,50 +280,10 @@ def train_vae(work: Path, data: Data, steps: int, seed: int = 0, batch: int = BA
     )
 
 
-@torch.no_grad()
-def psnr(vae: AutoencoderKLFlux2, images: Tensor) -> float:
-    """Peak signal-to-noise ratio of reconstructions from the posteriors' means, in decibels, pictures in [0, 1]."""
-    vae.eval()
-    errors = [
-        (vae.decode(vae.encode(b).latent_dist.mode()).sample.clamp(-1, 1) - b).square().mean((1, 2, 3))
-        for b in images.split(64)
-    ]
-    return float(-10 * torch.log10(torch.cat(errors).mean() / 4))
-
-
 def phrases(prompt: str, category: str) -> list[str]:
     """The texts that mean one emoji; the empty one is learned apart."""
     short = [prompt.removesuffix(" face")] if category == "Animals & Nature" and prompt.endswith(" face") else []
     return [prompt, f"{'an' if prompt[0] in 'aeio' else 'a'} {prompt}", *short]
-
-
-class Texts:
-    """Embeddings of some texts and, last, of the empty one; and the text and image ids that a call of the transformer needs."""
-
-    def __init__(self, pipe: Flux2KleinPipeline, texts: list[str], side: int, length: int = TEXT_LENGTH) -> None:
-        self.empty = len(texts)
-        with torch.no_grad():
-            self.embedding, self.ids = pipe.encode_prompt([*texts, ""], max_sequence_length=length)
-        self.image_ids = pipe._prepare_latent_ids(torch.empty(1, 1, side, side))
-
-    def velocity(self, model: Flux2Transformer2DModel, x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
-        """The model's output at ``x`` for some texts, in float32; on a GPU its products are bfloat16."""
-        with torch.autocast("cuda", torch.bfloat16) if x.is_cuda else nullcontext():
-            return model(
-                hidden_states=x,
-                timestep=sigma,
-                guidance=None,
-                encoder_hidden_states=self.embedding[rows],
-                txt_ids=self.ids[:1],
-                img_ids=self.image_ids,
-                return_dict=False,
-            )[0].float()
-
-    def guided(self, model: Flux2Transformer2DModel, x: Tensor, sigma: Tensor, rows: Tensor, scale: float) -> Tensor:
-        """Classifier-free guidance, both passes in one batch."""
-        rows = torch.cat([rows, torch.full_like(rows, self.empty)])
-        cond, uncond = self.velocity(model, torch.cat([x, x]), torch.cat([sigma, sigma]), rows).chunk(2)
-        return uncond + scale * (cond - uncond)
 
 
 class Phrasings:
@@ -410,52 +302,19 @@ class Phrasings:
         return self.first[labels] + torch.where(plain, 0, other)
 
 
-def compiled(model: Flux2Transformer2DModel) -> Flux2Transformer2DModel:
-    """The model, compiled on a GPU."""
-    return torch.compile(model, dynamic=False) if next(model.parameters()).is_cuda else model
-
-
-def slow_times(model: Flux2Transformer2DModel):
-    """A function that holds the fast columns of the time embedding at zero."""
-    fast, weight = fast_columns(model), model.time_guidance_embed.timestep_embedder.linear_1.weight
-
-    def hold() -> None:
-        with torch.no_grad():
-            weight[:, fast] = 0
-
-    hold()
-    return hold
-
-
-def draw_sigma(n: int, rng: torch.Generator) -> Tensor:
-    """Noise levels: logit-normal towards noise, where FLUX.2's schedule has most nodes, and a fifth of them uniform."""
-    logit = torch.sigmoid(0.8 + torch.randn(n, generator=rng))
-    uniform = torch.rand(n, generator=rng)
-    return torch.where(torch.rand(n, generator=rng) < 0.2, uniform, logit)
-
-
-def load_average(module: torch.nn.Module, path: Path) -> None:
-    """Put the averaged weights of a checkpoint into a module."""
-    module.load_state_dict(torch.load(path, weights_only=True, map_location=next(module.parameters()).device)["average"])
-
-
 def train_teacher(work: Path, data: Data, steps: int, minutes: float, batch: int, seed: int = 0) -> None:
     """Fit the velocity on samples of the autoencoder's posteriors, with a tenth of the prompts empty."""
     pipe = make_pipeline(work)
     latents, phrasings = encode(pipe.vae, data.images), Phrasings(data.prompts, data.categories)
-    texts = Texts(pipe, phrasings.texts, SIDE)
+    texts = Texts(pipe, phrasings.texts, SIDE, TEXT_LENGTH)
     torch.manual_seed(seed)
     run = Run(pipe.transformer.train(), work / "teacher.pt", steps, 1.5e-3, seed, minutes)
     model = compiled(run.model)
 
     def loss() -> Tensor:
         rows = torch.multinomial(data.weights, batch, replacement=True, generator=run.rng)
-        x0 = latents.sample(rows, run.rng)
         text = phrasings.draw(data.labels[rows], run.rng)
-        text = torch.where(torch.rand(batch, generator=run.rng) < 0.1, texts.empty, text)
-        sigma, noise = draw_sigma(batch, run.rng), torch.randn(x0.shape, generator=run.rng)
-        s = sigma[:, None, None]
-        return F.mse_loss(texts.velocity(model, (1 - s) * x0 + s * noise, sigma, text), noise - x0)
+        return matching(texts, model, latents.sample(rows, run.rng), text, run.rng, centre=0.8)
 
     run(loss, slow_times(run.model), every=120.0 if minutes == math.inf else 6 * minutes)
 
@@ -469,35 +328,6 @@ def assemble(work: Path, data: Data) -> Flux2KleinPipeline:
     return pipe
 
 
-def draw(pipe: Flux2KleinPipeline, prompts: list[str], steps: int, seed: int = 0) -> Tensor:
-    """Pictures ``(n, 3, 64, 64)`` in [0, 1], by the stock pipeline; picture i has noise ``seed + i``."""
-    return torch.cat(
-        [
-            pipe(
-                prompt=prompts[i : i + 32],
-                height=SIZE,
-                width=SIZE,
-                num_inference_steps=steps,
-                guidance_scale=GUIDANCE,
-                generator=[torch.Generator().manual_seed(seed + j) for j in range(i, min(i + 32, len(prompts)))],
-                max_sequence_length=TEXT_LENGTH,
-                output_type="pt",
-            ).images.float()
-            for i in range(0, len(prompts), 32)
-        ]
-    )
-
-
-def sheet(images: Tensor, columns: int, path: Path) -> None:
-    """Write pictures side by side."""
-    rows = -(-len(images) // columns)
-    page = torch.ones(3, rows * (SIZE + 4), columns * (SIZE + 4))
-    for i, image in enumerate(images):
-        y, x = (i // columns) * (SIZE + 4), (i % columns) * (SIZE + 4)
-        page[:, y : y + SIZE, x : x + SIZE] = image
-    Image.fromarray((page.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
-
-
 NOT_MEASURED = "Not measured yet: `tools/measure_klein_emoji.py` does it."
 
 
@@ -508,42 +338,7 @@ def card(made: str, measured: str = NOT_MEASURED) -> str:
         made: how the weights were trained.
         measured: what is known of them.
     """
-    return f"""---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: text-to-image
----
-# klein-emoji
-
-A small FLUX.2 Klein in color: the classes, the pipeline and the folder format of FLUX.2 [klein] (`Flux2KleinPipeline`), trained on
-emoji. It draws 64x64 pixels of what the prompt names, in 64 tokens of 32 channels, with 2.8 million parameters in the transformer. It is
-not distilled, so classifier-free guidance works; {GUIDANCE:g} is a good scale.
-
-It ships with flowsamplers so that samplers can be measured, and looked at, on a real text-to-image flow without a GPU or a download.
-It says nothing about the image quality of the real FLUX.2 models.
-
-```python
-from flowsamplers_diffusers import load_klein
-
-pipe = load_klein("klein-emoji")
-image = pipe(prompt="red heart", num_inference_steps=20, guidance_scale={GUIDANCE:g}, max_sequence_length={TEXT_LENGTH}).images[0]
-```
-
-Prompts: the names of emoji, such as "pizza", "cat face", "flag of france", also with an article; at most {TEXT_LENGTH} tokens. The model was
-trained most on {len(COMMON_PROMPTS)} common ones.
-
-## Measured
-{measured}
-
-## Made by
-{made}
-
-Time frequencies above 60 rad per unit sigma are held at zero in the time embedding, so that the velocity is smooth in time. The text
-encoder is a frozen random Qwen3 with 28 narrow layers.
-
-## Data and licence
-{CARD_DATA} Weights and code: Apache-2.0.
-"""
+    return rendered("card-klein-emoji.md", globals(), made=made, measured=measured)
 
 
 def made_by(work: Path) -> str:
@@ -560,7 +355,7 @@ def made_by(work: Path) -> str:
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("vae", "teacher", "save", "look"))
+    parser.add_argument("stage", choices=("vae", "teacher", "save"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the data and the checkpoints")
     parser.add_argument("--steps", type=int, default=0, help="of the optimizer, those of earlier runs among them")
     parser.add_argument("--seed", type=int, default=0)
@@ -576,10 +371,8 @@ def main() -> None:
         train_vae(args.work, data, args.steps or 3600, args.seed)
     elif args.stage == "teacher":
         train_teacher(args.work, data, args.steps or 30_000, args.minutes, args.batch, args.seed)
-    elif args.stage == "save":
-        swap_in(assemble(args.work, data), card(made_by(args.work)), args.work / "klein-emoji")
     else:
-        sheet(draw(assemble(args.work, data), list(COMMON_PROMPTS), 20), 10, args.work / "teacher.png")
+        swap_in(assemble(args.work, data), card(made_by(args.work)), args.work / "klein-emoji")
 
 
 if __name__ == "__main__":
