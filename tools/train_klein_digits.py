@@ -28,6 +28,7 @@ from tokenizers import models
 from torch import Tensor
 from training import (
     BATCH,
+    MAX_FREQUENCY,
     SPECIALS,
     Run,
     Texts,
@@ -174,6 +175,7 @@ def main() -> None:
         command=f"python tools/train_klein_digits.py --work W --steps {args.steps} --vae-steps {args.vae_steps} --seed {args.seed}",
         minutes=sum(run.seconds for run in runs) / 60,
         losses=[run.losses[-1][1] for run in runs],
+        MAX_FREQUENCY=MAX_FREQUENCY,
     )
     swap_in(pipe, card, args.out)
 
