@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from flowsamplers.profiling import Profile, profile
     from flowsamplers.registry import SamplerInfo, get_sampler, list_samplers, register, sampler_info, to_config
     from flowsamplers.sampler import Evaluate, Sampler, Step
-    from flowsamplers.samplers.stochastic import convert_eta, log_prob
+    from flowsamplers.samplers.stochastic import convert_eta
     from flowsamplers.schedules import ScheduleInfo, get_schedule, list_schedules, schedule_info
     from flowsamplers.solver import Solver, Validation, load_solver
     from flowsamplers.stepper import Stepper
-    from flowsamplers.tracing import Trace, trace
+    from flowsamplers.tracing import Trace, log_prob, trace
 
 __version__ = "0.1.0"
 
@@ -96,11 +96,11 @@ _HOMES = {
     "profiling": "Profile profile",
     "registry": "SamplerInfo get_sampler list_samplers register sampler_info to_config",
     "sampler": "Evaluate Sampler Step",
-    "samplers.stochastic": "convert_eta log_prob",
+    "samplers.stochastic": "convert_eta",
     "schedules": "ScheduleInfo get_schedule list_schedules schedule_info",
     "solver": "Solver Validation load_solver",
     "stepper": "Stepper",
-    "tracing": "Trace trace",
+    "tracing": "Trace log_prob trace",
 }
 """The public names by the module that has them: it is imported, and torch with it, when one of its names is used first."""
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

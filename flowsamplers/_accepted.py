@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 _T = TypeVar("_T")
 SHOWN = 200
 """Characters of a value in a message."""
 
 
-def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return a whole number of Python, NumPy or another package as an int.
 
     Raises:
         ValueError: it is none, or outside the range.
 
     Examples:
-        >>> whole("parts", 0, 1)
+        >>> integer("parts", 0, 1)
         Traceback (most recent call last):
         ValueError: parts=0: accepted is a whole number, at least 1
     """
@@ -111,7 +113,8 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
     """Convert a value to its declared type, if that is a number or a tuple of numbers; return others unchanged.
 
     Raises:
-        ValueError: the value has the wrong type; the message names the option, the value, and what is accepted.
+        ValueError: the value has the wrong type, or is not in a declared ``Literal``; the message names the option, the value, and
+            what is accepted.
 
     Examples:
         >>> as_declared("shift", 3, "float | None"), as_declared("shift", None, "float | None")
@@ -120,6 +123,10 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
         Traceback (most recent call last):
         ValueError: mu='abc': accepted is a number
     """
+    if get_origin(declared) is Literal:
+        if value not in get_args(declared):
+            raise unknown(option, value, get_args(declared))
+        return value
     kind = declared if isinstance(declared, str) else getattr(declared, "__name__", "")
     optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
     if optional and value is None:
@@ -148,6 +155,56 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
         raise refused(option, value, words)
     return make(value)
+
+
+def literal(declared: Any, names: Mapping[str, Any]) -> Any:
+    """Return the ``Literal`` that an annotation names in a module; other annotations as they are.
+
+    Examples:
+        >>> literal("Space", {"Space": Literal["sigma", "ve"]}), literal("float", {})
+        (typing.Literal['sigma', 've'], 'float')
+    """
+    found = names.get(declared) if isinstance(declared, str) else declared
+    return found if get_origin(found) is Literal else declared
+
+
+def unknown(what: str, value: object, accepted: Iterable[str], hint: str = "") -> ValueError:
+    """The error for a name that is not in a closed list; suggests the nearest one that is, unless it is given a better hint.
+
+    Examples:
+        >>> print(unknown("sampler", "huen", ["euler", "heun"]))
+        unknown sampler 'huen': did you mean 'heun'? Accepted: euler, heun
+        >>> print(unknown("sampler", "DPM++ 2M", ["dpm_2", "dpmpp_2m"]))
+        unknown sampler 'DPM++ 2M': did you mean 'dpmpp_2m'? Accepted: dpm_2, dpmpp_2m
+    """
+    names = list(accepted)
+    spelled = re.sub(r"[\s-]+", "_", str(value).lower().replace("++", "pp"))
+    near = difflib.get_close_matches(spelled, names, n=1) or difflib.get_close_matches(str(value), names, n=1)
+    hint = hint or (f"did you mean {near[0]!r}? " if near else "")
+    return ValueError(f"unknown {what} {value!r}: {hint}Accepted: {', '.join(names) or '(none)'}")
+
+
+def one_of(option: str, value: _T, accepted: Collection[_T]) -> _T:
+    """The value of an option, if it is among those accepted.
+
+    Raises:
+        ValueError: it is not; the message names option, value and what is accepted.
+    """
+    if value not in accepted:
+        raise ValueError(f"{option}={value}: one of {accepted}")
+    return value
+
+
+def missing(what: str, package: str, extra: str) -> ImportError:
+    """The error for an optional package that is not installed; it names commands that work in a clone and beside a wheel.
+
+    Examples:
+        >>> print(missing("plots need", "matplotlib", "study"))
+        plots need the package 'matplotlib': pip install matplotlib, or in a clone of flowsamplers pip install -e '.[study]'
+    """
+    return ImportError(
+        f"{what} the package {package!r}: pip install {package}, or in a clone of flowsamplers pip install -e '.[{extra}]'"
+    )
 
 
 def refused(name: str, value: Any, accepted: str) -> ValueError:

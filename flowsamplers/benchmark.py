@@ -11,8 +11,7 @@ from importlib.resources import files
 from statistics import geometric_mean, variance
 from typing import Any
 
-from flowsamplers._accepted import whole
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import integer, unknown
 from flowsamplers._html import table
 from flowsamplers.engine import largest_steps
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
@@ -168,7 +167,7 @@ def recommend(grid: GridLike | str, nfe: int | None = None) -> Recommendation:
         nfe = grid.steps if nfe is None else nfe
     if nfe is None:
         raise ValueError(f"nfe=None: with the name {grid!r} alone, say how many model calls to spend")
-    nfe = whole("nfe", nfe, 1)
+    nfe = integer("nfe", nfe, 1)
     budget = max(b for b in (*FEW, *BUDGETS) if b <= nfe)
     cells = finalists(measured(), matched, budget)
     euler = next(m for m in cells if m.label == "euler")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from flowsamplers.registry import get_sampler, list_samplers, name_of, sampler_info
+from flowsamplers.registry import get_sampler, list_samplers, sampler_info, to_config
 from flowsamplers.sampler import POLICIES, Sampler, SamplerLike
 from flowsamplers.schedules import list_schedules, schedule_info
 
@@ -65,7 +65,7 @@ def used(sampler: SamplerLike) -> list[str]:
         >>> used(get_sampler("ab4", last="ralston3", startup="kutta3"))
         ['ab4', 'ralston3', 'kutta3']
     """
-    return list(dict.fromkeys(name_of(s) for s in _nested(get_sampler(sampler))))
+    return list(dict.fromkeys(to_config(s)["name"] for s in _nested(get_sampler(sampler))))
 
 
 def cite(*samplers: SamplerLike, schedules: Sequence[str] = ()) -> str:

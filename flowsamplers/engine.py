@@ -1,6 +1,6 @@
 """Run a sampler over a schedule with your model.
 
-`whole` is the loop over all steps, as a generator: it yields the sampler's requests, receives velocities, and calls ``on_step``
+`integrate` is the loop over all steps, as a generator: it yields the sampler's requests, receives velocities, and calls ``on_step``
 after every step. `sample` answers the requests with your model, `dry_run` and `largest_steps` with zeros. `flowsamplers.tracing`
 keeps a record, `flowsamplers.lockstep` answers many runs together, and `flowsamplers.stepper` serves programs that own the loop.
 
@@ -11,20 +11,20 @@ reuse its output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import count, takewhile
+from itertools import count, islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import flag, function, refused, whole
+from flowsamplers._accepted import flag, function, integer, refused, unknown
 from flowsamplers._counted import Counted
-from flowsamplers._errors import unknown
 from flowsamplers.edits import Edits, remembered
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Interval, Noise, Seeds, as_noise
@@ -128,9 +128,9 @@ def integrate(
                 break
             request = Request(*step.request, Evaluation(at.index, stage, step.request.sigma))
             if watched is None:
-                step.tell((yield request))
+                step.send((yield request))
             else:
-                step.tell(watched.record(request, (yield request)))
+                step.send(watched.record(request, (yield request)))
         x, state = step.result
         if watched is not None:
             try:
@@ -263,7 +263,7 @@ def run_directly(
             v = evaluate(velocity, request, x1.dtype, check)
             if seen is not None:
                 seen(request, v)
-            run.tell(v)
+            run.send(v)
     return run.result
 
 
@@ -377,15 +377,13 @@ def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], Gri
         (4, 0)
     """
     method = _with_fixed_calls(get_sampler(sampler))
-    calls = whole("calls", calls, 0)
+    calls = integer("calls", calls, 0)
     if not callable(grid_of):
         raise refused("grid_of", grid_of, "a function of the number of steps that returns a grid")
 
     def fits(steps: int) -> bool:
-        calls_made: list[Evaluation] = []
-        unspent = takewhile(lambda _: len(calls_made) <= calls, steps_of(as_grid(grid_of(steps), "grid_of"), silence))
-        _list_calls(integrate(method, NOTHING, unspent), calls_made)
-        return len(calls_made) <= calls
+        made = _calls(integrate(method, NOTHING, steps_of(as_grid(grid_of(steps), "grid_of"), silence)))
+        return len(list(islice(made, calls + 1))) <= calls
 
     low, high = 0, calls
     while low < high:
@@ -412,29 +410,32 @@ def live_latents(sampler: SamplerLike, grid: GridLike) -> int:
     method, grid = get_sampler(sampler), as_grid(grid)
     _check_direction(method, grid)
     counted = Counted.counting()
-    run = Running(integrate(method, counted(torch.zeros(1, 16, dtype=torch.float64, device="cpu")), steps_of(grid, silence)))
-    while (request := run.request) is not None:
-        run.tell(torch.zeros_like(request.x))
+    deque(_calls(integrate(method, counted(NOTHING.new_zeros(1, 16)), steps_of(grid, silence))), maxlen=0)
     return counted.peak
 
 
 def as_start(x1: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    """Return the start as a tensor; a numpy array is copied."""
-    return torch.from_numpy(x1.copy()) if isinstance(x1, np.ndarray) else x1
+    """Return the start as a tensor; a numpy array is copied. See `check_start`."""
+    return check_start(torch.from_numpy(x1.copy()) if isinstance(x1, np.ndarray) else x1)
+
+
+def check_start(x1: Tensor) -> Tensor:
+    """Return a start; raise a ValueError if it is not a floating tensor with a row dimension."""
+    if not isinstance(x1, Tensor):
+        raise ValueError(f"x1 is of type {type(x1).__name__}: the start is a floating (rows, ...) tensor or numpy array")
+    if not x1.is_floating_point() or x1.ndim < 1 or x1.layout is not torch.strided:
+        raise ValueError(f"x1 of shape {tuple(x1.shape)}, {x1.dtype}, {x1.layout}: the start is a floating (rows, ...) tensor")
+    return x1
 
 
 def carry_dtype(x1: Tensor, carry: torch.dtype | None = None) -> torch.dtype:
     """Choose the dtype of the state: ``carry`` if given, else float32, or float64 for a float64 start.
 
     Raises:
-        ValueError: ``x1`` is not a floating tensor with a row dimension.
+        ValueError: ``carry`` is no floating dtype.
     """
-    if not isinstance(x1, Tensor):
-        raise ValueError(f"x1 is of type {type(x1).__name__}: the start is a floating (rows, ...) tensor or numpy array")
     if carry is not None and not (isinstance(carry, torch.dtype) and carry.is_floating_point):
         raise ValueError(f"carry={carry!r}: the state is carried in a floating dtype, such as torch.float32")
-    if not x1.is_floating_point() or x1.ndim < 1 or x1.layout is not torch.strided:
-        raise ValueError(f"x1 of shape {tuple(x1.shape)}, {x1.dtype}, {x1.layout}: the start is a floating (rows, ...) tensor")
     return carry or torch.promote_types(x1.dtype, torch.float32)
 
 
@@ -460,7 +461,7 @@ def _check_direction(sampler: Sampler, grid: SigmaGrid) -> None:
 
 def _dry_run(sampler: Sampler, grid: SigmaGrid) -> tuple[Evaluation, ...]:
     _check_direction(sampler, grid)
-    return asked_for(_with_fixed_calls(sampler), steps_of(grid, silence), sampler.init(NOTHING))
+    return planned_calls(_with_fixed_calls(sampler), steps_of(grid, silence), sampler.init(NOTHING))
 
 
 FEW = 200
@@ -484,16 +485,14 @@ def silence(like: Tensor, step: int, draw: int, interval: Interval | None = None
     return torch.zeros_like(like)
 
 
-def asked_for(sampler: Sampler, steps: Iterable[Step], state: State) -> tuple[Evaluation, ...]:
-    """List a sampler's requests over some steps when every velocity is zero."""
-    calls_made: list[Evaluation] = []
-    _list_calls(integrate(sampler, NOTHING, steps, init=lambda _: state), calls_made)
-    return tuple(calls_made)
+def planned_calls(sampler: Sampler, steps: Iterable[Step], state: State) -> tuple[Evaluation, ...]:
+    """List a sampler's model calls over some steps when every velocity is zero."""
+    return tuple(_calls(integrate(sampler, NOTHING, steps, init=lambda _: state)))
 
 
-def _list_calls(work: Generator[Request, Tensor, Any], found: list[Evaluation]) -> None:
-    """Answer every request with zeros, and write it down."""
+def _calls(work: Generator[Request, Tensor, Any]) -> Iterator[Evaluation]:
+    """The model calls of a run whose velocities are zeros."""
     run = Running(work)
     while (request := run.request) is not None:
-        found.append(request.at)
-        run.tell(torch.zeros_like(request.x))
+        yield request.at
+        run.send(torch.zeros_like(request.x))

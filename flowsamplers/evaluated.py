@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import function, listed, whole
-from flowsamplers.engine import Velocity, carry_dtype
+from flowsamplers._accepted import function, integer, listed
+from flowsamplers.engine import Velocity, check_start
 from flowsamplers.lockstep import Flow
 
 
@@ -74,8 +74,7 @@ def asked_of(
         ValueError: an argument is not accepted.
         TypeError: likewise.
     """
-    carry_dtype(x1)
-    if not len(x1):
+    if not len(check_start(x1)):
         raise ValueError("x1 has no rows: at least 1 is needed")
     given = None if condition is None else listed("condition", condition, "a list with an entry for each row")
     if given is not None and (callable(velocity) or len(given) != len(x1)):
@@ -92,7 +91,7 @@ def batch_of(x1: Tensor, max_batch: int | None = None) -> int:
         >>> batch_of(torch.zeros(1, 2)), batch_of(torch.zeros(1, 16, 16)), batch_of(torch.zeros(1, 2), 8)
         (8192, 64, 8)
     """
-    return max(64, 2**14 // max(1, math.prod(x1.shape[1:]))) if max_batch is None else whole("max_batch", max_batch, 1)
+    return max(64, 2**14 // max(1, math.prod(x1.shape[1:]))) if max_batch is None else integer("max_batch", max_batch, 1)
 
 
 def chunks(rows: int, size: int, done: int = 0) -> Iterator[slice]:

@@ -34,13 +34,7 @@ from flowsamplers.profiling import (
     row_weights,
 )
 from flowsamplers.sampler import SamplerLike
-from flowsamplers.scheme import (
-    MOST,
-    Scheme,
-    amplification,
-    first_other,
-    run_scheme,
-)
+from flowsamplers.scheme import MOST, Scheme, amplification, first_other, run_scheme
 from flowsamplers.solver import Solver
 from flowsamplers.validation import JUDGE, Judges, validated
 

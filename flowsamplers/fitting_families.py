@@ -13,11 +13,7 @@ import torch
 
 from flowsamplers.engine import largest_steps
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.profiling import (
-    Array,
-    Moments,
-    gaussian_paths,
-)
+from flowsamplers.profiling import Array, Moments, gaussian_paths
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.samplers.learned import NSSolver

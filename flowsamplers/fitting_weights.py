@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import refused, whole
-from flowsamplers.engine import Velocity, carry_dtype
+from flowsamplers._accepted import integer, refused
+from flowsamplers.engine import Velocity, check_start
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.samplers.learned import NSSolver
@@ -61,12 +61,11 @@ def fit_ns_solver(
         Bespoke non-stationary solvers, arXiv:2403.01329, which minimise over the whole run by gradients; step by step it is linear.
     """
     if memory is not None:
-        whole("memory", memory, 1)
-    whole("parts", parts, 1)
+        integer("memory", memory, 1)
+    integer("parts", parts, 1)
     if not isinstance(grid, SigmaGrid):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise refused("grid", grid, "a SigmaGrid")
-    carry_dtype(x1)
-    x = x1.double()
+    x = check_start(x1).double()
     path = trace(velocity, x1, grid.refined(parts), "rk4", carry=torch.float64).states[::parts]
     own = grid.steps - (last != METHOD)
     past, rows = list[Tensor](), list[tuple[float, ...]]()

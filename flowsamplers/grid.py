@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, TypeAlias
 
-from flowsamplers._accepted import flag, number, refused, shown, whole
+from flowsamplers._accepted import flag, integer, number, refused, shown
 from flowsamplers._html import table
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -107,7 +108,7 @@ class SigmaGrid:
             >>> SigmaGrid([1.0, 0.5, 0.0]).refined(2).sigmas
             (1.0, 0.75, 0.5, 0.25, 0.0)
         """
-        parts = whole("parts", parts, 1, max(1, MOST_STEPS // self.steps))
+        parts = integer("parts", parts, 1, max(1, MOST_STEPS // self.steps))
         inner = [a + (b - a) * j / parts for a, b in pairwise(self.sigmas) for j in range(parts)]
         return SigmaGrid([*inner, self.end], rising=self.rising)
 
@@ -125,7 +126,7 @@ class SigmaGrid:
             >>> high.sigmas, low.sigmas
             ((1.0, 0.5), (0.5, 0.0))
         """
-        if not 1 <= whole("index", index) < self.steps:
+        if not 1 <= integer("index", index) < self.steps:
             raise ValueError(f"index={index}: of {self.steps} steps, from 1 to {self.steps - 1} can stand before the split")
         high, low = self.sigmas[: index + 1], self.sigmas[index:]
         return SigmaGrid(high, rising=self.rising), SigmaGrid(low, rising=self.rising)
@@ -232,6 +233,17 @@ class SigmaGrid:
         raised = dict.fromkeys(max(s, lowest) for s in self.sigmas[1:-1])
         inner = [s for s in raised if low < s < high]
         return SigmaGrid([self.start, *inner, self.end], rising=self.rising)
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Check that a count is a whole number from 1 to `MOST_STEPS`; the error has its name."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name}={value!r}: {name} is a whole number")
+    if value < 1:
+        what = "a schedule needs at least 1 step" if name == "steps" else f"{name} must be at least 1"
+        raise ValueError(f"{name}={value}: {what}")
+    if name == "steps" and value > MOST_STEPS:
+        raise ValueError(f"steps={value}: a schedule has at most {MOST_STEPS} steps")
 
 
 GridLike: TypeAlias = SigmaGrid | Iterable[float]

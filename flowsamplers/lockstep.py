@@ -1,6 +1,6 @@
 """Run many samplers together, so that they share batched model calls.
 
-Most programs need only `sample_many`. `advance` drives any generators that yield requests, a few at a time if there are many.
+Most programs need only `sample_many`. `run_tasks` drives any generators that yield requests, a few at a time if there are many.
 Requests that are equal, such as the first ones of two runs from one noise, are computed once.
 """
 
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import function, listed, refused, whole
+from flowsamplers._accepted import function, integer, listed, refused
 from flowsamplers.engine import Request, Work, as_start, carry_dtype, check_velocity, integrate, noise_for
 from flowsamplers.grid import SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds, as_noise
@@ -56,7 +56,6 @@ class Run:
     def __post_init__(self) -> None:
         """Make a tensor and a grid of what stands for them."""
         object.__setattr__(self, "x1", as_start(self.x1))
-        carry_dtype(self.x1)  # which refuses what is no start
         object.__setattr__(self, "grid", as_grid(self.grid))
         get_sampler(self.sampler)
         as_noise(self.seeds)
@@ -68,7 +67,7 @@ class Halt(Exception):  # noqa: N818  (nothing went wrong)
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A generator that `advance` drives together with others.
+    """A generator that `run_tasks` drives together with others.
 
     Attributes:
         start: makes the generator; called when the task begins.
@@ -116,7 +115,7 @@ def sample_many(
         [0.25, 0.390625]
     """
     function("on_call", on_call, "a function of the number of rows")
-    max_batch = whole("max_batch", max_batch, 1)
+    max_batch = integer("max_batch", max_batch, 1)
     runs = _alike(runs)
     check_has_velocity(flow)
     if not runs:
@@ -166,26 +165,39 @@ def run_tasks(
         _Rounds(tasks, on_done, on_error, room).drive(caller)
 
 
+class _Question(NamedTuple):
+    """A request with the condition of its rows."""
+
+    request: Evaluate | Request
+    condition: Any
+
+
 @dataclass(eq=False)
 class _Active:
-    """A task on its way, and what it is waiting for."""
+    """A task on its way."""
 
     index: int
     task: Task
     run: Running[Evaluate | Request, Any] | None = None
-    request: Evaluate | Request | None = None
+
+    @property
+    def question(self) -> _Question:
+        """What it is waiting for."""
+        assert self.run is not None
+        assert self.run.request is not None
+        return _Question(self.run.request, self.task.condition)
 
 
 @dataclass(eq=False)
 class _Rounds:
-    """Who is on the way, and what is known of first velocities while more are to begin."""
+    """The tasks on their way, and the first velocities that are known while more tasks are to begin."""
 
     tasks: Sequence[Task]
     on_done: Callable[[int, Any], None]
     on_error: Callable[[int, Exception], None] | None
     window: int
-    active: list[_Active] = field(default_factory=list["_Active"])
-    firsts: list[tuple[_Active, Tensor]] = field(default_factory=list[tuple["_Active", Tensor]])
+    active: list[_Active] = field(default_factory=list[_Active])
+    firsts: list[tuple[_Question, Tensor]] = field(default_factory=list[tuple[_Question, Tensor]])
     begun: int = 0
 
     def drive(self, caller: _Caller) -> None:
@@ -194,14 +206,14 @@ class _Rounds:
             new = self._admit()
             if not self.active:
                 return
-            asked, which = _distinct(self.active)
-            answers = caller.answers(asked)
+            questions, which = _distinct([a.question for a in self.active])
+            velocities = caller.velocities(questions)
             if self.begun < len(self.tasks):
-                both = zip(asked, answers, strict=True)
-                self.firsts += [(replace(a), v) for a, v in both if a.index in new and isinstance(v, Tensor)]
+                first = dict.fromkeys(k for a, k in zip(self.active, which, strict=True) if a.index in new)
+                self.firsts += [(questions[k], v) for k in first if isinstance(v := velocities[k], Tensor)]
             else:
                 self.firsts.clear()
-            self.active = [a for a, k in zip(self.active, which, strict=True) if self._go_on(a, answers[k])]
+            self.active = [a for a, k in zip(self.active, which, strict=True) if self._go_on(a, velocities[k])]
 
     def _admit(self) -> range:
         """Let tasks begin while there is room, past a first velocity that is known; their indices."""
@@ -211,7 +223,7 @@ class _Rounds:
             a = _Active(self.begun, self.tasks[self.begun])
             self.begun += 1
             alive = self._go_on(a, None)
-            while alive and (known := next((v for f, v in self.firsts if _same(f, a)), None)) is not None:
+            while alive and (known := next((v for q, v in self.firsts if _same(q, a.question)), None)) is not None:
                 alive = self._go_on(a, known)
             if alive:
                 room -= a.task.rows
@@ -226,7 +238,7 @@ class _Rounds:
             if a.run is None:
                 a.run = Running(a.task.start())
             else:
-                a.run.tell(answer)
+                a.run.send(answer)
         except Halt:
             raise
         except Exception as error:
@@ -235,43 +247,39 @@ class _Rounds:
                 raise
             self.on_error(a.index, error)
             return False
-        a.request = a.run.request
-        if a.request is None:
+        if a.run.request is None:
             self.on_done(a.index, a.run.result)
-        return a.request is not None
+        return a.run.request is not None
 
 
-def _distinct(active: Sequence[_Active]) -> tuple[list[_Active], list[int]]:
-    """One task for each different request, and for each task where its request stands among these.
+def _distinct(questions: Sequence[_Question]) -> tuple[list[_Question], list[int]]:
+    """The different questions, and for each question where it stands among these.
 
     Requests are compared whole only if they agree in sigma and in their first number, which are read together.
     """
-    asked: list[_Active] = []
+    unique: list[_Question] = []
     which: list[int] = []
     alike: dict[tuple[float, float], list[int]] = {}
-    requests = [a.request for a in active if a.request is not None]
-    at = Counter(r.sigma for r in requests)
-    several = [r.x.flatten()[:1].sum() for r in requests if at[r.sigma] > 1]
+    at = Counter(q.request.sigma for q in questions)
+    several = [q.request.x.flatten()[:1].sum() for q in questions if at[q.request.sigma] > 1]
     numbers = iter(torch.stack(several).tolist() if several else [])
-    for a, r in zip(active, requests, strict=True):
-        candidates = alike.setdefault((r.sigma, next(numbers) if at[r.sigma] > 1 else 0.0), [])
-        found = next((k for k in candidates if _same(asked[k], a)), None)
+    for q in questions:
+        sigma = q.request.sigma
+        candidates = alike.setdefault((sigma, next(numbers) if at[sigma] > 1 else 0.0), [])
+        found = next((k for k in candidates if _same(unique[k], q)), None)
         if found is None:
-            found = len(asked)
-            asked.append(a)
+            found = len(unique)
+            unique.append(q)
             candidates.append(found)
         which.append(found)
-    return asked, which
+    return unique, which
 
 
-def _same(a: _Active, b: _Active) -> bool:
+def _same(a: _Question, b: _Question) -> bool:
     """Whether two tasks ask for the very same velocity."""
-    p, q = a.request, b.request
-    assert p is not None
-    assert q is not None
+    p, q, c, d = a.request, b.request, a.condition, b.condition
     if p.sigma != q.sigma or p.x.dtype != q.x.dtype:
         return False
-    c, d = a.task.condition, b.task.condition
     alike = c is d or (isinstance(c, str | int | float) and type(c) is type(d) and c == d)
     return alike and (p.x is q.x or torch.equal(p.x, q.x))
 
@@ -313,13 +321,12 @@ class _Caller:
     on_call: Callable[[int], None] | None
     isolates: bool
 
-    def answers(self, asked: Sequence[_Active]) -> list[Tensor | Exception]:
+    def velocities(self, questions: Sequence[_Question]) -> list[Tensor | Exception]:
         """The velocity of each request, or why there is none."""
-        requests = [a.request for a in asked if a.request is not None]
-        rows = [r.x.shape[0] for r in requests]
-        x = torch.cat([r.x for r in requests])
-        sigma = torch.cat([x.new_full((n,), r.sigma) for n, r in zip(rows, requests, strict=True)])
-        condition = [a.task.condition for a, n in zip(asked, rows, strict=True) for _ in range(n)]
+        rows = [len(q.request.x) for q in questions]
+        x = torch.cat([q.request.x for q in questions])
+        sigma = torch.cat([x.new_full((n,), q.request.sigma) for n, q in zip(rows, questions, strict=True)])
+        condition = [q.condition for n, q in zip(rows, questions, strict=True) for _ in range(n)]
         out = torch.full_like(x, torch.nan)  # the velocities are copied into it: a flow may return one tensor every time
         failed: dict[int, Exception] = {}
         lo = 0

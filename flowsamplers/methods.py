@@ -18,7 +18,6 @@ class DormandPrince8(RungeKutta):
         Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, II.5 (DOP853).
     """
 
-    order: ClassVar[int] = 8
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         a=tuple(tuple(float(x) for x in row[:i]) for i, row in enumerate(DOP853.A)),
         b=tuple(float(x) for x in DOP853.B),
@@ -33,7 +32,6 @@ class CashKarp5(RungeKutta):
         Cash and Karp, ACM Transactions on Mathematical Software 16 (1990), 201.
     """
 
-    order: ClassVar[int] = 5
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         a=(
             (),

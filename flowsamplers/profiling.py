@@ -32,7 +32,7 @@ from scipy.interpolate import CubicSpline
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from flowsamplers._accepted import mapping, number, refused, whole
+from flowsamplers._accepted import integer, mapping, number, refused
 from flowsamplers._devices import digest
 from flowsamplers._files import write_atomically
 from flowsamplers.engine import Velocity
@@ -358,7 +358,7 @@ def path_nodes(nodes: int, start: float = 1.0) -> tuple[float, ...]:
         >>> [round(s, 3) for s in path_nodes(4)]
         [1.0, 0.854, 0.5, 0.146, 0.0]
     """
-    if whole("nodes", nodes, 4) % 2:
+    if integer("nodes", nodes, 4) % 2:
         raise refused("nodes", nodes, "an even number of intervals")
     number("start", start, most=1, above=0)
     inner = (1 + np.cos(np.pi * np.arange(1, nodes) / nodes)) / 2 * start

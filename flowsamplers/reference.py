@@ -22,8 +22,8 @@ import torch
 from scipy.interpolate import KroghInterpolator
 from torch import Tensor
 
-from flowsamplers._accepted import function, listed, number, refused, whole
-from flowsamplers.engine import Work, carry_dtype, integrate
+from flowsamplers._accepted import function, integer, listed, number, refused
+from flowsamplers.engine import Work, check_start, integrate
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow, Task, check_has_velocity, run_tasks
 from flowsamplers.methods import CashKarp5, DormandPrince8, GraggExtrapolation
@@ -186,7 +186,7 @@ def check_flow_and_start(flow: Any, x1: Any) -> None:
     check_has_velocity(flow)
     if not isinstance(x1, Tensor):
         raise TypeError(str(refused("x1", x1, "a tensor (rows, ...)")))
-    carry_dtype(x1)
+    check_start(x1)
 
 
 def path(
@@ -253,7 +253,7 @@ def _solved(runs: _Runs, tol: float | None, max_evaluations: int) -> _Solution:
     """See `solve`; distances are the largest over the nodes."""
     steps, cross = 4, GraggExtrapolation.evaluations
     least = 3 * steps * STAGES + steps * cross
-    tol, max_evaluations = None if tol is None else number("tol", tol, 0), whole("max_evaluations", max_evaluations)
+    tol, max_evaluations = None if tol is None else number("tol", tol, 0), integer("max_evaluations", max_evaluations)
     if max_evaluations < least:
         raise ValueError(f"max_evaluations={max_evaluations}: two resolutions need at least {least}, with their cross-check")
     coarse = runs.run(steps, DormandPrince8())
@@ -354,9 +354,9 @@ class _Runs:
                 raise TypeError(str(refused("condition", self.condition, "a list with one entry for each row, or None")))
             if len(self.condition) != len(self.x1):
                 raise ValueError(f"condition: {len(self.condition)} entries for {len(self.x1)} rows; give one for each")
-        self.max_batch = whole("max_batch", self.max_batch, 1)
+        self.max_batch = integer("max_batch", self.max_batch, 1)
         function("on_call", self.on_call, "a function of the number of rows")
-        if self.follow is not None and not 0 <= whole("follow", self.follow) < len(self.x1):
+        if self.follow is not None and not 0 <= integer("follow", self.follow) < len(self.x1):
             raise ValueError(f"follow={self.follow}: there are {len(self.x1)} rows")
 
     @property
@@ -469,7 +469,7 @@ def _heard(
     while (request := run.request) is not None:
         v = yield ask(request)
         hear(request, v)
-        run.tell(v)
+        run.send(v)
     return run.result
 
 

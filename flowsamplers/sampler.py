@@ -7,11 +7,14 @@ know who evaluates the model, when, or in which batch. The drivers decide that, 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
-from flowsamplers._accepted import as_declared, number, refused
+from flowsamplers._accepted import as_declared, literal, number, refused
 from flowsamplers.grid import SigmaGrid
 
 if TYPE_CHECKING:  # schedules and the lists of the command line do without torch
@@ -59,9 +62,9 @@ class Running(Generic[_R, _T]):
 
     def __init__(self, work: Generator[_R, Tensor, _T]) -> None:
         self._work = work
-        self.tell(None)
+        self.send(None)
 
-    def tell(self, velocity: Tensor | None) -> None:
+    def send(self, velocity: Tensor | None) -> None:
         """Send the requested velocity, and run to the next request or to the end."""
         try:
             self.request = next(self._work) if velocity is None else self._work.send(velocity)
@@ -238,14 +241,15 @@ class Sampler:
         """Check the kinds of the options before the class compares them.
 
         Raises:
-            ValueError: an option that is declared as a number is none or not finite, or one that is a name by default is no text.
+            ValueError: an option that is declared as a number is none or not finite; one that is a name by default is no text; or one
+                that is declared as a ``Literal`` is not in it.
         """
         if dataclasses.is_dataclass(cls):
             declared = [f for f in dataclasses.fields(cls) if f.init]
             values = dict(zip((f.name for f in declared), args, strict=False)) | given
             for field in declared:
                 if field.name in values:
-                    _check_option(field, values[field.name])
+                    _check_option(field, values[field.name], _declared(cls)[field.name])
         return super().__new__(cls)
 
     def init(self, x: Tensor) -> State:
@@ -327,12 +331,22 @@ POLICIES = ("SamplerLike", "Sampler")
 """Declared types of options that hold another sampler."""
 
 
-def _check_option(field: dataclasses.Field[Any], value: Any) -> None:
+@cache
+def _declared(cls: type) -> dict[str, Any]:
+    """The annotations of a class; a ``Literal`` may have a name in the module of the class that uses it."""
+    found: dict[str, Any] = {}
+    for kind in reversed(cls.__mro__):
+        names = getattr(sys.modules.get(kind.__module__), "__dict__", {})
+        found |= {name: literal(declared, names) for name, declared in inspect.get_annotations(kind).items()}
+    return found
+
+
+def _check_option(field: dataclasses.Field[Any], value: Any, declared: Any) -> None:
     """See `Sampler`."""
-    if isinstance(as_declared(field.name, value, field.type), float):
-        number(field.name, value)
     if isinstance(field.default, str) and field.type not in POLICIES and not isinstance(value, str):
         raise refused(field.name, value, "a name")
+    if isinstance(as_declared(field.name, value, declared), float):
+        number(field.name, value)
 
 
 def grid_from_noise(sampler: Sampler) -> SigmaGrid | None:

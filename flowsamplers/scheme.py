@@ -20,7 +20,7 @@ from flowsamplers.engine import integrate
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.profiling import Array, Asked, Moments, gaussian_paths
 from flowsamplers.registry import get_sampler
-from flowsamplers.sampler import SamplerLike, steps_of
+from flowsamplers.sampler import Running, SamplerLike, steps_of
 from flowsamplers.schedules import flux2, linear, shift
 
 RIDGE = 1e-10
@@ -76,16 +76,14 @@ def scheme_of(sampler: SamplerLike, grid: SigmaGrid) -> Scheme:
         kind = "stochastic" if method.stochastic else "adaptive"
         raise ValueError(f"method={type(method).__name__} is {kind}: nodes are fitted for a sampler with fixed weights")
     calls = 8 * grid.steps + 8
-    work = integrate(method, torch.eye(1, calls + 1, dtype=torch.float64, device="cpu"), steps_of(grid))
+    unit = torch.eye(1, calls + 1, dtype=torch.float64, device="cpu")
+    run = Running(integrate(method, unit, steps_of(grid)))
     sigmas, points = list[float](), list[Tensor]()
-    try:
-        request = next(work)
-        while True:
-            sigmas.append(request.sigma)
-            points.append(request.x[0])
-            request = work.send(torch.eye(1, calls + 1, dtype=torch.float64, device="cpu").roll(len(sigmas), 1))
-    except StopIteration as done:
-        points.append(done.value[0])
+    while run.request is not None:
+        sigmas.append(run.request.sigma)
+        points.append(run.request.x[0])
+        run.send(unit.roll(len(sigmas), 1))
+    points.append(run.result[0])
     if not all(abs(p[0].item() - 1) < 1e-9 for p in points):
         raise ValueError(f"method={type(method).__name__}: its points are not the start plus weighted velocities")
     weights = tuple(p[1 : k + 2].numpy() for k, p in enumerate(points[1:]))

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import function, shown, whole
+from flowsamplers._accepted import function, integer, shown
 from flowsamplers.edits import Edits, remembered, tensors
-from flowsamplers.engine import NOTHING, as_start, asked_for, carry_dtype, check_velocity, dry_run, silence
+from flowsamplers.engine import NOTHING, as_start, check_velocity, dry_run, planned_calls, silence
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise
 from flowsamplers.registry import get_sampler
-from flowsamplers.sampler import Evaluate, SamplerLike, State, StepGenerator, steps_of
+from flowsamplers.sampler import Evaluate, Running, SamplerLike, State, steps_of
 
 
 class Stepper:
@@ -61,7 +61,6 @@ class Stepper:
         self.sampler = get_sampler(sampler)
         self.grid = grid = as_grid(grid)
         x, noise = as_start(x), function("noise", noise, "a Noise, such as KeyedNoise(0), or None")
-        carry_dtype(x)  # which refuses what is no start
         self.steps = tuple(steps_of(grid, noise))
         self._index, self._moves = _beginning(self.sampler, grid, begin)
         self._x = x.clone()
@@ -71,8 +70,7 @@ class Stepper:
         self._edited: Tensor | None = None
         self._edits = Edits(draws_noise=self.sampler.draws_noise)
         self._from_the_start = True
-        self._work: StepGenerator | None = None
-        self._request: Evaluate | None = None
+        self._run: Running[Evaluate, tuple[Tensor, State]] | None = None
 
     @property
     def done(self) -> bool:
@@ -138,10 +136,8 @@ class Stepper:
 
     def detach(self) -> None:
         """Detach all stored tensors from the autograd graph."""
-        if not any(x.requires_grad for x in tensors(self._held)):
-            return
-        self._x, self._state, self._received, self._offset, self._edited = _map(Tensor.detach, self._held)
-        self._work = None
+        if any(x.requires_grad for x in tensors(tuple(self._held.values()))):
+            self.__dict__.update(self.__getstate__())
 
     def tell(self, velocity: Tensor) -> None:
         """Pass in the velocity at `point`, and advance to the next model call.
@@ -171,8 +167,9 @@ class Stepper:
         return remembered(self._state)
 
     @property
-    def _held(self) -> tuple[Any, ...]:
-        return self._x, self._state, self._received, self._offset, self._edited
+    def _held(self) -> dict[str, Any]:
+        """The attributes that hold tensors."""
+        return {name: self.__dict__[name] for name in ("_x", "_state", "_received", "_offset", "_edited")}
 
     def _length(self) -> float:
         return self._moves[1] - self._moves[0] if self._moves else self.grid.dt[self._index]
@@ -187,14 +184,17 @@ class Stepper:
         if not self._received:
             self._from_the_start = request is not None and request.sigma == self.grid.sigmas[self._index]
         self._received = (*self._received, velocity)
-        self._advance(velocity)
+        assert self._run is not None
+        self._run.send(velocity)
+        if self._run.request is None:
+            self._end_step(*self._run.result)
 
     def _shift(self, point: Tensor, by: Tensor, *, by_host: bool = True) -> None:
         """Go on from ``point``, which is `point` moved by ``by``; what is remembered as places moves with the host's edits alone."""
         request = self._resume()
         if request is None or (request.x is self._x and not self._received):
             self._state = self.sampler.moved(self._state, by) if by_host else self._state
-            self._x, self._work = point, None
+            self._x, self._run = point, None
         else:
             self._offset = by if self._offset is None else self._offset + by
             if by_host:
@@ -204,39 +204,30 @@ class Stepper:
         """The pending request of the sampler; makes the generator, and replays the current step, where there is none."""
         if self.done or self._moves:
             return None
-        if self._work is None:
-            work: StepGenerator = self.sampler.step(self._x, self.steps[self._index], self._state)
-            self._work, self._request = work, next(work)
+        if self._run is None:
+            self._run = Running(self.sampler.step(self._x, self.steps[self._index], self._state))
             for v in self._received:
-                self._request = work.send(v)
-        return self._request
+                self._run.send(v)
+        return self._run.request
 
-    def _advance(self, velocity: Tensor) -> None:
-        assert self._work is not None
-        try:
-            self._request = self._work.send(velocity)
-        except StopIteration as done:
-            first, informed = next(iter(self._received)), len(self._received) > 1 or self._memory > 0
-            end, self._state = done.value
-            if self._from_the_start and informed:
-                self._edits.stepped(self._x, end, self.grid.dt[self._index], first)
-            self._x = end if self._offset is None else end + self._offset
-            if self._edited is not None:
-                self._state = self.sampler.moved(self._state, self._edited)
-            self._received, self._offset, self._edited, self._work, self._request = (), None, None, None, None
-            self._index += 1
+    def _end_step(self, end: Tensor, state: State) -> None:
+        informed = len(self._received) > 1 or self._memory > 0
+        if self._from_the_start and informed:
+            self._edits.stepped(self._x, end, self.grid.dt[self._index], next(iter(self._received)))
+        self._x = end if self._offset is None else end + self._offset
+        self._state = state if self._edited is None else self.sampler.moved(state, self._edited)
+        self._received, self._offset, self._edited, self._run = (), None, None, None
+        self._index += 1
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the generator, which neither pickles nor copies, and the graph of autograd, which does not pickle."""
-        x, state, received, offset, edited = _map(Tensor.detach, self._held)
-        held = {"_x": x, "_state": state, "_received": received, "_offset": offset, "_edited": edited}
-        return {**self.__dict__, **held, "_work": None, "_request": None}
+        return {**self.__dict__, **_map(Tensor.detach, self._held), "_run": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stepper:
         """A run of its own in the same graph: nothing that is held is ever edited in place, so that copies may share it."""
-        memo.update({id(x): x for x in tensors(self._held)})
+        memo.update({id(x): x for x in tensors(tuple(self._held.values()))})
         copied = memo[id(self)] = type(self).__new__(type(self))
-        copied.__dict__.update(copy.deepcopy({**self.__dict__, "_work": None, "_request": None}, memo))
+        copied.__dict__.update(copy.deepcopy({**self.__dict__, "_run": None}, memo))
         return copied
 
 
@@ -246,7 +237,7 @@ def _beginning(sampler: Any, grid: SigmaGrid, begin: int) -> tuple[int, list[flo
     If the sampler, begun there, would not ask for the calls that are listed, the whole rest is Euler moves along them.
     """
     calls = dry_run(sampler, grid)
-    if not 0 <= whole("begin", begin) < len(calls):
+    if not 0 <= integer("begin", begin) < len(calls):
         raise ValueError(f"begin={begin}: the run has {len(calls)} model calls, from 0")
     _, stage, sigma = calls[begin]
     step = calls[begin].step
@@ -255,7 +246,7 @@ def _beginning(sampler: Any, grid: SigmaGrid, begin: int) -> tuple[int, list[flo
     moved = [c.sigma for c in calls[begin:] if c.step < later]
     rest = tuple(c for c in calls[begin:] if c.step >= later)
     state = sampler.resume(NOTHING) if inside else sampler.init(NOTHING)
-    if asked_for(sampler, list(steps_of(grid, silence))[later:], state) == rest:
+    if planned_calls(sampler, list(steps_of(grid, silence))[later:], state) == rest:
         return later, [*moved, grid.sigmas[later]] if moved else []
     return grid.steps, [*(c.sigma for c in calls[begin:]), grid.end]
 
@@ -264,6 +255,8 @@ def _map(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     """The same nested tuples with every tensor changed."""
     if isinstance(tree, Tensor):
         return change(tree)
+    if isinstance(tree, dict):
+        return {name: _map(change, part) for name, part in tree.items()}
     if not isinstance(tree, tuple | list):
         return tree
     parts = [_map(change, part) for part in tree]  # pyright: ignore[reportUnknownVariableType]

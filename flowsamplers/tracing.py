@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import function
+from flowsamplers._accepted import function, refused
 from flowsamplers._html import table
-from flowsamplers.engine import OnStep, Request, StepEnd, Velocity, as_start, carry_dtype, run_directly
+from flowsamplers.engine import OnStep, Request, StepEnd, Velocity, as_start, carry_dtype, check_callable, run_directly
 from flowsamplers.grid import GridLike, SigmaGrid, as_grid
 from flowsamplers.noise import Noise, Seeds
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Sampler, SamplerLike
+from flowsamplers.samplers.stochastic import GaussianStep
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,48 @@ class Trace:
     @cached_property
     def log_prob(self) -> Tensor | None:
         """Log-density of every state given the state before, ``(rows, steps)``; None if the steps are not normally distributed."""
-        density = getattr(self.sampler, "log_probs", None)
-        return None if density is None else density(self.grid, self.states, self.velocities)
+        if not isinstance(self.sampler, GaussianStep):
+            return None
+        return self.sampler.log_probs(self.grid, self.states, self.velocities)
+
+
+def log_prob(velocity: Velocity, run: Trace) -> Tensor:
+    r"""Compute $\log p_\theta(x_{i+1} \mid x_i)$ of every step of a recorded run under a velocity field, for policy gradients.
+
+    The states are constants, and gradients flow through the velocity field. With the run's own velocity field, the result equals
+    ``run.log_prob``. The values are sums over all numbers of a row; Flow-GRPO uses means.
+
+    Args:
+        velocity: see `flowsamplers.sample`; gradients flow through it.
+        run: a `flowsamplers.Trace` by a method whose steps are normal distributions: ``lcm``, ``euler_sde``, ``euler_ancestral``,
+            ``flow_sde`` and others.
+
+    Returns:
+        Log-densities, ``(rows, steps)``; a step without noise has the value 0.
+
+    Raises:
+        ValueError: the run used another method, or ``velocity`` is no function.
+        TypeError: ``run`` is no `flowsamplers.Trace`.
+
+    Examples:
+        >>> import torch, flowsamplers as fs
+        >>> run = fs.trace(lambda x, sigma: x, torch.ones(1, 2), fs.SigmaGrid([1.0, 0.5, 0.0]), "flow_grpo", seed=0)
+        >>> torch.equal(log_prob(lambda x, sigma: x, run), run.log_prob)
+        True
+
+    Reference:
+        Flow-GRPO, arXiv:2505.05470, section 4.
+    """
+    check_callable(velocity)
+    if not isinstance(run, Trace):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(str(refused("run", run, "a Trace")))
+    if not isinstance(run.sampler, GaussianStep):
+        raise ValueError(
+            f"run by {type(run.sampler).__name__}: a density needs steps that are normal distributions, as of flow_sde"
+        )
+    at = zip(run.states, run.grid.sigmas[:-1], strict=False)
+    found = [velocity(x.detach().to(run.x0.dtype), x.new_full((len(x),), sigma)).to(x.dtype) for x, sigma in at]
+    return run.sampler.log_probs(run.grid, run.states, found)
 
 
 def trace(

@@ -10,7 +10,7 @@ import torch
 import comfyui
 import flowsamplers as fs
 from comfyui import distance, record, sampled, sigmas_of
-from flowsamplers._elsewhere import COMFYUI
+from flowsamplers._elsewhere import names
 from flowsamplers.registry.specifications import parse_specification
 from flowsamplers_comfyui import host, schedule
 
@@ -27,6 +27,7 @@ ANOTHER_MAP = {
     "dpm_fast", "dpm_adaptive", "ddpm", "ipndm_v", "res_multistep_ancestral", "sa_solver", "sa_solver_pece", "uni_pc", "uni_pc_bh2",
 }  # fmt: skip
 """What differs, and the names page says why."""
+COMFYUI = names()["ComfyUI"]
 ONE_MAP = [name for name, here in COMFYUI.items() if here.spec and name not in ANOTHER_MAP]
 BY_SUMS = {"deis": 1e-4, "er_sde": 1e-2}
 """Integrals that ComfyUI takes from sums of 10,000 and of 200 points, and how far that may put them."""

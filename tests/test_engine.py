@@ -175,9 +175,11 @@ def test_a_sum_of_slopes_holds_one_product_at_a_time(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "twin"), [("seeds_2", "dpmpp_2s"), ("seeds_3", "dpmpp_3s")])
-def test_noise_is_drawn_when_it_is_needed_so_it_takes_no_more_memory_than_the_ode_method(name: str, twin: str) -> None:
+def test_noise_is_drawn_when_it_is_needed_so_only_that_of_the_path_takes_more_memory_than_the_ode_method(
+    name: str, twin: str
+) -> None:
     grid = fs.schedules.linear(8)
-    assert live_latents(name, grid) <= live_latents(twin, grid)
+    assert live_latents(name, grid) == live_latents(twin, grid) + 1
 
 
 @pytest.mark.parametrize("name", ["dopri5", "bosh3", "tsit5", "dpm_adaptive"])

@@ -212,7 +212,6 @@ def test_the_reference_says_when_it_cannot_be_made() -> None:
 def test_flows_open_by_name_and_bad_input_is_named() -> None:
     assert torch.equal(load_flow("mixture:3").means, MixtureFlow.random(3).means)
     assert np.allclose(load_flow("mixture").means, MixtureFlow.four_gaussians().means)
-    assert np.allclose(load_flow("mixture:appendix-a").means, MixtureFlow.four_gaussians().means)  # in stored studies
     for call, message in (
         (lambda: load_flow("mixture:nope"), "unknown mixture 'nope': accepted are four-gaussians"),
         (lambda: load_flow("mixture", device="cuda"), "device: a mixture has no such option"),

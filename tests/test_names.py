@@ -5,19 +5,17 @@ from __future__ import annotations
 import pytest
 
 import flowsamplers as fs
-from flowsamplers import _elsewhere as elsewhere
+from flowsamplers._elsewhere import Here, names
 
-SAMPLERS = [
-    (name, here)
-    for names in (elsewhere.COMFYUI, elsewhere.RES4LYF, elsewhere.DIFFUSERS, elsewhere.OTHERS)
-    for name, here in names.items()
-]
+ELSEWHERE = dict(names())
+THEIR_SCHEDULES = ELSEWHERE.pop("schedules")
+SAMPLERS = [(name, here) for known in ELSEWHERE.values() for name, here in known.items()]
 OURS = {n for i in fs.list_samplers() for n in i.names}
 SCHEDULES = {n for i in fs.list_schedules() for n in i.names}
 
 
 @pytest.mark.parametrize(("name", "here"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
-def test_a_samplers_name_is_one_here_or_its_error_says_what_is(name: str, here: elsewhere.Here) -> None:
+def test_a_samplers_name_is_one_here_or_its_error_says_what_is(name: str, here: Here) -> None:
     if here.spec:
         assert fs.get_sampler(here.spec)
     else:
@@ -34,9 +32,9 @@ def test_a_samplers_name_is_one_here_or_its_error_says_what_is(name: str, here: 
     assert here.note in str(error.value)
 
 
-@pytest.mark.parametrize("name", elsewhere.SCHEDULES)
+@pytest.mark.parametrize("name", THEIR_SCHEDULES)
 def test_a_schedules_name_is_one_here_or_its_error_says_what_is(name: str) -> None:
-    here = elsewhere.SCHEDULES[name]
+    here = THEIR_SCHEDULES[name]
     assert here.note or name in SCHEDULES
     assert not here.spec or here.spec in SCHEDULES
     if name not in SCHEDULES:
@@ -47,8 +45,8 @@ def test_a_schedules_name_is_one_here_or_its_error_says_what_is(name: str) -> No
 
 def test_all_of_comfyuis_samplers_and_schedules_are_known() -> None:
     """As of 2025-11; without guidance in them all but dpm_fast, ddpm and res_multistep_ancestral are names here too."""
-    assert len(elsewhere.COMFYUI) == 45
-    not_here = {n for n in elsewhere.COMFYUI if n not in OURS and not n.endswith("_cfg_pp") and not n.startswith("cfgpp")}
+    assert len(ELSEWHERE["ComfyUI"]) == 45
+    not_here = {n for n in ELSEWHERE["ComfyUI"] if n not in OURS and not n.endswith("_cfg_pp") and not n.startswith("cfgpp")}
     assert not_here == {"dpm_fast", "ddpm", "res_multistep_ancestral"}
     for name in (
         "simple",
@@ -62,7 +60,7 @@ def test_all_of_comfyuis_samplers_and_schedules_are_known() -> None:
         "kl_optimal",
     ):
         assert name in SCHEDULES
-        assert name in elsewhere.SCHEDULES
+        assert name in THEIR_SCHEDULES
 
 
 @pytest.mark.parametrize(

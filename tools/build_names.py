@@ -1,4 +1,4 @@
-"""Write the page of names in other programs, docs/reference/names.md, from flowsamplers/_elsewhere.py and docs/reference/comfyui.json.
+"""Write the page of names in other programs, docs/reference/names.md, from flowsamplers/elsewhere.toml and docs/reference/comfyui.json.
 
 python tools/build_names.py
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from building import DOCS, build, load, rendered, table
 
-from flowsamplers import _elsewhere as elsewhere
+from flowsamplers._elsewhere import Here, names
 
 PAGE = DOCS / "reference" / "names.md"
 RUNS = load(PAGE.parent / "comfyui.json")
@@ -34,12 +34,12 @@ def worst(what: str, name: str) -> str:
     return f"{most:.0e}".replace("e-0", "e-").replace("e+00", "") if most > ROUNDING else ""
 
 
-def listed(names: Mapping[str, elsewhere.Here], *, measured: bool = False) -> str:
+def listed(known: Mapping[str, Here], *, measured: bool = False) -> str:
     """The names of a program in a table that can be filtered; names with one answer share a line, and what is the same here has none."""
     same: list[str] = []
     endings: list[str] = []
     rows: dict[tuple[str, str], list[str]] = {}
-    for name, here in names.items():
+    for name, here in known.items():
         note = "; ".join(filter(None, [here.note, distance(name) if measured else ""]))
         if not note and here.spec in (name, re.sub(r"_\ds$", "", name).replace("-", "_")):
             (same if here.spec == name else endings).append(f"`{name}`")
@@ -48,7 +48,7 @@ def listed(names: Mapping[str, elsewhere.Here], *, measured: bool = False) -> st
             rows.setdefault((spec, note), []).append(f"`{name}`")
     lines = [f"The same here: {', '.join(same)}.", ""] if same else []
     lines += [f"The same without the number of stages: {', '.join(endings)}.", ""] if endings else []
-    found = table("there | here | note", ([", ".join(known), *answer] for answer, known in rows.items()))
+    found = table("there | here | note", ([", ".join(theirs), *answer] for answer, theirs in rows.items()))
     return "\n".join([*lines, '<div class="filtered" markdown="1">', "", found, "", "</div>"])
 
 
@@ -58,7 +58,7 @@ def page() -> str:
         f"* ComfyUI {version}, commit `{run['commit'][:12]}`, measured {run['date']} with torch {run['torch']}"
         for version, run in sorted(RUNS.items())
     )
-    return rendered("names.md", globals(), versions=versions)
+    return rendered("names.md", globals(), names=names(), versions=versions)
 
 
 WRITTEN = {PAGE: page}

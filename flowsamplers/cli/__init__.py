@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from flowsamplers import __version__
-from flowsamplers._errors import missing
+from flowsamplers._accepted import missing
 
 try:
     import click

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flowsamplers._accepted import number, whole
+from flowsamplers._accepted import integer, number
 from flowsamplers.cli.models import model_options, open_flow, progress
 from flowsamplers.cli.types import BUDGET, ENGINE, SEED, Command, Place, Several, check_file
 
@@ -165,7 +165,7 @@ def _check(rows: int | None, nodes: int, start: float, wanted: tuple[int, ...], 
         from flowsamplers.study.cluster import ray_here
 
         ray_here()
-    whole("nodes", nodes, 1)
+    integer("nodes", nodes, 1)
     number("start", start, most=1, above=0)
     if rows is not None and rows < 1:
         raise ValueError(f"rows={rows}: a fit needs at least 1")

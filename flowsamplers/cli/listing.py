@@ -36,8 +36,8 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
     flowsamplers list --schedules
     flowsamplers list --samplers --json
     """  # noqa: D301
+    from flowsamplers._accepted import unknown
     from flowsamplers._elsewhere import elsewhere
-    from flowsamplers._errors import unknown
     from flowsamplers.schedules import list_schedules
 
     for name in [n for n in names if n.endswith(".json")]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from flowsamplers._errors import missing
+from flowsamplers._accepted import missing
 
 TRACEBACK = "FLOWSAMPLERS_TRACEBACK"
 """Environment variable: set to 1, a mistake ends in a traceback."""

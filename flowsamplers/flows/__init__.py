@@ -1,21 +1,9 @@
 """Flows: velocity fields with known solutions, and models by name."""
 
-from flowsamplers.flows.data import DataFlow
-from flowsamplers.flows.gaussian import GaussianFlow
-from flowsamplers.flows.mixture import MixtureFlow
-from flowsamplers.flows.own import OwnFlow, check_flow, completed
-from flowsamplers.flows.prompts import default_prompts
-from flowsamplers.flows.registry import load_flow
-from flowsamplers.lockstep import Flow
-
-__all__ = [
-    "DataFlow",
-    "Flow",
-    "GaussianFlow",
-    "MixtureFlow",
-    "OwnFlow",
-    "check_flow",
-    "completed",
-    "default_prompts",
-    "load_flow",
-]
+from flowsamplers.flows.data import *
+from flowsamplers.flows.gaussian import *
+from flowsamplers.flows.mixture import *
+from flowsamplers.flows.own import *
+from flowsamplers.flows.prompts import *
+from flowsamplers.flows.registry import *
+from flowsamplers.lockstep import Flow as Flow

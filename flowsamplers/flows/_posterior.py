@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import number, refused, shown, whole
+from flowsamplers._accepted import integer, number, refused, shown
 from flowsamplers.noise import Seeds, as_seeds, normal, row_seeds
 
 
@@ -45,7 +45,7 @@ class VectorFlow:
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise refused("dtype", dtype, "a floating dtype, such as torch.float64")
         given = as_seeds(seeds)
-        count = len(given) if isinstance(given, list) and rows is None else whole("rows", 1 if rows is None else rows, 1)
+        count = len(given) if isinstance(given, list) and rows is None else integer("rows", 1 if rows is None else rows, 1)
         drawn = [normal(s, (self.dim,), dtype) for s in row_seeds(given, count)]
         return torch.stack(drawn) if drawn else torch.empty((0, self.dim), dtype=dtype)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from flowsamplers._accepted import number
 from flowsamplers.flows._posterior import VectorFlow, column, numbers
 
+__all__ = ["DataFlow"]
+
 
 class DataFlow(VectorFlow):
     r"""The flow between unit normal noise and the points of a data set.

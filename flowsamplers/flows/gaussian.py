@@ -11,6 +11,8 @@ from torch import Tensor
 from flowsamplers._accepted import refused
 from flowsamplers.flows._posterior import VectorFlow, column, numbers
 
+__all__ = ["GaussianFlow"]
+
 
 class GaussianFlow(VectorFlow):
     r"""The flow between unit normal noise and data $N(m, S)$.

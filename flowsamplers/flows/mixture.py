@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import number, refused, text, whole
+from flowsamplers._accepted import integer, number, refused, text
 from flowsamplers.flows._posterior import VectorFlow, column, numbers
+
+__all__ = ["MixtureFlow"]
 
 
 class MixtureFlow(VectorFlow):
@@ -69,14 +71,11 @@ class MixtureFlow(VectorFlow):
         means = np.random.default_rng(0).normal(size=(4, 8))
         return cls(means, [0.35, 0.5, 0.7, 0.45], [0.3, 0.3, 0.2, 0.2], name="mixture:four-gaussians")
 
-    appendix_a = four_gaussians
-    """The former name of `four_gaussians`."""
-
     @classmethod
     def random(cls, seed: int, dim: int = 6, components: int = 3) -> MixtureFlow:
         """Make a random mixture whose components have a different standard deviation along every axis."""
-        rng = np.random.default_rng(whole("seed", seed, 0))
-        dim, components = whole("dim", dim, 1), whole("components", components, 1)
+        rng = np.random.default_rng(integer("seed", seed, 0))
+        dim, components = integer("dim", dim, 1), integer("components", components, 1)
         return cls(
             rng.normal(size=(components, dim)),
             rng.uniform(0.3, 0.9, size=(components, dim)),
@@ -88,8 +87,6 @@ class MixtureFlow(VectorFlow):
     def load(cls, name: str = "four-gaussians", **options: Any) -> MixtureFlow:
         """Open a mixture by name: ``"four-gaussians"``, or an integer that seeds `random`.
 
-        Studies written under the former name ``"appendix-a"`` still open.
-
         Raises:
             ValueError: the name is unknown, or an option is given; mixtures have no options.
         """
@@ -98,7 +95,7 @@ class MixtureFlow(VectorFlow):
             raise ValueError(f"{', '.join(given)}: a mixture has no such option")
         if not isinstance(name, str):
             raise TypeError(str(refused("name", name, "a name")))
-        if name in ("", "four-gaussians", "appendix-a"):
+        if name in ("", "four-gaussians"):
             return cls.four_gaussians()
         if not name.isdigit():
             raise ValueError(f"unknown mixture {name!r}: accepted are four-gaussians and an integer seed")

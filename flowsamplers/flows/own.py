@@ -15,6 +15,8 @@ from torch import Tensor
 from flowsamplers._accepted import listed, refused, shown, text
 from flowsamplers.noise import normal
 
+__all__ = ["OwnFlow", "check_flow", "completed"]
+
 OPTIONAL = ("noise", "tokens", "passes_per_evaluation", "describe")
 """The optional attributes and methods of a flow; `OwnFlow` has a default for each."""
 

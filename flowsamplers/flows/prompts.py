@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from flowsamplers._accepted import refused
 
+__all__ = ["default_prompts"]
+
 
 class Prompts(NamedTuple):
     """The default prompts of a model.

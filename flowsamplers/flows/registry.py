@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowsamplers._accepted import text
-from flowsamplers._errors import missing
+from flowsamplers._accepted import missing, text
 from flowsamplers.registry import FLOWS
+
+__all__ = ["load_flow"]
 
 DEFAULT_LOADER = "klein"
 

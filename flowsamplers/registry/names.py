@@ -10,8 +10,9 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from flowsamplers._accepted import refused
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import refused, unknown
+
+__all__ = ["Registered", "Registry"]
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Registry(Generic[T]):
     Args:
         what: the kind, such as "sampler", for error messages.
         group: the entry-point group through which other packages add theirs.
-        register: registers the object that an entry point loads, under the entry point's name.
+        register: registers the object that an entry point loads, under the entry point's name; by default it is its own description.
         built_in: the module that registers this library's own entries when it is imported.
         elsewhere: returns a hint for a name that another program uses.
     """
@@ -53,12 +54,12 @@ class Registry(Generic[T]):
         self,
         what: str,
         group: str,
-        register: Callable[[str, Any], object],
+        register: Callable[[str, Any], object] | None = None,
         built_in: str = "",
         elsewhere: Callable[[str], str] = lambda name: "",
     ) -> None:
         self.what, self.group = what, group
-        self._register, self._built_in, self._elsewhere = register, built_in, elsewhere
+        self._register, self._built_in, self._elsewhere = register or self._add_itself, built_in, elsewhere
         self._things: dict[str, Registered[T]] = {}
         self._names: dict[str, Registered[T]] = {}
 
@@ -128,6 +129,9 @@ class Registry(Generic[T]):
                 if thing.target is target:
                     return thing
         return None
+
+    def _add_itself(self, name: str, target: Any) -> None:
+        self.add(Registered((name,), target, target, getattr(target, "__module__", "?").partition(".")[0]))
 
     def _import_built_in(self) -> None:
         if self._built_in:

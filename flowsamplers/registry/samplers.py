@@ -14,6 +14,8 @@ from flowsamplers.registry.names import Registered, Registry
 from flowsamplers.registry.specifications import options_of, parse_specification
 from flowsamplers.sampler import Claims, Sampler, SamplerLike, configuration
 
+__all__ = ["SAMPLERS", "SamplerInfo", "get_sampler", "list_samplers", "register", "sampler_info", "to_config"]
+
 
 @dataclass(frozen=True)
 class SamplerInfo:
@@ -264,12 +266,3 @@ def to_config(sampler: Sampler) -> dict[str, Any]:
     """
     SAMPLERS.of(type(sampler))  # it may be a plug-in's that was never asked for by name
     return configuration(sampler)
-
-
-def name_of(sampler: Sampler) -> str:
-    """Return the registered name of a sampler.
-
-    Raises:
-        ValueError: its class is not registered.
-    """
-    return to_config(sampler)["name"]

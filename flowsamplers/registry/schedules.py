@@ -10,12 +10,13 @@ from functools import update_wrapper
 from types import FunctionType
 from typing import Any, TypeAlias, TypeVar, cast
 
-from flowsamplers._accepted import text
+from flowsamplers._accepted import as_declared, literal, text, unknown
 from flowsamplers._elsewhere import schedule_elsewhere
-from flowsamplers._errors import unknown
-from flowsamplers.grid import SigmaGrid
+from flowsamplers.grid import SigmaGrid, at_least_one
 from flowsamplers.registry.names import Registered, Registry
-from flowsamplers.registry.specifications import as_declared, parse_specification
+from flowsamplers.registry.specifications import parse_specification
+
+__all__ = ["SCHEDULES", "ScheduleInfo", "get_schedule", "list_schedules", "register_schedule", "schedule_info"]
 
 Builder: TypeAlias = Callable[..., SigmaGrid]
 
@@ -116,23 +117,30 @@ def register_schedule(
 
 
 def _checking(builder: Builder) -> Builder:
-    """The builder behind a check of its options: each is of the kind that is declared, however it is called."""
-    signature, check, infinite = inspect.signature(builder), as_declared, _infinite
+    """The builder behind a check of its steps and options: each is of the kind that is declared, however it is called."""
+    signature, home = inspect.signature(builder), getattr(builder, "__globals__", globals())
+    first, *options = signature.parameters.values()
+    declared = {p.name: literal(p.annotation, home) for p in options}
 
-    def checked(*args: Any, **kwargs: Any) -> SigmaGrid:
+    def call(args: Any, kwargs: Any) -> SigmaGrid:
         given = signature.bind(*args, **kwargs)
-        for option in [*given.arguments][1:]:
-            given.arguments[option] = check(option, given.arguments[option], signature.parameters[option].annotation)
+        for option in declared.keys() & given.arguments.keys():
+            given.arguments[option] = as_declared(option, given.arguments[option], declared[option])
+        steps = given.arguments.get(first.name, first.default)
+        if steps is not first.default:
+            at_least_one("steps", steps)
         try:
             return builder(*given.args, **given.kwargs)
         except (ZeroDivisionError, OverflowError) as error:
-            told = ", ".join(f"{k}={v!r}" for k, v in given.arguments.items())
-            raise ValueError(f"{told}: no schedule can be computed with these values ({error})") from None
+            values = ", ".join(f"{k}={v!r}" for k, v in given.arguments.items())
+            raise ValueError(f"{values}: no schedule can be computed with these values ({error})") from None
         except ValueError as error:
-            raise infinite(given.arguments, error) from None
+            raise _infinite(given.arguments, error) from None
+
+    def checked(*args: Any, **kwargs: Any) -> SigmaGrid:
+        return call(args, kwargs)
 
     # With the builder's globals, as if it stood in its module: doctest looks there for its examples.
-    home = getattr(builder, "__globals__", globals())
     placed = FunctionType(checked.__code__, home, closure=checked.__closure__)
     return cast(Builder, update_wrapper(placed, builder))
 

@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flowsamplers._accepted import as_declared
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import as_declared, unknown
+
+__all__ = ["parse_options", "parse_specification"]
 
 
 def parse_specification(text: str) -> tuple[str, dict[str, Any]]:

@@ -7,15 +7,16 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from flowsamplers._accepted import whole
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import integer
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
 from flowsamplers.samplers.runge_kutta import linear_combination
-from flowsamplers.samplers.tableaux import PAIRS
+from flowsamplers.samplers.tableaux import PAIRS, Pair
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = ["Adaptive", "DPMAdaptive"]
 
 SAFETY, LEAST, MOST = 0.9, 0.2, 5.0
 """Safety factor of a proposed step, and how far it may shrink and grow."""
@@ -59,7 +60,7 @@ class Adaptive(Sampler):
         (True, True)
     """
 
-    pair: str = "dopri5"
+    pair: Pair = "dopri5"
     rtol: float = 1e-5
     atol: float = 1e-6
     budget: int | None = None
@@ -70,11 +71,9 @@ class Adaptive(Sampler):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if self.pair not in PAIRS:
-            raise unknown("pair", self.pair, PAIRS)
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ValueError(f"rtol={self.rtol}, atol={self.atol}: tolerances are not negative, and one is positive")
-        whole("max_calls", self.max_calls, 1)
+        integer("max_calls", self.max_calls, 1)
         stages = PAIRS[self.pair].stages
         if self.budget is not None and self.budget < stages:
             raise ValueError(f"budget={self.budget}: one step of {self.pair} takes {stages} evaluations")
@@ -239,7 +238,7 @@ class DPMAdaptive(Sampler):
         """Check the options."""
         if self.pair not in (2, 3):
             raise ValueError(f"pair={self.pair}: 2 for DPM-Solver-12, 3 for DPM-Solver-23")
-        whole("max_calls", self.max_calls, 1)
+        integer("max_calls", self.max_calls, 1)
         if not (self.rtol >= 0 and self.atol > 0):
             raise ValueError(f"rtol={self.rtol}, atol={self.atol}: rtol is not negative, atol positive")
         self._set(order=self.pair)

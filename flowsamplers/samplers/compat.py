@@ -13,6 +13,8 @@ from flowsamplers.samplers.policies import LastStep
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["DPM2", "HeunPP2"]
+
 
 @register(
     "dpm_2",

@@ -11,6 +11,8 @@ from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Euler"]
+
 
 @register(
     "euler",

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from flowsamplers._errors import one_of, unknown
+from flowsamplers._accepted import one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import SamplerLike, converted
 from flowsamplers.samplers.interpolation import Variable, regular
 from flowsamplers.samplers.multistep import Adams
 
-KNOWN = ("lambda", "neg_log_sigma", "sigma", "ve_sigma")
+__all__ = ["RES2M", "RES3M", "DEISLogRho", "DPMSolverPP2M", "DPMSolverPP3M", "ExponentialAdams"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,6 @@ class ExponentialAdams(Adams):
     prediction: ClassVar[str] = "data"
     affine: ClassVar[bool] = False
     order_to_data: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        if self.variable not in KNOWN:
-            raise unknown("variable", self.variable, KNOWN)
 
     @property
     def interpolates_in(self) -> str:

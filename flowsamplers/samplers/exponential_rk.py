@@ -3,18 +3,19 @@ r"""Exponential Runge-Kutta methods: one-step methods for the data prediction $D
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from flowsamplers._errors import unknown
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
-from flowsamplers.samplers.interpolation import VARIABLES, Variable, half_log_snr, off_noise, phi
+from flowsamplers.samplers.interpolation import VARIABLES, half_log_snr, off_noise, phi
 from flowsamplers.samplers.policies import LastStep, with_first_velocity
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = ["ETDRK4", "RES2S", "RES3S", "DPMSolverPP2S", "DPMSolverPP3S", "ExponentialRungeKutta", "Krogstad"]
 
 INVERSES: dict[str, Callable[[float], float]] = {
     "lambda": lambda y: 1 / (1 + math.exp(y)),
@@ -23,6 +24,9 @@ INVERSES: dict[str, Callable[[float], float]] = {
 
 CLASSICAL = {2: "midpoint", 3: "ralston3", 4: "rk4"}
 """The method for a step of infinite length, by order."""
+
+LogVariable: TypeAlias = Literal["lambda", "neg_log_sigma"]
+"""The variables in which a step to sigma 0 is infinitely long."""
 
 Row: TypeAlias = tuple[float, ...]
 """Coefficients of ``D_j - D_0`` for j = 1, 2, ...; that of ``D_0`` follows from their sum."""
@@ -47,16 +51,10 @@ class ExponentialRungeKutta(LastStep):
         variable: ``"neg_log_sigma"`` (ComfyUI, RES4LYF), finite at ``sigma = 1``, or ``"lambda"``, the half log-SNR.
     """
 
-    variable: Variable = "neg_log_sigma"
+    variable: LogVariable = "neg_log_sigma"
 
     affine: ClassVar[bool] = False
     order_to_data: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        if self.variable not in INVERSES:
-            raise unknown("variable", self.variable, INVERSES)
 
     def stages(self, h: float) -> list[tuple[float, Row]]:
         """List node c and row of coefficients for every stage after the first."""
@@ -69,27 +67,46 @@ class ExponentialRungeKutta(LastStep):
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
-        y = VARIABLES[self.variable]
-        h = y(at.s1) - y(at.s0)
-        if not math.isfinite(h):
+        if not math.isfinite(self.length(at)):
             classical = get_sampler(CLASSICAL[type(self).order])
             end, _ = yield from with_first_velocity(classical.step(x, at, classical.init(x)), v)
             return end, state
-        d0 = x - at.s0 * v
-        further: list[Tensor] = []
+        return (yield from self.over_stages(x, v, at, lambda sigma, draw: x + (sigma - at.s0) * v)), state
 
-        def stage(sigma: float, row: Row) -> Tensor:
-            end = x + (sigma - at.s0) * v
-            beta = h * (1 - sigma if self.variable == "lambda" else 1.0)
+    def length(self, at: Step) -> float:
+        """Compute h, the length of a step in y."""
+        y = VARIABLES[self.variable]
+        return y(at.s1) - y(at.s0)
+
+    def over_stages(
+        self, x: Tensor, v: Tensor, at: Step, constant: Callable[[float, int], Tensor], rate: float = 1.0
+    ) -> Generator[Evaluate, Tensor, Tensor]:
+        """Take a step of finite length from its first velocity.
+
+        Args:
+            x: the state at the start.
+            v: its velocity.
+            at: the step.
+            constant: returns the move to a sigma for a constant prediction, given this sigma and the index of the stage.
+            rate: the rate of the kernel, 1 for the ODE.
+        """
+        y, h = VARIABLES[self.variable], self.length(at)
+        z = rate * h
+        further: list[Tensor] = []  # D_j - D_0
+
+        def reached(sigma: float, stage: int, row: Row) -> Tensor:
+            end = constant(sigma, stage)
+            beta = z * (1 - sigma if self.variable == "lambda" else 1.0)
             for w, d in zip(row, further, strict=True):
                 end = end + (beta * w) * d
             return end
 
-        for c, row in self.stages(h):
+        stages = self.stages(z)
+        for stage, (c, row) in enumerate(stages):
             sigma = at.s1 if c == 1 else INVERSES[self.variable](y(at.s0) + c * h)
-            point = stage(sigma, row)
-            further.append(point - sigma * (yield Evaluate(point, sigma)) - d0)
-        return stage(at.s1, self.weights(h)), state
+            point = reached(sigma, stage, row)
+            further.append(point - sigma * (yield Evaluate(point, sigma)) - (x - at.s0 * v))
+        return reached(at.s1, len(stages), self.weights(z))
 
 
 @register(
@@ -159,14 +176,11 @@ class StagesOnTheGrid(ExponentialRungeKutta):
     def __post_init__(self) -> None:
         """Check the options; state what a method with these nodes claims."""
         super().__post_init__()
-        if self.nodes not in ("own", "grid"):
-            raise unknown("nodes", self.nodes, ("own", "grid"))
         if self.nodes == "grid":
             if self.variable != "lambda":
                 raise ValueError(f"variable={self.variable!r}: with nodes='grid' the variable is 'lambda'")
             self._limit_order(2)
-            object.__setattr__(self, "literature", type(self).order)
-            object.__setattr__(self, "multistep", True)
+            self._set(literature=type(self).order, multistep=True)
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
@@ -216,7 +230,7 @@ class DPMSolverPP2S(StagesOnTheGrid, RES2S):
         (16, 8)
     """
 
-    variable: Variable = "lambda"
+    variable: LogVariable = "lambda"
 
     def weights(self, h: float) -> Row:
         """See `ExponentialRungeKutta`."""
@@ -306,7 +320,7 @@ class DPMSolverPP3S(StagesOnTheGrid, RES3S):
         (24, 8)
     """
 
-    variable: Variable = "lambda"
+    variable: LogVariable = "lambda"
     c2: float = 1 / 3
     c3: float = 2 / 3
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from flowsamplers._accepted import number
-from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, converted
 from flowsamplers.samplers.exponential_rk import RES2S, DPMSolverPP2S, DPMSolverPP3S, ExponentialRungeKutta
-from flowsamplers.samplers.interpolation import half_log_snr
 from flowsamplers.samplers.policies import LastStep
-from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise, renewed
+from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise
 from flowsamplers.samplers.wrappers import WithNoise
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = ["SEEDS", "SEEDS2", "SEEDS3", "AncestralStep"]
 
 Correction: TypeAlias = Literal["phi_1", "phi_2"]
 
@@ -68,26 +68,26 @@ class SEEDS(LastStep):
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
+        ode, sde = self.without_noise, self.sde
         if not self.draws_noise:
-            return (yield from self.without_noise.advance(x, at, state))
+            return (yield from ode.advance(x, at, state))
         v = yield Evaluate(x, at.s0)
-        start, h = half_log_snr(at.s0), half_log_snr(at.s1) - half_log_snr(at.s0)
-        if not math.isfinite(h):
-            return exact_step(x, v, at.s0, at.s1, self.sde, fresh_noise(x, at, at.s0, at.s1, self.sde)), state
-        z, tableau = (1 + self.eta) * h, self.without_noise
-        rows = [*tableau.stages(z), (1.0, tableau.weights(z))]
-        further: list[Tensor] = []  # D_j - D_0
-        before, point, n = at.s0, x, x.new_zeros(x.shape)  # the noise that has come in since the start of the step
-        for draw, (c, row) in enumerate(rows):
-            sigma = at.s1 if c == 1 else 1 / (1 + math.exp(start + c * h))
-            n = renewed(n, at, before, sigma, self.sde, draw)
-            point = exact_step(x, v, at.s0, sigma, self.sde, n)
-            for w, d in zip(row, further, strict=True):
-                point = point + ((1 - sigma) * z * w) * d
-            if draw < len(rows) - 1:
-                further.append(point - sigma * (yield Evaluate(point, sigma)) - (x - at.s0 * v))
-            before = sigma
-        return point, state
+        if not math.isfinite(ode.length(at)):
+            return exact_step(x, v, at.s0, at.s1, sde, fresh_noise(x, at, at.s0, at.s1, sde)), state
+        before, n = at.s0, x.new_zeros(x.shape)  # the noise that has come in since the start of the step
+
+        def constant(sigma: float, stage: int) -> Tensor:
+            nonlocal before, n
+            n, before = _continued(n, at, before, sigma, sde, stage), sigma
+            return exact_step(x, v, at.s0, sigma, sde, n)
+
+        return (yield from ode.over_stages(x, v, at, constant, 1 + self.eta)), state
+
+
+def _continued(n: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: int) -> Tensor:
+    """The noise at s1 of the path that has the noise n at s0: the part of it that is kept, and fresh noise."""
+    kept, fresh = sde.kept(s0, s1) * n, fresh_noise(n, at, s0, s1, sde, draw)
+    return kept if fresh is None else kept + fresh
 
 
 @register(
@@ -127,8 +127,6 @@ class SEEDS2(SEEDS):
     def without_noise(self) -> ExponentialRungeKutta:
         """See `SEEDS`."""
         number("r", self.r, most=1, above=0)
-        if self.correction not in ("phi_1", "phi_2"):
-            raise unknown("correction", self.correction, ("phi_1", "phi_2"))
         return converted(self, DPMSolverPP2S if self.correction == "phi_1" else RES2S, variable="lambda", c2=self.r)
 
 

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
 from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
@@ -31,10 +30,10 @@ from flowsamplers.samplers.sde import SDE, Rule, exact_step, fresh_noise
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["ERSDE", "DPMSolverPP2MSDE", "DPMSolverPP3MSDE", "StochasticAdams"]
+
 Correction: TypeAlias = Literal["midpoint", "heun"]
-CORRECTIONS = ("midpoint", "heun")
 Form: TypeAlias = Literal["shipped", "polynomial"]
-FORMS = ("shipped", "polynomial")
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,6 @@ class DPMSolverPP2MSDE(StochasticAdams, DPMSolverPP2M):
 
     correction: Correction = "midpoint"
 
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        _check("correction", self.correction, CORRECTIONS)
-
     @property
     def without_noise(self) -> Sampler:
         """See `Sampler.without_noise`."""
@@ -156,11 +150,6 @@ class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
     """
 
     correction: Correction = "midpoint"
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        _check("correction", self.correction, CORRECTIONS)
 
     @property
     def without_noise(self) -> Sampler | None:
@@ -224,7 +213,6 @@ class ERSDE(StochasticAdams):
         """Check the options; state the order of these stages."""
         if self.stages not in (1, 2, 3):
             raise ValueError(f"stages={self.stages}: ER-SDE-Solver has 1, 2 or 3")
-        _check("form", self.form, FORMS)
         self._set(
             memory=self.stages,
             weak_order=min(self.stages, 2),
@@ -248,8 +236,3 @@ class ERSDE(StochasticAdams):
         r"""Shipped, the first derivative is the last difference, $d_1 + \theta_1 d_2$, not $d_1$."""
         m = super().integrals(s0, s1, thetas)
         return (m[0], m[1] + thetas[0] * m[0]) if self.form == "shipped" and len(m) > 1 else m
-
-
-def _check(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise unknown(option, value, known)

@@ -14,6 +14,8 @@ from flowsamplers.samplers.runge_kutta import linear_combination, node
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["FixedPoint", "GaussLegendre2", "RadauIIA2"]
+
 ROOT3 = math.sqrt(3)
 
 

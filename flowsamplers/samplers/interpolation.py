@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Prediction: TypeAlias = Literal["velocity", "data", "noise"]
-Variable: TypeAlias = Literal["sigma", "neg_log_sigma", "lambda", "ve_sigma", "vp_time"]
+Variable: TypeAlias = Literal["lambda", "neg_log_sigma", "sigma", "ve_sigma"]
 
 POINTS = 48
 """Nodes of the Gauss-Legendre rule: exact to rounding for steps of up to 30 in log sigma."""

@@ -18,6 +18,8 @@ from flowsamplers.samplers.policies import METHOD, LastStep
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["NSSolver", "OnItsGrid", "ParallelMidpoints"]
+
 Row: TypeAlias = tuple[float, ...]
 Midpoints: TypeAlias = tuple[tuple[float, float], ...]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
-from flowsamplers._errors import one_of
+from flowsamplers._accepted import one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import PREDICTIONS, moments, polynomial_weights, positions
@@ -15,6 +15,8 @@ from flowsamplers.samplers.policies import LastStep, Multistep
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = ["DEIS", "IPNDM", "Adams", "AdamsBashforth2", "AdamsBashforth3", "AdamsBashforth4", "FireFlow", "GradientEstimation"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,6 @@ class Adams(LinearMultistep):
     The weights come from the integrals of `interpolation`. A subclass names the prediction, the variable and the number of
     predictions.
     """
-
-    memory: ClassVar[int] = 2
 
     @property
     def interpolates_in(self) -> str:

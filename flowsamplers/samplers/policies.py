@@ -11,6 +11,8 @@ from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State,
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["LastStep", "Multistep"]
+
 METHOD = "method"
 """Value of ``last``: the method itself takes the last step."""
 RAMP = "ramp"
@@ -111,9 +113,9 @@ class Multistep(LastStep):
 def with_first_velocity(work: StepGenerator, v: Tensor) -> StepGenerator:
     """Run another method's step with a known velocity at its start."""
     run = Running(work)
-    run.tell(v)
+    run.send(v)
     while run.request is not None:
-        run.tell((yield run.request))
+        run.send((yield run.request))
     return run.result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
@@ -14,12 +14,34 @@ from flowsamplers.samplers.tableaux import ButcherTableau, low_storage
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = [
+    "RK4",
+    "RK5",
+    "RK38",
+    "SSPRK3",
+    "CarpenterKennedy4",
+    "Heun",
+    "Kutta3",
+    "LowStorage",
+    "Midpoint",
+    "Ralston",
+    "Ralston3",
+    "RungeKutta",
+    "Williamson3",
+]
+
 
 @dataclass(frozen=True)
 class RungeKutta(LastStep):
-    r"""Base of the explicit Runge-Kutta methods: a subclass defines ``tableau`` and ``order``."""
+    r"""Base of the explicit Runge-Kutta methods: a subclass defines its ``tableau``, which has the order."""
 
     tableau: ClassVar[ButcherTableau]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take the order from the tableau."""
+        super().__init_subclass__(**kwargs)
+        if "tableau" in vars(cls) and "order" not in vars(cls):
+            cls.order = cls.tableau.order
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
@@ -63,7 +85,6 @@ class Midpoint(RungeKutta):
         tensor([[0.]])
     """
 
-    order: ClassVar[int] = 2
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1 / 2,)), b=(0, 1), order=2)
 
 
@@ -89,7 +110,6 @@ class Heun(RungeKutta):
         tensor([[0.5000]])
     """
 
-    order: ClassVar[int] = 2
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1,)), b=(1 / 2, 1 / 2), order=2)
 
 
@@ -112,7 +132,6 @@ class Ralston(RungeKutta):
         [0.75, 0.25]
     """
 
-    order: ClassVar[int] = 2
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (2 / 3,)), b=(1 / 4, 3 / 4), order=2)
 
 
@@ -130,7 +149,6 @@ class Kutta3(RungeKutta):
         12
     """
 
-    order: ClassVar[int] = 3
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1 / 2,), (-1, 2)), b=(1 / 6, 2 / 3, 1 / 6), order=3)
 
 
@@ -153,7 +171,6 @@ class Ralston3(RungeKutta):
         [1.0, 0.5, 0.25]
     """
 
-    order: ClassVar[int] = 3
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1 / 2,), (0, 3 / 4)), b=(2 / 9, 1 / 3, 4 / 9), order=3)
 
 
@@ -171,7 +188,6 @@ class SSPRK3(RungeKutta):
         12
     """
 
-    order: ClassVar[int] = 3
     tableau: ClassVar[ButcherTableau] = ButcherTableau(a=((), (1,), (1 / 4, 1 / 4)), b=(1 / 6, 1 / 6, 2 / 3), order=3)
 
 
@@ -194,7 +210,6 @@ class RK4(RungeKutta):
         True
     """
 
-    order: ClassVar[int] = 4
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         a=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), order=4
     )
@@ -214,7 +229,6 @@ class RK38(RungeKutta):
         16
     """
 
-    order: ClassVar[int] = 4
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         a=((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)), b=(1 / 8, 3 / 8, 3 / 8, 1 / 8), order=4
     )
@@ -239,7 +253,6 @@ class RK5(RungeKutta):
         24
     """
 
-    order: ClassVar[int] = 5
     tableau: ClassVar[ButcherTableau] = ButcherTableau(
         a=(
             (),
@@ -255,7 +268,7 @@ class RK5(RungeKutta):
 
 
 @dataclass(frozen=True)
-class LowStorage(LastStep):
+class LowStorage(RungeKutta):
     r"""Base of the Runge-Kutta methods with two registers: $q \leftarrow A_i q + h v$, $x \leftarrow x + B_i q$ in every stage.
 
     Reference:
@@ -264,7 +277,6 @@ class LowStorage(LastStep):
 
     registers: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]]
     """A and B."""
-    tableau: ClassVar[ButcherTableau]
 
     def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
@@ -294,7 +306,6 @@ class Williamson3(LowStorage):
         12
     """
 
-    order: ClassVar[int] = 3
     registers: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = ((0, -5 / 9, -153 / 128), (1 / 3, 15 / 16, 8 / 15))
     tableau: ClassVar[ButcherTableau] = low_storage(*registers, 3)
 
@@ -317,7 +328,6 @@ class CarpenterKennedy4(LowStorage):
         20
     """
 
-    order: ClassVar[int] = 4
     registers: ClassVar[tuple[tuple[float, ...], tuple[float, ...]]] = (
         (
             0,

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from flowsamplers._errors import one_of
+from flowsamplers._accepted import one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
 from flowsamplers.samplers.policies import RAMP
@@ -19,6 +19,8 @@ from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unip
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = ["SASolver"]
 
 
 @register(

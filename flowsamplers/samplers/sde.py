@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import unknown
 from flowsamplers.sampler import Step
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Rule: TypeAlias = Literal["reverse_time", "er_sde"]
 """The rules that depend on sigma only through lambda, as exponential integrators need."""
-AnyRule: TypeAlias = Rule | Literal["linear", "constant", "decreasing", "increasing_decreasing"]
-RULES = ("reverse_time", "er_sde", "linear", "constant", "decreasing", "increasing_decreasing")
+AnyRule: TypeAlias = Literal[Rule, "linear", "constant", "decreasing", "increasing_decreasing"]
+RULES: tuple[AnyRule, ...] = get_args(AnyRule)
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,3 @@ def fresh_noise(like: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: in
     """Draw the fresh noise of a step from s0 to s1, of variance 1 - e^{-2G}; None if its factor is zero."""
     fresh = sde.fresh(s0, s1) if s1 > 0 else 0.0
     return fresh * at.noise(like, draw, interval=sde.interval(s0, s1)) if fresh > 0 else None
-
-
-def renewed(n: Tensor, at: Step, s0: float, s1: float, sde: SDE, draw: int) -> Tensor:
-    """Continue a noise from s0 to s1: the part of it that is kept, and fresh noise."""
-    kept, fresh = sde.kept(s0, s1) * n, fresh_noise(n, at, s0, s1, sde, draw)
-    return kept if fresh is None else kept + fresh

@@ -18,12 +18,11 @@ Given its start, every step is a draw from a normal distribution. `GaussianStep.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from flowsamplers._accepted import number, refused
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import number, unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, steps_of
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowsamplers.noise import Interval
+
+__all__ = ["DDIMEta", "EulerAncestral", "EulerSDE", "FlowSDE", "Renoise"]
 
 
 class GaussianStep(Sampler):
@@ -92,70 +93,6 @@ class GaussianStep(Sampler):
         return torch.stack([self.log_prob(x.detach(), v, at, end.detach()) for at, x, v, end in steps], dim=1)
 
 
-def log_prob(velocity: Callable[[Tensor, Tensor], Tensor], run: Recorded) -> Tensor:
-    r"""Compute $\log p_\theta(x_{i+1} \mid x_i)$ of every step of a recorded run under a velocity field, for policy gradients.
-
-    The states are constants, and gradients flow through the velocity field. With the run's own velocity field, the result equals
-    ``run.log_prob``. The values are sums over all numbers of a row; Flow-GRPO uses means.
-
-    Args:
-        velocity: see `flowsamplers.sample`; gradients flow through it.
-        run: a `flowsamplers.Trace` by a method whose steps are normal distributions: ``lcm``, ``euler_sde``, ``euler_ancestral``,
-            ``flow_sde`` and others.
-
-    Returns:
-        Log-densities, ``(rows, steps)``; a step without noise has the value 0.
-
-    Raises:
-        ValueError: the run used another method, or ``velocity`` is no function.
-        TypeError: ``run`` is no `flowsamplers.Trace`.
-
-    Examples:
-        >>> import torch, flowsamplers as fs
-        >>> run = fs.trace(lambda x, sigma: x, torch.ones(1, 2), fs.SigmaGrid([1.0, 0.5, 0.0]), "flow_grpo", seed=0)
-        >>> torch.equal(log_prob(lambda x, sigma: x, run), run.log_prob)
-        True
-
-    Reference:
-        Flow-GRPO, arXiv:2505.05470, section 4.
-    """
-    if not callable(velocity) or isinstance(velocity, type):
-        raise refused("velocity", velocity, "a function velocity(x, sigma)")
-    if not hasattr(run, "sampler"):
-        raise TypeError(str(refused("run", run, "a Trace")))
-    if not isinstance(run.sampler, GaussianStep):
-        raise ValueError(
-            f"run by {type(run.sampler).__name__}: a density needs steps that are normal distributions, as of flow_sde"
-        )
-    at = zip(run.states, run.grid.sigmas[:-1], strict=False)
-    found = [velocity(x.detach().to(run.x0.dtype), x.new_full((len(x),), sigma)).to(x.dtype) for x, sigma in at]
-    return run.sampler.log_probs(run.grid, run.states, found)
-
-
-class Recorded(Protocol):
-    """Protocol for the recorded run that `log_prob` reads."""
-
-    @property
-    def sampler(self) -> Sampler:
-        """The method."""
-        ...
-
-    @property
-    def grid(self) -> SigmaGrid:
-        """The schedule."""
-        ...
-
-    @property
-    def states(self) -> Sequence[Tensor]:
-        """``x`` at every node."""
-        ...
-
-    @property
-    def x0(self) -> Tensor:
-        """The result."""
-        ...
-
-
 class FirstOrder(GaussianStep):
     """Base of the methods with the shared formula: a subclass chooses the shares of old and fresh noise."""
 
@@ -168,6 +105,32 @@ class FirstOrder(GaussianStep):
         data, eps = x - at.s0 * v, x + (1 - at.s0) * v
         kept, fresh = self.shares(at.s0, at.s1)
         return (1 - at.s1) * data + (at.s1 * kept) * eps, at.s1 * fresh
+
+
+@dataclass(frozen=True)
+class OfSDE(GaussianStep):
+    """Base of the methods for the SDEs with the flow's marginals, see `flowsamplers.samplers.sde.SDE`.
+
+    Args:
+        eta: strength of the noise.
+        rule: name of the SDE.
+    """
+
+    eta: float = 1.0
+    rule: AnyRule = "reverse_time"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _ = self.sde
+
+    @property
+    def sde(self) -> SDE:
+        """Strength and rule of the noise."""
+        return SDE(self.eta, self.rule)
+
+    def interval(self, at: Step) -> Interval:
+        """See `GaussianStep`; it is the interval of the exact step, so that all methods follow one path."""
+        return self.sde.interval(at.s0, at.s1)
 
 
 @register(
@@ -218,7 +181,7 @@ class Renoise(FirstOrder):
     advice="The first-order SDE sampler with exact noise: any strength, any rule, exact at both ends.",
 )
 @dataclass(frozen=True)
-class EulerSDE(FirstOrder):
+class EulerSDE(OfSDE, FirstOrder):
     r"""The SDE with the flow's marginals, solved exactly for a constant data prediction.
 
     $$ q = \sigma' \sqrt{1 - e^{-2G}}, \qquad G = \int_{\sigma'}^{\sigma} \frac{g(u)^2}{2u^2}\,du $$
@@ -236,25 +199,9 @@ class EulerSDE(FirstOrder):
         8
     """
 
-    eta: float = 1.0
-    rule: AnyRule = "reverse_time"
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        _ = self.sde
-
-    @property
-    def sde(self) -> SDE:
-        """Strength and rule of the noise."""
-        return SDE(self.eta, self.rule)
-
     def shares(self, s0: float, s1: float) -> tuple[float, float]:
         """See `FirstOrder`."""
         return self.sde.kept(s0, s1), self.sde.fresh(s0, s1)
-
-    def interval(self, at: Step) -> Interval:
-        """See `GaussianStep`."""
-        return self.sde.interval(at.s0, at.s1)
 
 
 @register(
@@ -368,7 +315,7 @@ class DDIMEta(FirstOrder):
     advice="For parity with reinforcement learning on flow models. For images use euler_sde, which leaves no extra noise.",
 )
 @dataclass(frozen=True)
-class FlowSDE(GaussianStep):
+class FlowSDE(OfSDE):
     r"""Euler-Maruyama for the SDE with the flow's marginals.
 
     $$
@@ -392,18 +339,8 @@ class FlowSDE(GaussianStep):
     """
 
     eta: float = 0.245
-    rule: AnyRule = "reverse_time"
 
     keeps_noise_level: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        _ = self.sde
-
-    @property
-    def sde(self) -> SDE:
-        """Strength and rule of the noise."""
-        return SDE(self.eta, self.rule)
 
     def transition(self, x: Tensor, v: Tensor, at: Step) -> tuple[Tensor, float]:
         """See `GaussianStep`."""
@@ -413,10 +350,6 @@ class FlowSDE(GaussianStep):
         g2 = self.sde.squared(at.s0, at.s1)
         eps = x + (1 - at.s0) * v
         return x + at.h * (v + g2 / (2 * at.s0) * eps), math.sqrt(g2 * -at.h)
-
-    def interval(self, at: Step) -> Interval:
-        """See `GaussianStep`; it is the interval of the exact step, so that both follow one path."""
-        return self.sde.interval(at.s0, at.s1)
 
 
 class Convention(NamedTuple):

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+__all__ = ["ButcherTableau"]
 
 EPS = 2.0**-52
 
@@ -203,4 +205,5 @@ TSIT5 = ButcherTableau(
 )
 """Tsitouras, Comput. Math. Appl. 62 (2011)."""
 
-PAIRS = {"bosh3": BOSH3, "dopri5": DOPRI5, "tsit5": TSIT5}
+Pair: TypeAlias = Literal["bosh3", "dopri5", "tsit5"]
+PAIRS: dict[Pair, ButcherTableau] = {"bosh3": BOSH3, "dopri5": DOPRI5, "tsit5": TSIT5}

@@ -7,19 +7,9 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from flowsamplers._errors import unknown
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
-from flowsamplers.samplers.interpolation import (
-    NO_NOISE,
-    VARIABLES,
-    Variable,
-    moments,
-    off_noise,
-    polynomial_weights,
-    positions,
-    regular,
-)
+from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, moments, off_noise, polynomial_weights, positions, regular
 from flowsamplers.samplers.multistep import LinearMultistep, combined
 from flowsamplers.samplers.policies import RAMP, with_first_velocity
 from flowsamplers.samplers.sde import SDE
@@ -27,17 +17,14 @@ from flowsamplers.samplers.sde import SDE
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["UniPC", "UniPC2", "UniPC3"]
+
+InVariable: TypeAlias = Literal["lambda", "neg_log_sigma", "sigma"]
 Base: TypeAlias = Literal["bh1", "bh2"]
 Solve: TypeAlias = Literal["shortcut", "full"]
 
 Memory: TypeAlias = "tuple[tuple[float, Tensor], ...]"
 """The state: sigmas and data predictions, the newest first."""
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "variable": ("lambda", "neg_log_sigma", "sigma"),
-    "base": ("bh1", "bh2"),
-    "solve": ("shortcut", "full"),
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +123,7 @@ class UniPC(PredictorCorrector):
         corrector: whether to use the corrector.
     """
 
-    variable: Variable = "lambda"
+    variable: InVariable = "lambda"
     base: Base = "bh2"
     solve: Solve = "shortcut"
     corrector: bool = True
@@ -144,9 +131,6 @@ class UniPC(PredictorCorrector):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        for option, known in CHOICES.items():
-            if getattr(self, option) not in known:
-                raise unknown(option, getattr(self, option), known)
         if not self.corrector:
             self._limit_order(self.memory)
         if self.variable == "sigma" and self.base == "bh1":

@@ -18,6 +18,8 @@ from flowsamplers.samplers.policies import memoryless, with_first_velocity
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["Churn", "Restart", "Richardson"]
+
 
 @register(
     "richardson",

@@ -13,7 +13,18 @@ import numpy as np
 
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import register_schedule
-from flowsamplers.schedules.maps import Array, at_least_one, karras_spacing
+from flowsamplers.schedules.maps import Array, karras_spacing
+
+__all__ = [
+    "bong_tangent",
+    "chebyshev",
+    "exponential_ve",
+    "karras_ve",
+    "kl_optimal_rf",
+    "laplace",
+    "linear_quadratic",
+    "uniform_lambda",
+]
 
 
 @register_schedule(
@@ -41,7 +52,7 @@ def karras_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, 
         >>> [round(s, 4) for s in karras_ve(4).sigmas]
         [1.0, 0.9067, 0.3197, 0.002, 0.0]
     """
-    _check_levels(steps, sigma_min, sigma_max)
+    _check_levels(sigma_min, sigma_max)
     return _from_noise(_flow_sigma(karras_spacing(sigma_max, sigma_min, steps, rho=rho)[1:]))
 
 
@@ -70,7 +81,7 @@ def exponential_ve(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 8
         >>> [round(s, 4) for s in exponential_ve(4).sigmas]
         [1.0, 0.7005, 0.064, 0.002, 0.0]
     """
-    _check_levels(steps, sigma_min, sigma_max)
+    _check_levels(sigma_min, sigma_max)
     return _from_noise(_flow_sigma(_log_linear(sigma_max, sigma_min, np.linspace(1, 0, steps)[1:] ** rho)))
 
 
@@ -98,7 +109,7 @@ def uniform_lambda(steps: int, *, sigma_min: float = 1e-3, sigma_max: float = 1e
         >>> [round(s, 4) for s in uniform_lambda(4).sigmas]
         [1.0, 0.9693, 0.5, 0.0307, 0.0]
     """
-    _check_levels(steps, sigma_min, sigma_max)
+    _check_levels(sigma_min, sigma_max)
     return _from_noise(_flow_sigma(_log_linear(sigma_max, sigma_min, np.linspace(1, 0, steps + 1)[1:-1])))
 
 
@@ -128,7 +139,6 @@ def kl_optimal_rf(steps: int, *, c: float = 1.0) -> SigmaGrid:
         >>> [round(s, 4) for s in kl_optimal_rf(4).sigmas]
         [1.0, 0.7071, 0.5, 0.2929, 0.0]
     """
-    at_least_one("steps", steps)
     _positive("c", c)
     angle = math.pi / 2 * np.arange(steps, -1, -1) / steps
     return _from_noise((c * np.sin(angle) / (c * np.sin(angle) + np.cos(angle)))[1:-1])
@@ -149,7 +159,6 @@ def chebyshev(steps: int) -> SigmaGrid:
         >>> [round(s, 4) for s in chebyshev(4).sigmas]
         [1.0, 0.8536, 0.5, 0.1464, 0.0]
     """
-    at_least_one("steps", steps)
     return _from_noise(np.sin(math.pi / 2 * np.arange(steps - 1, 0, -1) / steps) ** 2)
 
 
@@ -176,7 +185,6 @@ def laplace(steps: int, *, mu: float = 0.0, scale: float = 0.5) -> SigmaGrid:
         >>> [round(s, 4) for s in laplace(4).sigmas]
         [1.0, 0.5858, 0.5, 0.4142, 0.0]
     """
-    at_least_one("steps", steps)
     _positive("scale", scale)
     if not math.isfinite(mu):
         raise ValueError(f"mu={mu}: the mean of the logarithm is a finite number")
@@ -209,7 +217,6 @@ def linear_quadratic(steps: int, *, threshold: float = 0.025, linear_steps: int 
         >>> [round(s, 4) for s in linear_quadratic(4).sigmas]
         [1.0, 0.9875, 0.975, 0.725, 0.0]
     """
-    at_least_one("steps", steps)
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}: the linear steps go a part of the way, between 0 and 1")
     if steps == 1:
@@ -248,7 +255,6 @@ def bong_tangent(steps: int, *, pivot: float = 0.6, slope: float = 0.2, middle: 
         >>> [round(s, 4) for s in bong_tangent(4).sigmas]
         [1.0, 0.8572, 0.5, 0.1175, 0.0]
     """
-    at_least_one("steps", steps)
     for name, value in (("pivot", pivot), ("middle", middle)):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: it lies between 0 and 1")
@@ -285,7 +291,6 @@ def _positive(name: str, value: float) -> None:
         raise ValueError(f"{name}={value}: a positive number")
 
 
-def _check_levels(steps: int, low: float, high: float) -> None:
-    at_least_one("steps", steps)
+def _check_levels(low: float, high: float) -> None:
     if not (0 < low < high and math.isfinite(high)):
         raise ValueError(f"sigma_min={low}, sigma_max={high}: noise levels are positive, and sigma_min is the lower")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowsamplers.grid import SigmaGrid
+from flowsamplers.grid import SigmaGrid, at_least_one
 from flowsamplers.registry import get_schedule
-from flowsamplers.schedules.maps import at_least_one
+
+__all__ = ["denoise"]
 
 
 def denoise(name: str, steps: int, denoise: float, **options: Any) -> SigmaGrid:

@@ -14,15 +14,19 @@ import numpy as np
 
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import register_schedule
-from flowsamplers.schedules.maps import (
-    Array,
-    Values,
-    at_least_one,
-    beta_quantiles,
-    karras_spacing,
-    shift_sigmas,
-    time_shift,
-)
+from flowsamplers.schedules.maps import Array, Values, beta_quantiles, karras_spacing, shift_sigmas, time_shift
+
+__all__ = [
+    "beta_comfy",
+    "comfy_table",
+    "ddim_uniform",
+    "exponential_comfy",
+    "karras_comfy",
+    "kl_optimal",
+    "normal",
+    "sgm_uniform",
+    "simple",
+]
 
 FLUX_MU = 1.15
 FLUX_POINTS = 10_000
@@ -77,7 +81,6 @@ def simple(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, point
         >>> [round(s, 4) for s in simple(4, shift=3.0, points=1000).sigmas]
         [1.0, 0.9, 0.75, 0.5, 0.0]
     """
-    at_least_one("steps", steps)
     table = comfy_table(shift=shift, mu=mu, points=points)
     stride = points / steps
     return _picked(table, [points - 1 - int(i * stride) for i in range(steps)], "simple")
@@ -105,7 +108,6 @@ def normal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, point
         >>> [round(s, 4) for s in normal(4, shift=3.0, points=1000).sigmas]
         [1.0, 0.8577, 0.6022, 0.0089, 0.0]
     """
-    at_least_one("steps", steps)
     low = float(comfy_table(shift=shift, mu=mu, points=points)[0])
     ends_there = float(_shifted([low], shift, mu)[0]) <= _ZERO
     sigmas = _shifted(np.linspace(1, low, steps + ends_there), shift, mu)
@@ -133,7 +135,6 @@ def sgm_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, 
         >>> [round(s, 4) for s in sgm_uniform(4, shift=3.0, points=1000).sigmas]
         [1.0, 0.9004, 0.7511, 0.503, 0.0]
     """
-    at_least_one("steps", steps)
     low = float(comfy_table(shift=shift, mu=mu, points=points)[0])
     sigmas = _shifted(np.linspace(1, low, steps + 1)[:-1], shift, mu)
     return SigmaGrid([*sigmas, 0.0])
@@ -166,7 +167,6 @@ def ddim_uniform(steps: int, *, shift: float | None = None, mu: float = FLUX_MU,
         >>> ddim_uniform(30).steps
         31
     """
-    at_least_one("steps", steps)
     table = comfy_table(shift=shift, mu=mu, points=points)
     ends_there = bool(table[1] <= _ZERO)
     stride = max(points // (steps + ends_there), 1)
@@ -211,7 +211,6 @@ def beta_comfy(
         >>> [round(s, 4) for s in beta_comfy(4, shift=3.0, points=1000).sigmas]
         [1.0, 0.9335, 0.7507, 0.3922, 0.0]
     """
-    at_least_one("steps", steps)
     table = comfy_table(shift=shift, mu=mu, points=points)
     quantiles = beta_quantiles(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta)
     return _picked(table, np.rint(quantiles * (points - 1)).astype(int).tolist(), "beta_comfy")
@@ -239,7 +238,6 @@ def karras_comfy(
         >>> [round(s, 4) for s in karras_comfy(4, shift=3.0, points=1000).sigmas]
         [1.0, 0.2327, 0.0368, 0.003, 0.0]
     """
-    at_least_one("steps", steps)
     low = float(comfy_table(shift=shift, mu=mu, points=points)[0])
     return SigmaGrid([*karras_spacing(1.0, low, steps, rho=rho), 0.0])
 
@@ -269,7 +267,6 @@ def exponential_comfy(
         >>> [round(s, 4) for s in exponential_comfy(4, shift=3.0, points=1000).sigmas]
         [1.0, 0.1441, 0.0208, 0.003, 0.0]
     """
-    at_least_one("steps", steps)
     low = float(comfy_table(shift=shift, mu=mu, points=points)[0])
     ramp = np.linspace(1, 0, steps) ** rho
     return SigmaGrid([*np.exp((1 - ramp) * math.log(low)), 0.0])
@@ -295,7 +292,6 @@ def kl_optimal(steps: int, *, shift: float | None = None, mu: float = FLUX_MU, p
         >>> [round(s, 4) for s in kl_optimal(4, shift=3.0, points=1000).sigmas]
         [1.0, 0.5787, 0.2701, 0.003, 0.0]
     """
-    at_least_one("steps", steps)
     low = float(comfy_table(shift=shift, mu=mu, points=points)[0])
     angles = np.linspace(math.atan(1), math.atan(low), steps)
     return SigmaGrid([1.0, *np.tan(angles[1:]), 0.0])

@@ -10,14 +10,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from flowsamplers._errors import unknown
-from flowsamplers.grid import NUM_TRAIN_TIMESTEPS, SigmaGrid
+from flowsamplers.grid import NUM_TRAIN_TIMESTEPS, SigmaGrid, at_least_one
 from flowsamplers.registry import register_schedule
 from flowsamplers.schedules.maps import (
     Array,
     Values,
     as_array,
-    at_least_one,
     beta_spacing,
     empirical_mu,
     exponential_spacing,
@@ -28,6 +26,20 @@ from flowsamplers.schedules.maps import (
     stretch_terminal,
     time_shift,
 )
+
+__all__ = [
+    "Arithmetic",
+    "beta",
+    "explicit",
+    "exponential",
+    "flow_match_euler",
+    "flux1",
+    "flux2",
+    "karras",
+    "linear",
+    "pipeline_sigmas",
+    "shift",
+]
 
 Arithmetic: TypeAlias = Literal["float64", "stock"]
 """``"float64"``, or ``"stock"``: diffusers' own operations in diffusers' precision, for the same bits."""
@@ -106,8 +118,6 @@ def flow_match_euler(
     Reference:
         diffusers/schedulers/scheduling_flow_match_euler_discrete.py, ``set_timesteps``.
     """
-    if arithmetic not in ("float64", "stock"):
-        raise unknown("arithmetic", arithmetic, ["float64", "stock"])
     if use_dynamic_shifting and mu is None:
         raise ValueError("mu=None: use_dynamic_shifting needs the strength of the shift; pass mu")
     spacings = {
@@ -221,7 +231,6 @@ def flux2(steps: int, *, tokens: int = 4096, mu: float | None = None, arithmetic
         >>> [[round(s, 3) for s in flux2(4, tokens=tokens).sigmas] for tokens in (4300, 4301)]
         [[1.0, 0.968, 0.91, 0.77, 0.0], [1.0, 0.907, 0.766, 0.522, 0.0]]
     """
-    at_least_one("steps", steps)
     return _dynamic(steps, empirical_mu(tokens=tokens, steps=steps) if mu is None else mu, arithmetic)
 
 
@@ -305,9 +314,7 @@ def _base(
     steps: int | None, sigmas: Values | None, timesteps: Values | None, train: int, dtype: type[np.floating[Any]]
 ) -> Array | None:
     """The base sigmas that were given, checked; None where there are none."""
-    if steps is not None:
-        at_least_one("steps", steps)
-    elif sigmas is None and timesteps is None:
+    if steps is None and sigmas is None and timesteps is None:
         raise ValueError("steps=None: give steps, sigmas or timesteps")
     for name, values in (("sigmas", sigmas), ("timesteps", timesteps)):
         if values is None:

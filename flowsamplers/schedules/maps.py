@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsamplers._errors import unknown
-from flowsamplers.grid import MOST_STEPS
+from flowsamplers._accepted import unknown
+from flowsamplers.grid import at_least_one
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+__all__ = [
+    "beta_quantiles",
+    "beta_spacing",
+    "empirical_mu",
+    "exponential_spacing",
+    "flux1_mu",
+    "karras_spacing",
+    "loglinear",
+    "shift_sigmas",
+    "stretch_terminal",
+    "time_shift",
+    "tokens_for",
+]
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 Values: TypeAlias = "Sequence[float] | Array | Tensor"
@@ -251,14 +264,3 @@ def as_array(values: Values) -> Array:
     given: Any = values
     a = given.detach().cpu().double().numpy() if hasattr(given, "detach") else np.asarray(given)
     return a if a.dtype == np.float32 else a.astype(np.float64)
-
-
-def at_least_one(name: str, value: int) -> None:
-    """Check that a count is a whole number from 1 to `MOST_STEPS`; the error has its name."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError(f"{name}={value!r}: {name} is a whole number")
-    if value < 1:
-        what = "a schedule needs at least 1 step" if name == "steps" else f"{name} must be at least 1"
-        raise ValueError(f"{name}={value}: {what}")
-    if name == "steps" and value > MOST_STEPS:
-        raise ValueError(f"steps={value}: a schedule has at most {MOST_STEPS} steps")

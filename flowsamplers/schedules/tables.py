@@ -7,10 +7,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import register_schedule
-from flowsamplers.schedules.maps import Array, at_least_one, loglinear
+from flowsamplers.schedules.maps import Array, loglinear
+
+__all__ = ["TABLES", "Table", "table"]
 
 Space = Literal["sigma", "ve"]
 """``"sigma"`` of the flow, or ``"ve"``: EDM's sigma, $\\sigma_{VE} = \\sigma / (1 - \\sigma)$."""
@@ -90,13 +92,10 @@ def table(
         >>> [round(s, 4) for s in table(4, nodes=[1.0, 0.8, 0.01], start=1.0).sigmas]
         [1.0, 0.8944, 0.8, 0.0894, 0.0]
     """
-    at_least_one("steps", steps)
     if isinstance(nodes, str):
         if nodes not in TABLES:
             raise unknown("table", nodes, TABLES)
         space, nodes = TABLES[nodes]
-    if space not in ("sigma", "ve"):
-        raise unknown("space", space, ["sigma", "ve"])
     levels = loglinear(_checked(nodes), steps + 1)[:-1]
     sigmas = [float(s) for s in (levels if space == "sigma" else levels / (1 + levels))]
     return SigmaGrid([*([sigmas[0] if start is None else start]), *sigmas[1:], 0.0])

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowsamplers._accepted import missing
 from flowsamplers._devices import digest
-from flowsamplers._errors import missing
 from flowsamplers.evaluated import Asked, chunks
 from flowsamplers.profiling import Profile, part
 from flowsamplers.study.cost import Meter

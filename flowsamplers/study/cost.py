@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import number, refused, whole
+from flowsamplers._accepted import integer, number, refused
 from flowsamplers.engine import carry_dtype
 from flowsamplers.lockstep import Halt
 
@@ -44,7 +44,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Check the limits."""
         if self.evaluations is not None:
-            object.__setattr__(self, "evaluations", whole("evaluations", self.evaluations, 1))
+            object.__setattr__(self, "evaluations", integer("evaluations", self.evaluations, 1))
         if self.seconds is not None:
             object.__setattr__(self, "seconds", number("seconds", self.seconds, above=0))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import number, refused, whole
+from flowsamplers._accepted import integer, number, refused
 from flowsamplers.reference import relative_error
 
 BEST_PSNR = 120.0
@@ -131,7 +131,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, *, p: float = 2.0, project
         >>> round(sliced_wasserstein(x, x + 3), 6)
         3.0
     """
-    p, projections, seed = number("p", p, 1), whole("projections", projections, 1), whole("seed", seed, 0, 2**64 - 1)
+    p, projections, seed = number("p", p, 1), integer("projections", projections, 1), integer("seed", seed, 0, 2**64 - 1)
     x, y = _matrices(first, second)
     generator = torch.Generator().manual_seed(seed)
     theta = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64, device="cpu").to(x)
@@ -201,7 +201,7 @@ def chance_level(
     """
     if not callable(distance):
         raise refused("distance", distance, "a function of two sets, such as energy_distance")
-    share, splits, seed = number("share", share, 0, 1), whole("splits", splits, 1), whole("seed", seed, 0, 2**64 - 1)
+    share, splits, seed = number("share", share, 0, 1), integer("splits", splits, 1), integer("seed", seed, 0, 2**64 - 1)
     x, y = _matrices(first, second)
     both = torch.cat([x, y])
     generator = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowsamplers._errors import missing
+from flowsamplers._accepted import missing
 from flowsamplers.registry import get_sampler
 from flowsamplers.schedules import get_schedule
 from flowsamplers.study.rows import Row

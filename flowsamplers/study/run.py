@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from flowsamplers._errors import missing
+from flowsamplers._accepted import missing
 from flowsamplers.study import plots, report
 from flowsamplers.study.bench import NOT_FINITE, Bench, Ended, Job, keys, png
 from flowsamplers.study.cluster import ATTEMPTS, Task, done_by_workers, ray_here

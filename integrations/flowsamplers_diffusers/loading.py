@@ -15,8 +15,8 @@ import transformers
 from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
 from diffusers.utils import deprecation_utils
 
+from flowsamplers._accepted import unknown
 from flowsamplers._devices import usable_device
-from flowsamplers._errors import unknown
 
 Offload = Literal["model", "sequential"]
 _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # renamed in diffusers 0.42

@@ -26,7 +26,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from torch import Tensor
 
-from flowsamplers._errors import unknown
+from flowsamplers._accepted import unknown
 from flowsamplers.engine import Evaluation, dry_run, largest_steps, nfe
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, to_config

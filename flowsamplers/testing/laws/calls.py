@@ -10,13 +10,10 @@ from flowsamplers.engine import dry_run, sample
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.schedules import linear
 from flowsamplers.testing.fields import smooth, start_at
-from flowsamplers.testing.laws.common import (
-    IRREGULAR,
-    SEED,
-    Case,
-    generator_of,
-)
+from flowsamplers.testing.laws.common import IRREGULAR, SEED, Case, generator_of
 from flowsamplers.testing.subject import subject_of
+
+__all__ = ["bad_velocities_are_named", "evaluations_are_as_declared", "requests_stay_inside_their_step"]
 
 
 def evaluations_are_as_declared(case: Case, grid: SigmaGrid = IRREGULAR) -> None:

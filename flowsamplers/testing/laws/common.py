@@ -10,6 +10,8 @@ from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Sampler, SamplerLike
 from flowsamplers.testing.subject import Subject, subject_of
 
+__all__ = ["DTYPES", "IRREGULAR", "SEED", "Case", "NotApplicable"]
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Dtypes of the state."""
 IRREGULAR = SigmaGrid([1.0, 0.93, 0.7, 0.41, 0.4, 0.15, 0.0])

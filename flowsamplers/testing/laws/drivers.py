@@ -22,15 +22,17 @@ from flowsamplers.samplers import Euler
 from flowsamplers.schedules import linear
 from flowsamplers.stepper import Stepper
 from flowsamplers.testing.fields import Constant, Field, smooth, start_at
-from flowsamplers.testing.laws.common import (
-    IRREGULAR,
-    SEED,
-    Case,
-    NotApplicable,
-    close,
-    generator_of,
-    without_noise,
-)
+from flowsamplers.testing.laws.common import IRREGULAR, SEED, Case, NotApplicable, close, generator_of, without_noise
+
+__all__ = [
+    "a_cut_graph_stays_cut",
+    "copies_between_calls_change_nothing",
+    "drivers_agree",
+    "edits_are_honoured",
+    "every_host_applies_the_same_dt",
+    "one_buffer_is_enough",
+    "rows_that_change_places_are_not_worse_than_eulers",
+]
 
 
 def drivers_agree(case: Case, grid: SigmaGrid = IRREGULAR) -> None:

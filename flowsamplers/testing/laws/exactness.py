@@ -9,17 +9,17 @@ from torch import Tensor
 
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.testing.fields import start_at
-from flowsamplers.testing.laws.common import (
-    IRREGULAR,
-    SEED,
-    Case,
-    NotApplicable,
-    close,
-    generator_of,
-    without_noise,
-)
+from flowsamplers.testing.laws.common import IRREGULAR, SEED, Case, NotApplicable, close, generator_of, without_noise
 from flowsamplers.testing.subject import subject_of
 from flowsamplers.tracing import trace
+
+__all__ = [
+    "applied_dt_sum_to_end_minus_start",
+    "memories_are_exact_once_full",
+    "polynomials_in_sigma_are_exact",
+    "rising_grids_are_run_or_refused",
+    "straight_paths_are_exact",
+]
 
 
 def applied_dt_sum_to_end_minus_start(

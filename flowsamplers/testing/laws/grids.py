@@ -10,6 +10,15 @@ import torch
 
 from flowsamplers.grid import SigmaGrid
 
+__all__ = [
+    "a_schedule_is_sound",
+    "a_schedule_runs_from_noise_to_data",
+    "a_shift_multiplies_the_odds",
+    "bad_grids_are_named",
+    "bad_steps_are_named",
+    "stored_dt_sum_to_end_minus_start",
+]
+
 
 def stored_dt_sum_to_end_minus_start(grid: SigmaGrid) -> None:
     """The dt of a schedule sum to end minus start, up to one rounding for each step."""

@@ -20,14 +20,18 @@ from flowsamplers.sampler import Running, Sampler, steps_of
 from flowsamplers.schedules import linear
 from flowsamplers.stepper import Stepper
 from flowsamplers.testing.fields import smooth, start_at
-from flowsamplers.testing.laws.common import (
-    DTYPES,
-    IRREGULAR,
-    SEED,
-    Case,
-    generator_of,
-)
+from flowsamplers.testing.laws.common import DTYPES, IRREGULAR, SEED, Case, generator_of
 from flowsamplers.testing.subject import subject_of
+
+__all__ = [
+    "dtype_and_device_are_kept",
+    "grad_mode_is_not_held_over_a_request",
+    "gradients_flow",
+    "inputs_and_modes_are_untouched",
+    "nothing_waits_for_the_device",
+    "tensors_belong_to_who_made_them",
+    "the_sampler_is_an_immutable_value",
+]
 
 
 def inputs_and_modes_are_untouched(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
@@ -69,7 +73,7 @@ def _answer(sampler: Sampler, velocity: Velocity, x1: Tensor, grid: SigmaGrid) -
     with torch.no_grad():
         run = Running(integrate(sampler, x1, steps_of(grid, KeyedNoise(SEED))))
         while run.request is not None:
-            run.tell(velocity(run.request.x, torch.full((len(x1),), run.request.sigma, dtype=x1.dtype)))
+            run.send(velocity(run.request.x, torch.full((len(x1),), run.request.sigma, dtype=x1.dtype)))
 
 
 def tensors_belong_to_who_made_them(case: Case, grid: SigmaGrid = IRREGULAR) -> None:

@@ -8,13 +8,9 @@ from flowsamplers.flows import MixtureFlow
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.orders import order as judge
 from flowsamplers.testing.fields import between, smooth, solution, start_at
-from flowsamplers.testing.laws.common import (
-    Case,
-    NotApplicable,
-    distance,
-    steady,
-    without_noise,
-)
+from flowsamplers.testing.laws.common import Case, NotApplicable, distance, steady, without_noise
+
+__all__ = ["order_holds_on_alternating_steps", "order_is_the_declared_one", "there_and_back_meet_to_the_order"]
 
 
 def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:

@@ -15,17 +15,18 @@ from flowsamplers.noise import Interval, KeyedNoise
 from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import linear, shift
 from flowsamplers.testing.fields import between, smooth, start_at
-from flowsamplers.testing.laws.common import (
-    IRREGULAR,
-    SEED,
-    Case,
-    NotApplicable,
-    close,
-    generator_of,
-    without_noise,
-)
+from flowsamplers.testing.laws.common import IRREGULAR, SEED, Case, NotApplicable, close, generator_of, without_noise
 from flowsamplers.testing.moments import Impulses, noise_level_error, variance_ratio
 from flowsamplers.testing.subject import Subject, subject_of
+
+__all__ = [
+    "data_points_keep_their_noise_level",
+    "marginals_are_kept_as_declared",
+    "noise_is_drawn_anew_for_every_step",
+    "seeds_determine_the_result",
+    "variances_have_the_declared_weak_order",
+    "without_noise_it_is_its_ode_twin",
+]
 
 
 def seeds_determine_the_result(case: Case, grid: SigmaGrid = IRREGULAR) -> None:

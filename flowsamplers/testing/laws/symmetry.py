@@ -7,15 +7,17 @@ from torch import Tensor
 
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.testing.fields import smooth, start_at
-from flowsamplers.testing.laws.common import (
-    IRREGULAR,
-    Case,
-    NotApplicable,
-    close,
-    steady,
-    without_noise,
-)
+from flowsamplers.testing.laws.common import IRREGULAR, Case, NotApplicable, close, steady, without_noise
 from flowsamplers.testing.subject import subject_of
+
+__all__ = [
+    "permutations_of_rows_commute",
+    "rotations_commute",
+    "rows_do_not_see_each_other",
+    "scaling_sigma_changes_nothing",
+    "shapes_do_not_matter",
+    "translations_commute",
+]
 
 
 def rotations_commute(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
