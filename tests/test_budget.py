@@ -39,7 +39,7 @@ def spent(name: str, calls: int, **options) -> FlowSamplerScheduler:
 @every_fixed_sampler
 def test_the_steps_are_the_most_that_the_calls_pay_for_on_the_grid_at_the_mu_of_the_argument(name) -> None:
     fewest = fs.nfe(name, fs.schedules.flux2(1, tokens=TOKENS))
-    for calls in (1, 2, 3, 4, 5, 7, 8, 12, 17, 32):
+    for calls in (1, 2, 4, 7, 8, 17):
         if calls < fewest:
             with pytest.raises(ValueError, match=f"num_inference_steps={calls}: .*one step of sampler='{name}' takes {fewest}"):
                 spent(name, calls)

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,28 @@ CASES = [
     ("schedule --schedule table --option nodes={}", "nodes={}: accepted are numbers"),
     ("schedule --sigmas 1,x", "'x' is no number"),
     ("schedule --sigmas 1,nan", "every sigma must be finite"),
+    ("schedule --steps -2", "steps=-2"),
+    ("schedule --size 1024", "give the size as WIDTHxHEIGHT"),
+    ("schedule --size 8x8", "width=8: an image side has at least 16 pixels"),
+    ("schedule --schedule flux", "unknown schedule 'flux': did you mean"),
+    ("schedule --sigmas 0,0.5,1", "sigmas must fall strictly"),
+    ("schedule --mu nan", "mu=nan"),
+    ("schedule --mu 1e6", "mu=1000000.0: the time shift needs a finite number of at most 709"),
+    ("schedule --schedule linear --mu 1", "unknown option of schedule 'linear' 'mu'"),
+    ("schedule --schedule shift --option shfit=3", "did you mean 'shift'"),
     # lists, citations and studies
+    ("list ddpm", "unknown sampler or schedule 'ddpm': a name of ComfyUI: here it is 'ddim_eta'"),
+    ("list ns_solver", "made by its option table, see fit_ns_solver"),
+    ("list fireflw", "unknown sampler or schedule 'fireflw': did you mean 'fireflow'?"),
+    ("list --schedules euler", "unknown sampler or schedule 'euler'"),
+    ("study --model mixture --sampler huen", "unknown sampler 'huen': did you mean 'heun'?"),
+    ("study --model mixture --sampler ab2:lst=euler", "unknown option of AdamsBashforth2 'lst': did you mean 'last'?"),
+    ("study --model mixture --sampler lcm", "sampler 'lcm' is stochastic (see study.stochastic_orders)"),
+    ("study --model mixture --budget soon", "give a number of evaluations, or a time such as 90s, 10min or 2h"),
+    ("study --model mixture --device cuda", "device: a mixture has no such option"),
+    ("study --model mixture --out /proc/nowhere/study", "/proc/nowhere"),
+    ("study --model /no/such/folder", "model '/no/such/folder': no such folder"),
+    ("generate --nfe 3 --sampler rk4", "nfe=[3]: not one step of rk4 fits"),
     ("list nope", "unknown sampler or schedule 'nope'"),
     ("cite nope", "unknown sampler 'nope'"),
     ("cite --schedule nope", "unknown schedule 'nope'"),
@@ -192,7 +214,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with models, studies and files that are damaged in the ways that the cases name."""
     root = tmp_path_factory.mktemp("mistakes")
 
@@ -236,7 +258,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in (("no-rows", ""), ("rows-other", "[]\n")):
         shutil.copytree(root / "whole", root / name)
         (root / name / "rows.jsonl").write_text(text)
-    return root
+    before = {p for p in root.rglob("*") if p.is_file()}
+    yield root
+    assert {p for p in root.rglob("*") if p.is_file()} == before, "a mistake writes no file"
 
 
 def test_there_are_at_least_180() -> None:

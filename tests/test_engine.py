@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
-from fields import ALL, DETERMINISTIC, FIXED, IRREGULAR, every_sampler, smooth, start
+from fields import DETERMINISTIC, FIXED, IRREGULAR, every_fixed_sampler, every_sampler, smooth, start
 from flowsamplers.engine import live_latents
 from flowsamplers.stepper import Stepper
 
@@ -110,16 +110,13 @@ def test_the_progress_bar_counts_every_model_call(capsys) -> None:
     assert "12/12" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "schedule", [fs.schedules.linear, lambda n: fs.schedules.flux2(n, tokens=4096)], ids=["linear", "flux2"]
-)
-@pytest.mark.parametrize("name", FIXED)
-def test_the_largest_number_of_steps_is_the_largest_of_all(name: str, schedule) -> None:
-    """Against a count of every number of steps."""
-    taken = {n: fs.nfe(name, schedule(n)) for n in range(1, 25)}
+@every_fixed_sampler
+def test_the_largest_number_of_steps_is_the_largest_of_all(name: str) -> None:
+    """Against a count of every number of steps; on FLUX.2's schedule in the tests of a pipeline's budget."""
+    taken = {n: fs.nfe(name, fs.schedules.linear(n)) for n in range(1, 25)}
     for calls in (1, 2, 5, 9, 16, 17, 24):
         expected = max((n for n, c in taken.items() if c <= calls), default=0)
-        assert fs.largest_steps(name, calls, schedule) == expected
+        assert fs.largest_steps(name, calls, fs.schedules.linear) == expected
 
 
 def test_more_steps_of_restart_may_need_fewer_calls() -> None:
@@ -155,7 +152,7 @@ def test_dry_runs_keep_little_memory() -> None:
     assert kept < 4e6
 
 
-@pytest.mark.parametrize("name", ALL)
+@every_sampler
 def test_live_latents_are_counted_for_every_sampler_and_do_not_grow_with_steps(name: str) -> None:
     few, many = (live_latents(name, fs.schedules.linear(n)) for n in (8, 16))
     assert 4 <= few == many <= 24

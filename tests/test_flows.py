@@ -177,8 +177,8 @@ def test_fields_are_finite_at_both_ends() -> None:
 def test_the_reference_covers_its_true_error() -> None:
     """On random mixtures, whose solution DOP853 of scipy knows to 1e-13; float32 asks the field in float32."""
     covered, total = {torch.float32: 0, torch.float64: 0}, 0
-    for seed in range(8):
-        flow = MixtureFlow.random(seed, dim=2 + seed % 5, components=1 + seed % 4)
+    for seed in range(4):
+        flow = MixtureFlow.random(seed, dim=2 + seed, components=1 + seed)
         x1 = flow.noise(range(10 * seed, 10 * seed + 10)).float()
         truth = flow.solution(x1.double())
         for dtype in covered:

@@ -104,18 +104,12 @@ def drawn(flow: KleinFlow, sampler: str, steps: int) -> Any:
 
 
 def test_from_a_prompt_to_the_image_as_a_velocity_field() -> None:
+    """With one sampler: that no run of `fs.sample` waits is a law of every sampler."""
     flow = flow_4b()
     assert (flow.tokens, flow.shape, flow.dtype, flow.device.type) == (4096, (4096, 128), torch.bfloat16, "meta")
     image = flow.decode(drawn(flow, "ab2", 2), output_type="pt")
     assert (tuple(image.shape), image.dtype, image.device.type) == ((1, 3, 1024, 1024), torch.bfloat16, "meta")
     assert sum(p.numel() for p in flow.pipe.text_encoder.parameters()) == 4_411_424_256
-
-
-@every_fixed_sampler
-def test_every_sampler_integrates_the_real_velocity_field_and_waits_for_nothing(name) -> None:
-    """The partner of the dry run: `fs.sample` over `KleinFlow`, which makes the forward passes that were promised."""
-    x0 = drawn(flow_4b(), name, 2)
-    assert (tuple(x0.shape), x0.dtype, x0.device.type) == ((1, 4096, 128), torch.bfloat16, "meta")
 
 
 @pytest.mark.parametrize("batched", [False, True], ids=["two passes", "one batch"])

@@ -17,7 +17,7 @@ from flowsamplers.study import energy_distance
 from flowsamplers_diffusers import KleinFlow
 from tooling import tool
 
-ROWS = 40
+ROWS = 20
 ASKED = [i % 10 for i in range(ROWS)]
 PROMPTS = [f"a handwritten {d}" for d in ASKED]
 

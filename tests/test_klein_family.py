@@ -13,7 +13,7 @@ pytest.importorskip("diffusers")
 import diffusers
 
 import flowsamplers as fs
-from fields import FIXED, every_fixed_sampler
+from fields import FIXED
 from flowsamplers_diffusers import FlowSamplerScheduler, full_precision_time
 from klein_family import MEMBERS, mask, pipeline, run
 
@@ -22,6 +22,7 @@ INPAINTING = [m for m in MEMBERS if m.inpaints]
 KINDS = ["euler", "heun", "dpmpp_2m", "unipc", "fireflow", "lcm"]
 """One stage and two, memories of velocities and of data, a corrector, a first request beside the sample, noise."""
 STRENGTHS = (0.05, 0.3, 0.55, 0.8, 1.0)
+every_kind = pytest.mark.parametrize("name", KINDS)
 every_member = pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.name)
 every_member_with_callbacks = pytest.mark.parametrize("member", WITH_CALLBACKS, ids=lambda m: m.name)
 
@@ -80,11 +81,8 @@ def one_each(pipe, i, x):
     return x.flatten().index_add(0, torch.tensor([i]), torch.tensor([SHIFT])).reshape(x.shape)
 
 
-@pytest.mark.parametrize(
-    ("member", "name"),
-    [(WITH_CALLBACKS[0], name) for name in FIXED] + [(m, name) for m in WITH_CALLBACKS[1:] for name in KINDS],
-    ids=lambda v: v if isinstance(v, str) else v.name,
-)
+@every_member_with_callbacks
+@every_kind
 def test_an_edit_in_any_callback_counts(name, member) -> None:
     """The network is asked at the edited latents, also between the stages of a step, and its velocity counts as that of the edited point.
 
@@ -111,7 +109,7 @@ def test_an_edit_in_any_callback_counts(name, member) -> None:
     assert torch.allclose(moved[:calls], eight, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@every_kind
 def test_a_shift_in_any_callback_is_the_shift_of_the_result_where_the_velocity_is_a_constant(name) -> None:
     """Two whole runs, which share nothing."""
     pipe = pipeline(WITH_CALLBACKS[0], ours(sampler=name, seed=0))
@@ -125,8 +123,11 @@ def test_a_shift_in_any_callback_is_the_shift_of_the_result_where_the_velocity_i
     torch.testing.assert_close(edited[calls:], plain[calls:], rtol=0, atol=calls * 2**-23 * plain.abs().max().item())
 
 
-@every_member_with_callbacks
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("member", "name"),
+    [(WITH_CALLBACKS[0], name) for name in KINDS] + [(m, "heun") for m in WITH_CALLBACKS[1:]],
+    ids=lambda v: v if isinstance(v, str) else v.name,
+)
 def test_an_interrupted_run_stops_there_and_the_next_is_not_disturbed(name, member) -> None:
     pipe = pipeline(member, ours(sampler=name, seed=0))
     plain = run(member, pipe)
@@ -201,8 +202,8 @@ def test_stocks_multistep_schedulers_take_an_edit_for_a_derivative(name) -> None
 # Inpainting
 
 
-@every_fixed_sampler
-@pytest.mark.parametrize("strength", STRENGTHS[1::2])  # the tool tries all; the drivers' tests begin at every call
+@every_kind
+@pytest.mark.parametrize("strength", STRENGTHS)  # the drivers' tests begin at every call, with every sampler
 @pytest.mark.parametrize("member", INPAINTING[:1], ids=lambda m: m.name)
 def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, member) -> None:
     """With a constant velocity all that is applied is the distance from the first sigma to 0; a slice may begin inside a step."""
@@ -212,8 +213,7 @@ def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, me
     begin = calls - len(record.latents)
     node = pipe.scheduler.grid.sigmas[int(3 - 3 * strength)]  # stock's arithmetic: whole steps are left out
     assert (pipe.scheduler.sigmas[:begin] >= node - 1e-6).all()
-    if name != "churn":  # which goes back up before it goes on
-        assert (pipe.scheduler.sigmas[begin:] <= node + 1e-6).all()
+    assert (pipe.scheduler.sigmas[begin:] <= node + 1e-6).all()
     moved = record.latents[-1] - record.told[0][1]
     assert pipe.scheduler.step_index == calls
     assert pipe.scheduler.sigmas[-1] == 0
@@ -222,7 +222,7 @@ def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, me
         assert torch.allclose(moved, -pipe.scheduler.sigmas[begin].expand_as(moved), rtol=0, atol=1e-5)
 
 
-@every_fixed_sampler
+@every_kind
 @pytest.mark.parametrize("member", INPAINTING[:1], ids=lambda m: m.name)
 def test_what_the_mask_keeps_is_kept(name, member) -> None:
     """The black part of the mask is the image's own latents in the end, to the bit, though every call's sample was edited.

@@ -311,9 +311,9 @@ def test_bad_input_is_named(tmp_path) -> None:
 
 
 def test_klein_digits_draws_what_it_is_asked_for() -> None:
-    """100 digits at 20 Euler steps, read by a classifier of the real ones; the card has 500 at 50 steps."""
+    """50 digits at 20 Euler steps, read by a classifier of the real ones; the card has 500 at 50 steps."""
     pytest.importorskip("sklearn")
     training = tool("train_klein_digits")
-    share, held_out = training.recognised(*training.generate(pipeline(), per_digit=10, guidance=2.0, steps=20))
+    share, held_out = training.recognised(*training.generate(pipeline(), per_digit=5, guidance=2.0, steps=20))
     assert held_out > 0.95
     assert share >= 0.95

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-import flowsamplers as fs
 from flowsamplers.noise import row_seeds
 from flowsamplers_diffusers import FlowSamplerScheduler
 from klein_family import MEMBERS, components, pipeline, run
 
-STOCHASTIC = [info.name for info in fs.list_samplers() if info.stochastic and not info.adaptive]
-every_stochastic_sampler = pytest.mark.parametrize("name", STOCHASTIC)
+KINDS = ["lcm", "dpmpp_2m_sde", "seeds_3", "restart"]
+"""One draw in a step, a memory, draws for stages, steps that draw as often as they go back. The laws of seeds hold for every sampler."""
+every_kind = pytest.mark.parametrize("name", KINDS)
 TEXT = MEMBERS[0]
 
 
@@ -27,14 +27,14 @@ def ends(name: str, seed: int | list[int] | None, first: list[torch.Generator], 
     return run(TEXT, pipe, steps=6, velocity=lambda v: torch.full_like(v, 0.25), generator=first, **call).latents[-1]
 
 
-@every_stochastic_sampler
+@every_kind
 def test_image_i_of_a_batch_is_the_image_of_its_seed_alone(name) -> None:
     together = ends(name, [7, 8, 9], generators(1, 2, 3), num_images_per_prompt=3)
     for i, (own, first) in enumerate(zip((7, 8, 9), (1, 2, 3), strict=True)):
         assert torch.equal(together[i : i + 1], ends(name, [own], generators(first)))
 
 
-@every_stochastic_sampler
+@every_kind
 def test_one_seed_gives_every_image_a_stream_of_its_own_that_can_be_named(name) -> None:
     together = ends(name, 5, generators(1, 1, 1), num_images_per_prompt=3)
     assert torch.equal(together[:1], ends(name, 5, generators(1)))
@@ -43,7 +43,7 @@ def test_one_seed_gives_every_image_a_stream_of_its_own_that_can_be_named(name) 
     assert not torch.equal(together[0], together[1])  # the initial noise is one, the sampler's is not
 
 
-@every_stochastic_sampler
+@every_kind
 def test_a_batch_of_prompts_counts_images_prompt_by_prompt(name) -> None:
     prompts = components()["prompt_embeds"].repeat(2, 1, 1)
     seeds = [3, 4, 5, 6]
@@ -53,7 +53,7 @@ def test_a_batch_of_prompts_counts_images_prompt_by_prompt(name) -> None:
         ends(name, [1, 2, 3], generators(1, 2), num_images_per_prompt=2)
 
 
-@every_stochastic_sampler
+@every_kind
 def test_a_seed_repeats_itself_and_leaves_the_global_generator_alone(name) -> None:
     runs = []
     for seed in (11, 12):
@@ -64,7 +64,7 @@ def test_a_seed_repeats_itself_and_leaves_the_global_generator_alone(name) -> No
     assert torch.equal(*runs)
 
 
-@every_stochastic_sampler
+@every_kind
 def test_without_a_seed_the_noise_is_the_global_generators(name) -> None:
     """What stock does: another image every time, unless torch's generator is seeded."""
     torch.manual_seed(11)
@@ -74,7 +74,7 @@ def test_without_a_seed_the_noise_is_the_global_generators(name) -> None:
     assert not torch.equal(one, two)
 
 
-@every_stochastic_sampler
+@every_kind
 def test_pipelines_of_both_dtypes_draw_one_noise(name) -> None:
     """The noise is drawn in float64 and cast to the state, so that bfloat16 changes rounding and nothing else."""
     draws = []
@@ -87,7 +87,7 @@ def test_pipelines_of_both_dtypes_draw_one_noise(name) -> None:
     assert draws[0].abs().max() > 0
 
 
-@every_stochastic_sampler
+@every_kind
 def test_a_generator_given_to_step_goes_before_the_seed(name) -> None:
     """For loops of one's own; the stream is torch's, in the order of the draws."""
     runs = []

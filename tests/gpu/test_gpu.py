@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device", allow_module_level=True)
 pytest.importorskip("diffusers")
 from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -16,8 +18,6 @@ from fields import every_fixed_sampler
 from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
 from tooling import tool
 
-if not torch.cuda.is_available():
-    pytest.skip("there is no CUDA device", allow_module_level=True)
 pytestmark = pytest.mark.gpu
 
 
