@@ -41,7 +41,7 @@ def undrawn() -> Iterator[list[Path]]:
     folders: list[Path] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "write", lambda results, folder: folders.append(folder))
-        patch.setattr("flowsamplers.study.plan.REFERENCE", 120)
+        patch.setattr("flowsamplers.study.plan.REFERENCE", 250)
         yield folders
 
 
@@ -166,7 +166,7 @@ def test_two_studies_are_compared_and_the_exit_code_says_whether_they_differ(tmp
 
 
 def test_the_preset_of_the_experiment(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("flowsamplers.cli.steps.REFERENCE", 120)
+    monkeypatch.setattr("flowsamplers.cli.steps.REFERENCE", 250)
     text = run("study", "--preset", "klein-steps", "--model", "klein-digits", "--quiet", "--out", str(tmp_path))
     for steps in (1, 2, 3, 4, 6, 10):
         assert f"steps {steps}   tokens 16" in text

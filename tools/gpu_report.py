@@ -420,7 +420,9 @@ def studies(place: Place) -> Cells:
     for name in ("euler", "ab2", "heun"):
         yield {"what": "rows in lock-step against calls of the pipeline", "sampler": name}, partial(lockstep, name)
     options: Row = {"device": str(place.device), "guidance_scale": 1.0}
-    digits = Study(prompts=(DIGIT,), seeds=(0, 1), **few, reference_evaluations=256, flow_options=options)
+    digits = Study(
+        prompts=(DIGIT,), seeds=(0,) if place.tiny else (0, 1), **few, reference_evaluations=256, flow_options=options
+    )
     yield {"what": "a study of klein-digits"}, partial(_studied, place, digits)
     small: Row = {"prompts": ("a",), **few, "max_batch": 4, "reference_evaluations": 256}
     yield {"what": "the probe's estimate, klein-4B"}, lambda: _estimated(place, Study(seeds=(0, 1), **small))
@@ -608,7 +610,7 @@ def rounding_of_time(place: Place) -> Cells:
     pipe = here.random(**size, num_attention_heads=heads, attention_head_dim=64)
     flow = here.flow_of(pipe, "two narrow blocks, random")
     x1, grid = flow.noise([0]), fs.schedules.flux2(8, tokens=4096)
-    samplers = ("euler", "heun") if place.tiny else ("euler", "ab2", "heun", "unipc")
+    samplers = ("heun",) if place.tiny else ("euler", "ab2", "heun", "unipc")
     network = pipe.transformer
 
     def apart(name: str, *, full: bool) -> Row:

@@ -249,7 +249,7 @@ class KleinFlow:
                 guidance=None,
                 encoder_hidden_states=torch.cat([e for e, _ in embeddings]),
                 txt_ids=torch.cat([ids for _, ids in embeddings]),
-                img_ids=self._image_ids().expand(len(prompts), -1, -1),
+                img_ids=self._image_ids(latents.device).expand(len(prompts), -1, -1),
                 return_dict=False,
             )[0]
 
@@ -263,13 +263,13 @@ class KleinFlow:
             )
         return self._embeddings[prompt]
 
-    def _image_ids(self) -> Tensor:
+    def _image_ids(self, device: torch.device) -> Tensor:
         """The places of the tokens of an image; kept, because each copy to a device waits for it."""
-        key = self.device, self.height, self.width
+        key = device, self.height, self.width
         if key not in self._ids:
             multiple = self.pipe.vae_scale_factor * 2
             grid = torch.empty(1, 1, self.height // multiple, self.width // multiple, device="meta")
-            self._ids[key] = self.pipe._prepare_latent_ids(grid).to(self.device)
+            self._ids[key] = self.pipe._prepare_latent_ids(grid).to(device)
         return self._ids[key]
 
     def noise(self, seeds: Seeds, rows: int | None = None, dtype: torch.dtype | None = None) -> Tensor:

@@ -117,7 +117,7 @@ def _drawn_noise_level_error(subject: Subject, grid: SigmaGrid, rows: int, m: fl
     return max(off, abs(out.var().item() - grid.end**2) / var_error)
 
 
-def marginals_are_kept_as_declared(case: Case, steps: int = 128, rows: int = 1_500) -> None:
+def marginals_are_kept_as_declared(case: Case, steps: int = 64, rows: int = 1_500) -> None:
     """Invariant I2: on Gaussian data of standard deviation 0.5, the variance tends to 0.25 exactly if ``keeps_marginals`` is declared.
 
     "Tends to" means that with four times the steps the exact error falls below 0.6 of its value, or is below 1e-3. For a subject of
@@ -142,7 +142,7 @@ def marginals_are_kept_as_declared(case: Case, steps: int = 128, rows: int = 1_5
     )
 
 
-def variances_have_the_declared_weak_order(case: Case, steps: int = 128, tolerance: float = 0.25) -> None:
+def variances_have_the_declared_weak_order(case: Case, steps: int = 64, tolerance: float = 0.25) -> None:
     r"""On Gaussian data the variance of the result errs like $h^p$: slope at least ``weak_order`` less the tolerance.
 
     Exact, without Monte Carlo, inside (0, 1). Where the slope is too small, that of four times the steps decides. The law finds a wrong
