@@ -197,6 +197,14 @@ def test_the_model_is_never_asked_at_sigma_0(info):
     assert min(model.inner_model.asked) > 0
 
 
+@pytest.mark.parametrize("info", SAMPLERS, ids=lambda i: i.name)
+def test_the_first_part_of_a_split_schedule_is_run_and_described(info):
+    high = sigmas()[:4]
+    result, _, model = run(high, normal((1, 3)), sampler=info.name)
+    assert torch.isfinite(result).all()
+    assert f": 3 steps, {len(model.inner_model.asked)} model calls" in host.description(info.name, high)
+
+
 @pytest.mark.parametrize("info", ADAPTIVE, ids=lambda i: i.name)
 def test_methods_that_choose_their_calls_end_on_the_last_sigma_but_one(info):
     seen = []
@@ -378,12 +386,13 @@ def test_schedules_enter_the_menu_of_the_stock_sampler_once():
 # --- the measuring nodes
 
 
-def test_an_inspected_run_is_the_run():
+@pytest.mark.parametrize(("sampler", "noise_scale", "calls"), [("heun", 1.0, 9), ("lcm", 3.0, 5)])
+def test_an_inspected_run_is_the_run(sampler, noise_scale, calls):
     noise = normal((2, 3, 4, 4))
-    result, x, model = run(sigmas(), noise, sampler="heun")
-    found = work.inspect(host.Velocity(model), x, sigmas(), "heun")
+    result, x, model = run(sigmas(), noise, sampler=sampler, guider=Guider(Const(noise_scale)))
+    found = work.inspect(host.Velocity(model), x, sigmas(), sampler, seed=5)
     assert torch.equal(found.x0, result)
-    assert len(found.rows) == 9
+    assert len(found.rows) == calls
     assert found.total == pytest.approx(-1)
     assert work.plot_inspection(found).shape[-1] == 3
 

@@ -148,6 +148,15 @@ def test_of_another_scheduler_the_schedule_is_taken_over_and_losses_are_told(
     assert scheduler.grid == expected
 
 
+@pytest.mark.filterwarnings("ignore")  # of numpy, for what this scheduler does
+@pytest.mark.skipif(not hasattr(schedulers, "HeliosScheduler"), reason="this diffusers has no Helios")
+@pytest.mark.parametrize(("change", "shift"), [({}, 4.0), ({"flow_shift": 5.0}, 5.0)])
+def test_a_flow_scheduler_may_call_its_flow_shift_a_shift(change, shift) -> None:
+    scheduler = FlowSamplerScheduler.from_config(schedulers.HeliosScheduler(shift=4.0).config, **change)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0.25, 4))
+    assert scheduler.grid == fs.schedules.shift(4, shift=shift, arithmetic="stock")
+
+
 MADE = [
     cls
     for name in sorted(dir(schedulers))

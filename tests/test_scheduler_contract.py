@@ -502,6 +502,22 @@ def test_the_same_method_is_at_least_as_accurate_as_stocks(kind, sampler, steps)
     assert errors[1] <= 1.02 * errors[0]
 
 
+@pytest.mark.parametrize("name", [n for n in ODE if "startup" in fs.get_sampler(n).options])
+def test_a_run_that_begins_inside_the_schedule_is_the_rest_of_the_schedule_without_a_start_up_step(name) -> None:
+    """The calls of a start-up step are in the list at the first step of the schedule alone, and the host has the list before it cuts it."""
+    steps, cut = 10, 4
+    scheduler = FlowSamplerScheduler(sampler=name, carry="float64")
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
+    begin = next(i for i, call in enumerate(scheduler._calls) if call.step == cut)
+    scheduler.set_begin_index(begin)
+    x = X1.double()
+    for t in scheduler.timesteps[begin:]:
+        x = scheduler.step(field(x, t), t, x, return_dict=False)[0]
+    rest, method = scheduler.grid.split(cut)[1], fs.get_sampler(name, startup="ramp")
+    expected = fs.sample(lambda x, s: field(x, (1000 * s).float()[:, None]), X1.double(), rest, method)
+    torch.testing.assert_close(x, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_the_order_survives_a_copy() -> None:
     scheduler = begun("heun")
     for copied in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):

@@ -25,7 +25,7 @@ _shared = settings(
 )
 
 
-def _holds(law: Callable[..., None], *args: Any) -> None:
+def holds(law: Callable[..., None], *args: Any) -> None:
     """Run a law; skip with its reason where it does not apply."""
     try:
         law(*args)
@@ -53,18 +53,18 @@ class SamplerConformance:
     @given(grid=strategies.grids(), dtype=strategies.dtypes(), value=st.integers(-4, 4))
     def test_the_dt_applied_sum_to_end_minus_start(self, subject: Any, grid: SigmaGrid, dtype: torch.dtype, value: int) -> None:
         """Test that the applied dt sum to end minus start, on any grid and in every dtype."""
-        _holds(laws.applied_dt_sum_to_end_minus_start, subject, grid, dtype, float(value))
+        holds(laws.applied_dt_sum_to_end_minus_start, subject, grid, dtype, float(value))
 
     @_shared
     @given(grid=strategies.grids(12))
     def test_evaluations_on_any_grid(self, subject: Any, grid: SigmaGrid) -> None:
         """Test that a run makes exactly the model calls of its dry run."""
-        _holds(laws.evaluations_are_as_declared, subject, grid)
+        holds(laws.evaluations_are_as_declared, subject, grid)
 
     @pytest.mark.parametrize("law", laws.SAMPLER_LAWS, ids=lambda law: law.__name__)
     def test_law(self, subject: Any, law: Callable[..., None]) -> None:
         """Test each law on its standard case."""
-        _holds(law, subject)
+        holds(law, subject)
 
 
 @pytest.mark.flowsamplers

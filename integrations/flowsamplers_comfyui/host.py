@@ -12,7 +12,7 @@ import logging
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -86,7 +86,7 @@ def flow_sampler(
     parts = with_end(sampler, grid, last)
     seed = extra_args.get("seed") if noise_seed is None else noise_seed
     noise = noise_of(parts[0][0], model, x, seed)
-    with watched(parts, indices, callback, disable=disable) as on_call:
+    with progress(parts, indices, callback, disable=disable) as on_call:
         velocity = Velocity(model, extra_args, on_call)
         for method, part in parts:
             x = fs.sample(velocity, x, part, method, seed=noise)
@@ -140,7 +140,8 @@ def noise_of(method: fs.Sampler, model: Any, x: Tensor, seed: int | None) -> Ima
     """Make the noise of a run; None for a sampler without noise, or without a seed."""
     if not method.stochastic or (seed is None and method.draws_noise):
         return None
-    return ImageNoise(seeds_of(model, x, int(seed or 0)), noise_scale(model))
+    scale = getattr(model_sampling(model), "noise_scale", None) or 1.0
+    return ImageNoise(seeds_of(model, x, int(seed or 0)), float(scale))
 
 
 def seeds_of(model: Any, x: Tensor, seed: int) -> tuple[int, ...]:
@@ -218,11 +219,6 @@ def model_sampling(model: Any) -> Any:
     return None
 
 
-def noise_scale(model: Any) -> float:
-    """Return the standard deviation of the noise of the model's flow; 1 for most models."""
-    return float(getattr(model_sampling(model), "noise_scale", 1.0) or 1.0)
-
-
 def grid_of(sigmas: Tensor) -> tuple[fs.SigmaGrid, tuple[int, ...]]:
     """Convert ComfyUI's sigmas to a schedule without repeated sigmas, with the original index of each step.
 
@@ -275,10 +271,10 @@ def with_end(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> list
     if last not in (AUTO, OWN):
         method = _ending(method, last)
     elif last == AUTO and grid.end > 0:
-        method = _without_euler_last(method)
-    elif last == AUTO and _asks_at_data(method, grid):
-        ends = [e for e in (_may_end(method, name) for name in ENDS) if e is not None and not _asks_at_data(e, grid)]
-        method = next((e for e in ends if e.order == method.order), ends[0] if ends else method)
+        method = _ending(method, "method") if _last_of(method) == "euler" else method
+    elif last == AUTO and _last_of(method) and _asks_at_data(method, grid):
+        ends = [end for end in (_ending(method, name) for name in ENDS) if not _asks_at_data(end, grid)]
+        method = next((end for end in ends if end.order == method.order), [*ends, method][0])
     if _asks_at_data(method, grid):
         where = "begins" if grid.rising else "ends"
         raise ValueError(
@@ -301,7 +297,7 @@ def _adaptive(method: fs.Sampler, grid: fs.SigmaGrid, last: str) -> list[Part]:
 
 
 def _ending(method: fs.Sampler, last: str) -> fs.Sampler:
-    """The method, or the one it is laid over, with another last step."""
+    """The method with another last step; of a wrapper, the method that it wraps."""
     if "last" in method.options:
         return fs.get_sampler(method, last=last)
     if "base" in method.options:
@@ -309,26 +305,28 @@ def _ending(method: fs.Sampler, last: str) -> fs.Sampler:
     raise ValueError(f"last step {last!r}: {type(method).__name__} has no such option; set it to auto")
 
 
-def _without_euler_last(method: fs.Sampler) -> fs.Sampler:
-    """The method without a last step of Euler's, which many have for sigma 0."""
-    if method.options.get("last") == "euler":
-        return _ending(method, "method")
-    if "base" not in method.options:
-        return method
-    base = fs.get_sampler(method.options["base"])
-    other = _without_euler_last(base)
-    return method if other == base else fs.get_sampler(method, base=other)
-
-
-def _may_end(method: fs.Sampler, last: str) -> fs.Sampler | None:
-    try:
-        return _ending(method, last)
-    except ValueError:
-        return None
+def _last_of(method: fs.Sampler) -> str:
+    """The option for the last step, of the method or of the one that it wraps; empty if there is none."""
+    options = method.options
+    return str(options["last"]) if "last" in options else _last_of(fs.get_sampler(options["base"])) if "base" in options else ""
 
 
 def _asks_at_data(method: fs.Sampler, grid: fs.SigmaGrid) -> bool:
     return any(call.sigma <= 0 for call in fs.dry_run(method, grid))
+
+
+def nfe(sampler: SamplerLike, grid: fs.SigmaGrid, last: str = AUTO) -> int:
+    """Count the model calls of a run in ComfyUI.
+
+    Raises:
+        ValueError: the sampler is adaptive, or see `with_end`.
+    """
+    return sum(fs.nfe(method, part) for method, part in with_end(sampler, grid, last))
+
+
+def largest_steps(sampler: SamplerLike, calls: int, grid_of: Callable[[int], fs.SigmaGrid], last: str = AUTO) -> int:
+    """Find the largest number of steps that needs at most ``calls`` model calls; 0 if not even one step fits."""
+    return next((steps for steps in range(calls, 0, -1) if nfe(sampler, grid_of(steps), last) <= calls), 0)
 
 
 def description(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> str:
@@ -341,45 +339,32 @@ def description(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> str:
     method, (grid, _) = fs.get_sampler(sampler), grid_of(sigmas)
     name = sampler if isinstance(sampler, str) else fs.to_config(method)["name"]
     parts = with_end(method, grid, last)
-    calls = [None if m.adaptive else fs.nfe(m, g) for m, g in parts]
-    known = sum(c or 0 for c in calls)
-    count = f"{known} model calls" if None not in calls else f"model calls by tolerance, at least {known + 1}"
+    known = sum(fs.nfe(m, g) for m, g in parts if not m.adaptive)
+    count = f"model calls by tolerance, at least {known + 1}" if method.adaptive else f"{known} model calls"
     changed = parts[0][0] != method or len(parts) > 1
-    end = fs.to_config(parts[-1][0])["name"] if len(parts) > 1 else _end_of(parts[0][0])
+    end = fs.to_config(parts[-1][0])["name"] if len(parts) > 1 else _last_of(parts[0][0])
     why = f"; last step by {end}, because ComfyUI's model has no velocity at sigma 0" if changed and last == AUTO else ""
     return f"{name}: {grid.steps} steps, {count}{why}"
 
 
-def _end_of(method: fs.Sampler) -> str:
-    options = method.options
-    return _end_of(fs.get_sampler(options["base"])) if "base" in options else str(options.get("last", ""))
-
-
 @contextmanager
-def watched(
+def progress(
     parts: Sequence[Part], indices: Sequence[int], callback: Callback | None, *, disable: bool | None
 ) -> Generator[Callable[[Tensor, Tensor, Tensor], None]]:
     """Update a progress bar on the console and ComfyUI's callback after every model call."""
-    nodes = [-s if not parts[0][1].rising else s for _, g in parts for s in g.sigmas[:-1]]
-    fixed = not any(m.adaptive for m, _ in parts)
-    steps = _steps_of_calls(parts) if fixed else iter(())
-    with tqdm(total=sum(fs.nfe(m, g) for m, g in parts) if fixed else None, disable=disable) as bar:
+    (method, first), *_ = parts
+    nodes = [s if first.rising else -s for _, grid in parts for s in grid.sigmas[:-1]]
+    steps = [] if method.adaptive else [call.step for call in fs.dry_run(method, first)]
+    upcoming = iter(steps)
+    with tqdm(total=len(steps) or None, disable=disable) as bar:
 
         def on_call(x: Tensor, sigma: Tensor, denoised: Tensor) -> None:
             bar.update()
             if callback is None:
                 return
-            step = next(steps, None)
+            step = next(upcoming, None)
             if step is None:  # the calls of an adaptive method are not known beforehand
                 step = max(bisect_right(nodes, math.copysign(float(sigma[0]), nodes[-1])) - 1, 0)
             callback({"x": x, "i": indices[step], "sigma": sigma[0], "sigma_hat": sigma[0], "denoised": denoised})
 
         yield on_call
-
-
-def _steps_of_calls(parts: Sequence[Part]) -> Iterator[int]:
-    """The step of every model call of a run whose calls are known."""
-    before = 0
-    for method, grid in parts:
-        yield from (before + call.step for call in fs.dry_run(method, grid))
-        before += grid.steps

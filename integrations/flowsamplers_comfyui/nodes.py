@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
@@ -24,6 +25,8 @@ from flowsamplers_comfyui import schedule as schedules
 
 CATEGORY = "sampling/flowsamplers"
 NOISY = " (adds noise)"
+WHOLE = torch.tensor([1.0, 0.0])
+"""First and last sigma of a complete run."""
 
 
 def sampler_menu() -> list[str]:
@@ -35,11 +38,6 @@ def sampler_menu() -> list[str]:
 def sampler_name(label: str) -> str:
     """Return the name in an entry of the menu; a plain name is returned unchanged."""
     return label.removesuffix(NOISY).rpartition(" / ")[2]
-
-
-def last_menu() -> list[str]:
-    """List the choices for the last step."""
-    return [host.AUTO, host.OWN, *host.ENDS, "ralston", "gauss_legendre2"]
 
 
 def schedule_menu() -> list[str]:
@@ -84,18 +82,21 @@ def options_of(sampler: Any) -> dict[str, Any]:
 
 
 def with_velocity(
-    model: Any, conditioning: tuple[Any, Any, float], latent: Any, seed: int, sigmas: Tensor, evaluations: int, do: Any
-) -> Any:
+    do: Callable[[host.Velocity, Tensor], Any], evaluations: int, sigmas: Tensor, /, model: Any, positive: Any, negative: Any,
+    latent: Any, cfg: float, seed: int,
+) -> Any:  # fmt: skip
     """Run ``do(velocity, x)`` in place of a sampler, with ComfyUI's own patches, guidance and conditioning.
 
     Args:
-        model: MODEL.
-        conditioning: positive, negative and the guidance scale.
-        latent: LATENT.
-        seed: seed of the noise.
-        sigmas: first and last sigma of the run.
-        evaluations: largest number of evaluations for the progress bar; each image of a model call counts once.
         do: function of the velocity and the start; its result is returned.
+        evaluations: largest number of evaluations for the progress bar; each image of a model call counts once.
+        sigmas: the schedule, or its first and last sigma.
+        model: see `model_inputs`, as all that follow.
+        positive: conditioning.
+        negative: conditioning.
+        latent: LATENT.
+        cfg: the guidance scale.
+        seed: seed of the noise.
     """
     found: list[Any] = []
     bar = comfy.utils.ProgressBar(evaluations)
@@ -111,7 +112,6 @@ def with_velocity(
         found.append(do(host.Velocity(model, extra_args or {}, on_call), x))
         return x
 
-    positive, negative, cfg = conditioning
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     comfy.sample.sample_custom(
@@ -120,6 +120,19 @@ def with_velocity(
     )  # fmt: skip
     bar.update_absolute(evaluations)
     return found[0]
+
+
+def schema(node_id: str, name: str, description: str, inputs: list[Any], outputs: list[Any], **more: Any) -> Any:
+    """The schema of a node of this package."""
+    return io.Schema(
+        node_id=node_id,
+        display_name=name,
+        category=CATEGORY,
+        description=description,
+        inputs=inputs,
+        outputs=outputs,
+        **more,
+    )
 
 
 def model_inputs() -> list[Any]:
@@ -140,15 +153,14 @@ class FlowSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The inputs and outputs."""
-        return io.Schema(
-            node_id="FlowSampler",
-            display_name="Flow Sampler",
-            category=CATEGORY,
-            description="A sampler for rectified flows. Its noise, if any, depends on the image and not on the batch.",
-            inputs=[
+        return schema(
+            "FlowSampler",
+            "Flow Sampler",
+            "A sampler for rectified flows. Its noise, if any, depends on the image and not on the batch.",
+            [
                 io.Combo.Input("sampler", options=sampler_menu(), default="euler / euler", tooltip="Family / name."),
                 io.Combo.Input(
-                    "last_step", options=last_menu(), default=host.AUTO,
+                    "last_step", options=[host.AUTO, host.OWN, *host.ENDS, "ralston", "gauss_legendre2"], default=host.AUTO,
                     tooltip="auto: the sampler's own last step. If that needs the model at sigma 0: the cheapest one that keeps the order.",
                 ),
                 io.String.Input("options", default="", multiline=False, tooltip='JSON, such as {"eta": 0.5}.'),
@@ -157,7 +169,7 @@ class FlowSampler(io.ComfyNode):
                     tooltip="Seed of a stochastic sampler's noise; -1 uses the seed of the run.",
                 ),
             ],
-            outputs=[io.Sampler.Output()],
+            [io.Sampler.Output()],
         )  # fmt: skip
 
     @classmethod
@@ -170,9 +182,12 @@ class FlowSampler(io.ComfyNode):
         """Make it."""
         method = fs.get_sampler(sampler_name(sampler), **read_options(options, "options"))
         own = None if noise_seed < 0 else noise_seed
-        return io.NodeOutput(
-            comfy.samplers.KSAMPLER(host.flow_sampler, {"sampler": method, "last": last_step, "noise_seed": own})
-        )
+        return io.NodeOutput(comfy_sampler(method, last_step, own))
+
+
+def comfy_sampler(method: fs.Sampler, last: str, noise_seed: int | None = None) -> Any:
+    """Make a SAMPLER."""
+    return comfy.samplers.KSAMPLER(host.flow_sampler, {"sampler": method, "last": last, "noise_seed": noise_seed})
 
 
 class FlowSchedule(io.ComfyNode):
@@ -181,12 +196,11 @@ class FlowSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The inputs and outputs."""
-        return io.Schema(
-            node_id="FlowSchedule",
-            display_name="Flow Schedule",
-            category=CATEGORY,
-            description="Sigmas for a number of steps, or for a number of model calls of the connected sampler.",
-            inputs=[
+        return schema(
+            "FlowSchedule",
+            "Flow Schedule",
+            "Sigmas for a number of steps, or for a number of model calls of the connected sampler.",
+            [
                 io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
                 io.Int.Input("count", default=8, min=1, max=10000),
                 io.Combo.Input("count_is", options=["steps", "model calls"], default="steps", tooltip="model calls: connect the sampler."),
@@ -204,7 +218,7 @@ class FlowSchedule(io.ComfyNode):
                 io.Sampler.Input("sampler", optional=True),
                 io.Latent.Input("latent", optional=True),
             ],
-            outputs=[io.Sigmas.Output(), io.String.Output(display_name="numbers")],
+            [io.Sigmas.Output(), io.String.Output(display_name="numbers")],
         )  # fmt: skip
 
     @classmethod
@@ -220,9 +234,10 @@ class FlowSchedule(io.ComfyNode):
         """Make it."""
         if count_is == "model calls" and sampler is None:
             raise ValueError("count_is='model calls': connect the sampler whose calls are counted")
-        if shift == "model" and model is None:
+        if shift == schedules.MODEL_SHIFT and model is None:
             raise ValueError("shift='model': connect the model whose shift is taken")
         of = options_of(sampler) if count_is == "model calls" else {}
+        sampling = None if shift != schedules.MODEL_SHIFT else model.get_model_object("model_sampling")
         sigmas = schedules.sigmas_of(
             sampler_name(schedule),
             count,
@@ -231,16 +246,11 @@ class FlowSchedule(io.ComfyNode):
             denoise=denoise,
             start=start,
             tokens=fs.schedules.tokens_for(width, height) if latent is None else schedules.tokens_of(latent["samples"]),
-            shift=schedules.model_shift(_Sampling(model)) if shift == "model" else None,
+            shift=None if sampling is None else schedules.model_shift(SimpleNamespace(model_sampling=sampling)),
             options=read_options(options, "options"),
             edits=read_options(edits, "edits"),
         )
         return io.NodeOutput(sigmas, numbers(sigmas, of))
-
-
-class _Sampling:
-    def __init__(self, model: Any) -> None:
-        self.model_sampling = model.get_model_object("model_sampling")
 
 
 def numbers(sigmas: Tensor, of: dict[str, Any]) -> str:
@@ -258,28 +268,25 @@ class FlowInspect(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The inputs and outputs."""
-        return io.Schema(
-            node_id="FlowInspect",
-            display_name="Flow Inspect",
-            category=CATEGORY,
-            description="Sample, and record sigma, dt and the root mean squares of x and of the velocity at every model call.",
-            inputs=[*model_inputs(), io.Sampler.Input("sampler"), io.Sigmas.Input("sigmas")],
-            outputs=[io.Latent.Output(), io.String.Output(display_name="table"), io.Image.Output(display_name="plot")],
+        return schema(
+            "FlowInspect",
+            "Flow Inspect",
+            "Sample, and record sigma, dt and the root mean squares of x and of the velocity at every model call.",
+            [*model_inputs(), io.Sampler.Input("sampler"), io.Sigmas.Input("sigmas")],
+            [io.Latent.Output(), io.String.Output(display_name="table"), io.Image.Output(display_name="plot")],
         )
 
     @classmethod
-    def execute(
-        cls, model: Any, positive: Any, negative: Any, latent: Any, cfg: float, seed: int, sampler: Any, sigmas: Tensor
-    ) -> Any:
+    def execute(cls, sampler: Any, sigmas: Tensor, **given: Any) -> Any:
         """Run it."""
-        of = options_of(sampler)
-        own = of.get("noise_seed")
+        of, model, latent = options_of(sampler), given["model"], given["latent"]
+        seed = given["seed"] if of.get("noise_seed") is None else of["noise_seed"]
 
         def run(velocity: host.Velocity, x: Tensor) -> work.Inspection:
-            return work.inspect(velocity, x, sigmas, of["sampler"], last=of["last"], seed=seed if own is None else own)
+            return work.inspect(velocity, x, sigmas, of["sampler"], last=of["last"], seed=seed)
 
         calls = work.calls_of(of["sampler"], sigmas, of["last"]) * len(latent["samples"])
-        found = with_velocity(model, (positive, negative, cfg), latent, seed, sigmas, calls, run)
+        found = with_velocity(run, calls, sigmas, **given)
         return io.NodeOutput(finished(model, latent, found.x0, float(sigmas[-1])), str(found), work.plot_inspection(found))
 
 
@@ -297,12 +304,11 @@ class FlowStudy(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The inputs and outputs."""
-        return io.Schema(
-            node_id="FlowStudy",
-            display_name="Flow Study",
-            category=CATEGORY,
-            description="Compare samplers at equal numbers of model calls with an accurate reference, whose own error is shown.",
-            inputs=[
+        return schema(
+            "FlowStudy",
+            "Flow Study",
+            "Compare samplers at equal numbers of model calls with an accurate reference, whose own error is shown.",
+            [
                 *model_inputs(),
                 io.Vae.Input("vae"),
                 io.String.Input("samplers", default="euler, heun, ab2, dpmpp_2m"),
@@ -310,7 +316,7 @@ class FlowStudy(io.ComfyNode):
                 io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
                 io.Int.Input("budget", default=400, min=60, max=100000, tooltip="Largest number of model calls, including the reference."),
             ],
-            outputs=[io.Image.Output(display_name="plot"), io.Image.Output(display_name="grid"), io.String.Output(display_name="result")],
+            [io.Image.Output(display_name="plot"), io.Image.Output(display_name="grid"), io.String.Output(display_name="result")],
             is_output_node=True,
         )  # fmt: skip
 
@@ -320,23 +326,13 @@ class FlowStudy(io.ComfyNode):
         return checked(lambda: planned(samplers, calls, schedule, budget, 4096))
 
     @classmethod
-    def execute(
-        cls, model: Any, positive: Any, negative: Any, latent: Any, cfg: float, seed: int, vae: Any,
-        samplers: str, calls: str, schedule: str, budget: int,
-    ) -> Any:  # fmt: skip
+    def execute(cls, vae: Any, samplers: str, calls: str, schedule: str, budget: int, **given: Any) -> Any:
         """Run it."""
+        model, latent = given["model"], given["latent"]
         what = planned(samplers, calls, schedule, budget, schedules.tokens_of(latent["samples"]))
         host.log.info("Flow Study: %s", what)
-        sigmas = torch.tensor([1.0, 0.0])
-        found = with_velocity(
-            model,
-            (positive, negative, cfg),
-            latent,
-            seed,
-            sigmas,
-            what.calls * len(latent["samples"]),
-            lambda velocity, x: work.study(velocity, x, what),
-        )
+        evaluations = what.calls * len(latent["samples"])
+        found = with_velocity(lambda velocity, x: work.study(velocity, x, what), evaluations, WHOLE, **given)
         keys = [*((name, count) for name, count, _ in what.runs), ("reference", max(c for _, c, _ in what.runs))]
         decoded = [vae.decode(finished(model, latent, x[:1])["samples"]) for x in found.pictures]
         pictures = {key: image.reshape(-1, *image.shape[-3:])[0].cpu() for key, image in zip(keys, decoded, strict=True)}
@@ -361,13 +357,12 @@ class FittedSolver(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The inputs and outputs."""
-        return io.Schema(
-            node_id="FlowFittedSolver",
-            display_name="Fitted Solver",
-            category=CATEGORY,
-            description="A solver from a file of the command flowsamplers fit or the node Fit. Use its sampler and its sigmas together.",
-            inputs=[io.String.Input("path", default="", tooltip="The JSON file of the solver.")],
-            outputs=[io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
+        return schema(
+            "FlowFittedSolver",
+            "Fitted Solver",
+            "A solver from a file of the command flowsamplers fit or the node Fit. Use its sampler and its sigmas together.",
+            [io.String.Input("path", default="", tooltip="The JSON file of the solver.")],
+            [io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
         )
 
     @classmethod
@@ -388,12 +383,10 @@ class FittedSolver(io.ComfyNode):
 
 def solver_outputs(solver: fs.Solver) -> tuple[Any, Tensor, str]:
     """Return SAMPLER, SIGMAS and a description of a fitted solver."""
-    options = {"sampler": solver.sampler, "last": host.OWN, "noise_seed": None}
     about = f"{solver.nfe} model calls\nfitted to {dict(solver.fitted_to)}"
     if solver.validation is not None:
         about += f"\n{solver.validation.verdict}"
-    sigmas = torch.tensor(solver.grid.sigmas, dtype=torch.float32)
-    return comfy.samplers.KSAMPLER(host.flow_sampler, options), sigmas, about
+    return comfy_sampler(solver.sampler, host.OWN), torch.tensor(solver.grid.sigmas, dtype=torch.float32), about
 
 
 class FlowFit(io.ComfyNode):
@@ -402,33 +395,29 @@ class FlowFit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The inputs and outputs."""
-        return io.Schema(
-            node_id="FlowFit",
-            display_name="Fit",
-            category=CATEGORY,
-            description="Fit the sigmas and weights of a solver to this model. The latent's batch gives the starts; use some dozens.",
-            inputs=[
+        return schema(
+            "FlowFit",
+            "Fit",
+            "Fit the sigmas and weights of a solver to this model. The latent's batch gives the starts; use some dozens.",
+            [
                 *model_inputs(),
                 io.Int.Input("calls", default=8, min=1, max=100, tooltip="Model calls of the solver."),
                 io.Int.Input("rounds", default=0, min=0, max=10, tooltip="Gauss-Newton rounds; 0 uses only the profile."),
                 io.Int.Input("max_batch", default=8, min=1, max=4096, tooltip="Images in one model call."),
                 io.String.Input("path", default="solver.json", tooltip="JSON file for the solver."),
             ],
-            outputs=[io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
+            [io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
         )
 
     @classmethod
-    def execute(
-        cls, model: Any, positive: Any, negative: Any, latent: Any, cfg: float, seed: int, calls: int, rounds: int,
-        max_batch: int, path: str,
-    ) -> Any:  # fmt: skip
+    def execute(cls, calls: int, rounds: int, max_batch: int, path: str, **given: Any) -> Any:
         """Fit it."""
+        starts = given["latent"]["samples"]
 
         def fit(velocity: host.Velocity, x: Tensor) -> fs.Solver:
-            return fs.fit(velocity, x, calls, rounds=rounds, max_batch=max_batch, tokens=schedules.tokens_of(latent["samples"]))
+            return fs.fit(velocity, x, calls, rounds=rounds, max_batch=max_batch, tokens=schedules.tokens_of(starts))
 
-        cost = evaluations_at_most(len(latent["samples"]), [calls], rounds)
-        solver = with_velocity(model, (positive, negative, cfg), latent, seed, torch.tensor([1.0, 0.0]), cost, fit)
+        solver = with_velocity(fit, evaluations_at_most(len(starts), [calls], rounds), WHOLE, **given)
         solver.save(path)
         return io.NodeOutput(*solver_outputs(solver))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.sampler import SamplerLike
-from flowsamplers_comfyui.host import check_flow, model_sampling, with_end
+from flowsamplers_comfyui.host import AUTO, check_flow, largest_steps, model_sampling, nfe
 
 CHANNELS_OF_PATCHES = 64
 """Latents with at least this many channels are patches: one latent pixel is one token (FLUX.2 has 128)."""
@@ -74,7 +75,7 @@ def sigmas_of(
     count: int,
     *,
     sampler: SamplerLike | None = None,
-    last: str = "auto",
+    last: str = AUTO,
     denoise: float = 1.0,
     start: float = 1.0,
     tokens: int | None = None,
@@ -113,30 +114,25 @@ def sigmas_of(
     if denoise <= 0:
         return torch.empty(0)
     given = options_for(name, options or {}, tokens=tokens, shift=shift)
-    made = partial(_made, name, denoise=denoise, start=start, options=given, edits=edits or {})
-    if sampler is None:
-        return torch.tensor(made(count).sigmas, dtype=torch.float32)
-    steps = next((n for n in range(count, 0, -1) if _calls(sampler, made(n), last) <= count), 0)
-    if steps == 0:
+
+    def made(steps: int) -> fs.SigmaGrid:
+        grid = fs.schedules.denoise(name, steps, denoise, **given) if denoise < 1 else fs.get_schedule(name, steps, **given)
+        if not grid.end < start <= 1:
+            raise ValueError(f"start={start}: the first sigma lies above {grid.end} and is at most 1")
+        if start < grid.start:
+            grid = fs.SigmaGrid([start, *(s for s in grid.sigmas if s < start)])
+        for edit, value in (edits or {}).items():
+            if edit not in EDITS:
+                raise ValueError(f"edit {edit!r}: accepted are {', '.join(EDITS)}")
+            grid = EDITS[edit](grid, value)
+        return grid
+
+    steps = count if sampler is None else largest_steps(sampler, count, made, last)
+    if sampler is not None and steps == 0:
         raise ValueError(
-            f"model calls={count}: one step of this sampler takes {_calls(sampler, made(1), last)}; give it at least as many"
+            f"model calls={count}: one step of this sampler takes {nfe(sampler, made(1), last)}; give it at least as many"
         )
     return torch.tensor(made(steps).sigmas, dtype=torch.float32)
-
-
-def _made(
-    name: str, steps: int, *, denoise: float, start: float, options: Mapping[str, Any], edits: Mapping[str, Any]
-) -> fs.SigmaGrid:
-    grid = fs.schedules.denoise(name, steps, denoise, **options) if denoise < 1 else fs.get_schedule(name, steps, **options)
-    if not grid.end < start <= 1:
-        raise ValueError(f"start={start}: the first sigma lies above {grid.end} and is at most 1")
-    if start < grid.start:
-        grid = fs.SigmaGrid([start, *(s for s in grid.sigmas if s < start)])
-    for edit, value in edits.items():
-        if edit not in EDITS:
-            raise ValueError(f"edit {edit!r}: accepted are {', '.join(EDITS)}")
-        grid = EDITS[edit](grid, value)
-    return grid
 
 
 def _reversed(grid: fs.SigmaGrid, lowest: float) -> fs.SigmaGrid:
@@ -157,10 +153,6 @@ EDITS = {
 """The edits of a schedule: the name, and the method that takes its argument."""
 
 
-def _calls(sampler: SamplerLike, grid: fs.SigmaGrid, last: str) -> int:
-    return sum(fs.nfe(method, part) for method, part in with_end(sampler, grid, last))
-
-
 def stock_handler(name: str, model_sampling: Any, steps: int) -> Tensor:
     """Make a schedule for the menu of the stock KSampler, with the model's own shift.
 
@@ -169,12 +161,7 @@ def stock_handler(name: str, model_sampling: Any, steps: int) -> Tensor:
         model_sampling: sampling of the model.
         steps: number of steps.
     """
-    return sigmas_of(name, steps, shift=model_shift(_Holder(model_sampling)))
-
-
-class _Holder:
-    def __init__(self, sampling: Any) -> None:
-        self.model_sampling = sampling
+    return sigmas_of(name, steps, shift=model_shift(SimpleNamespace(model_sampling=model_sampling)))
 
 
 def register_stock(samplers: Any) -> list[str]:

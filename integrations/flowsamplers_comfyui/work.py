@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
+from flowsamplers.reference import relative_error
 from flowsamplers.sampler import SamplerLike
-from flowsamplers_comfyui.host import AUTO, ImageNoise, Velocity, grid_of, seeds_of, with_end
+from flowsamplers_comfyui.host import AUTO, Velocity, grid_of, largest_steps, nfe, noise_of, with_end
 
-REFERENCE = "carpenter_kennedy4"
-"""The reference method: order 4, five calls per step, none at sigma 0."""
+REFERENCE, CALLS = "carpenter_kennedy4", 5
+"""The reference method, of order 4, and its model calls in a step, none at sigma 0."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def inspect(
            1     0  0.5000000  -0.5000000   0.50000   1.00000
         sum of dt -1.0000000, 2 model calls
     """
-    noise = ImageNoise(seeds_of(velocity.model, x, seed))
+    parts = with_end(sampler, grid_of(sigmas)[0], last)
+    noise = noise_of(parts[0][0], velocity.model, x, seed)
     rows: list[tuple[int, int, float, float, float, float]] = []
     total, before = 0.0, 0
-    for method, grid in with_end(sampler, grid_of(sigmas)[0], last):
+    for method, grid in parts:
         run = fs.trace(velocity, x, grid, method, seed=noise)
         rows += [(before + e.step, e.stage, e.sigma, grid.dt[e.step], e.x_norm, e.v_norm) for e in run.evaluations]
         x, total, before = run.x0, total + sum(grid.dt), before + grid.steps
@@ -97,13 +99,12 @@ class Plan:
     @property
     def reference_calls(self) -> int:
         """Number of model calls of both references."""
-        per_step = fs.nfe(REFERENCE, fs.SigmaGrid([1.0, 0.5]))
-        return per_step * (self.reference_steps + self.reference_steps // 2)
+        return CALLS * (self.reference_steps + self.reference_steps // 2)
 
     @property
     def calls(self) -> int:
         """Number of all model calls, at most."""
-        return self.reference_calls + sum(_calls(name, grid) for name, _, grid in self.runs)
+        return self.reference_calls + sum(nfe(name, grid) for name, _, grid in self.runs)
 
     def __str__(self) -> str:
         """In a sentence."""
@@ -138,13 +139,13 @@ def plan(samplers: Sequence[str], counts: Sequence[int], grid_of_steps: Callable
                 f"sampler {name!r}: the study compares runs of a fixed number of calls without noise; leave it out"
             )
         for count in counts:
-            fits = [n for n in range(1, count + 1) if _calls(name, grid_of_steps(n)) <= count]
-            if fits:
-                runs.append((name, count, grid_of_steps(fits[-1])))
+            steps = largest_steps(name, count, grid_of_steps)
+            if steps:
+                runs.append((name, count, grid_of_steps(steps)))
     if not runs:
         raise ValueError(f"calls={list(counts)}: none of the samplers can make a step with so few model calls")
-    spent = sum(_calls(name, grid) for name, _, grid in runs)
-    steps = (budget - spent) // (3 * fs.nfe(REFERENCE, fs.SigmaGrid([1.0, 0.5]))) * 2
+    spent = sum(nfe(name, grid) for name, _, grid in runs)
+    steps = (budget - spent) // (3 * CALLS) * 2
     if steps < 8:
         raise ValueError(
             f"budget={budget}: the runs take {spent} model calls and a reference 60 more; raise it to {spent + 60} or more"
@@ -202,25 +203,14 @@ def study(velocity: Velocity, x: Tensor, planned: Plan) -> Measured:
         >>> found.errors[3] < found.errors[1] < found.errors[0], found.reference_error < 1e-3
         (True, True)
     """
-    fine, coarse = (_reference(velocity, x, n) for n in (planned.reference_steps, planned.reference_steps // 2))
-    ended = [
-        fs.Run(x, part, method) for name, _, grid in planned.runs for method, part in with_end(name, grid)
-    ]  # without adaptive methods a run is one part
-    pictures = fs.sample_many(velocity, ended, max_batch=len(x))
-    errors = tuple(_distance(p, fine) for p in pictures)
-    return Measured(planned, errors, _distance(coarse, fine), (*pictures, fine))
-
-
-def _reference(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
-    return fs.sample(velocity, x, fs.schedules.chebyshev(steps), REFERENCE)
-
-
-def _distance(x: Tensor, y: Tensor) -> float:
-    return float(((x - y).flatten(1).norm(dim=1) / y.flatten(1).norm(dim=1)).mean())
-
-
-def _calls(name: str, grid: fs.SigmaGrid) -> int:
-    return sum(fs.nfe(method, part) for method, part in with_end(name, grid))
+    fine, coarse = (
+        fs.sample(velocity, x, fs.schedules.chebyshev(steps), REFERENCE)
+        for steps in (planned.reference_steps, planned.reference_steps // 2)
+    )
+    runs = [fs.Run(x, part, method) for name, _, grid in planned.runs for method, part in with_end(name, grid)]
+    pictures = fs.sample_many(velocity, runs, max_batch=len(x))
+    *errors, reference_error = (float(relative_error(p, fine).mean()) for p in (*pictures, coarse))
+    return Measured(planned, tuple(errors), reference_error, (*pictures, fine))
 
 
 def plot_study(found: Measured) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from flowsamplers.grid import SigmaGrid
 from flowsamplers.noise import GeneratorNoise, Interval, KeyedNoise, Noise, Seeds
 from flowsamplers.sampler import Sampler
 from flowsamplers.stepper import Stepper
+
+Carry = Literal["float32", "float64", "model"]
+CARRIES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64, "model": torch.float32}
+"""The dtype of the master copy, by the option ``carry``."""
 
 
 class CallNoise:
@@ -25,29 +29,23 @@ class CallNoise:
 
     def __init__(self, seed: Seeds | None) -> None:
         self.seed = seed
-        self._source = self._of(None)
-        self._step = -1
-        self._drawn: dict[int, Tensor] = {}
+        self._stored: dict[tuple[int, int], Tensor] = {}
+        self.use(None)
 
     def use(self, generator: Any) -> None:
         """Draw from this generator, or a list with one for each row; None draws from the seed."""
-        self._source = self._of(generator)
-
-    def _of(self, generator: Any) -> Noise:
-        return KeyedNoise(self.seed) if generator is None and self.seed is not None else GeneratorNoise(generator)
+        keyed = generator is None and self.seed is not None
+        self._source: Noise = KeyedNoise(self.seed) if keyed else GeneratorNoise(generator)  # pyright: ignore[reportArgumentType]
 
     def forget(self, step: int) -> None:
         """Delete the stored draws of earlier steps."""
-        if self._step < step:
-            self._drawn = {}
+        self._stored = {key: x for key, x in self._stored.items() if key[0] >= step}
 
     def __call__(self, like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
         """A unit normal tensor like ``like``; see `flowsamplers.Noise`."""
-        if step != self._step:
-            self._step, self._drawn = step, {}
-        if draw not in self._drawn:
-            self._drawn[draw] = self._source(like, step, draw, interval)
-        return self._drawn[draw]
+        if (step, draw) not in self._stored:
+            self._stored[step, draw] = self._source(like, step, draw, interval)
+        return self._stored[step, draw]
 
 
 class CarriedRun:
@@ -69,8 +67,7 @@ class CarriedRun:
         grid: the schedule.
         sample: the pipeline's sample.
         begin: index of the first model call.
-        dtype: dtype of the master copy.
-        rounds: round the state to the pipeline's dtype after every step.
+        carry: see `FlowSamplerScheduler`; with ``"model"`` the state is rounded to the pipeline's dtype after every step.
         noise: source of noise for a stochastic sampler.
     """
 
@@ -81,15 +78,14 @@ class CarriedRun:
         sample: Tensor,
         *,
         begin: int,
-        dtype: torch.dtype,
-        rounds: bool,
+        carry: Carry,
         noise: CallNoise,
     ) -> None:
         self.next = begin
         self.shape = sample.shape
         self.noise = noise
-        self.stepper = Stepper(method, grid, sample.to(dtype), noise, begin=begin)
-        self._dtype, self._rounds = dtype, rounds
+        self.stepper = Stepper(method, grid, sample.to(CARRIES[carry]), noise, begin=begin)
+        self._rounds = carry == "model"
         self._handed_dtype: torch.dtype | None = None
         self._lost: Tensor | None = None  # rows (rows, 1, ...) with a velocity that was not finite
         self._origin: Any = None
@@ -139,7 +135,7 @@ class CarriedRun:
                 untouched, self._lost = untouched | (self._lost & missing), self._lost & found.logical_not()
             kept = torch.where(untouched, master - given.to(master.dtype), torch.zeros_like(master))
         sample = sample if found is None else torch.where(untouched, given.to(sample.dtype), sample)
-        self.stepper.edit(sample.to(self._dtype) + kept, anew=found)
+        self.stepper.edit(sample.to(master.dtype) + kept, anew=found)
 
     def __getstate__(self) -> dict[str, Any]:
         """A node of the graph cannot be pickled."""
@@ -157,7 +153,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(1).any(1).reshape(-1, *[1] * (x.ndim - 1)) if x.ndim > 1 else x
 
 
-def as_it_is(x: Tensor) -> list[float] | int | None:
+def contents(x: Tensor) -> list[float] | int | None:
     """A value that changes if a vector is edited in place: its numbers on the CPU, else torch's counter, if it has one."""
     return x.tolist() if x.is_cpu else None if x.is_inference() else x._version
 

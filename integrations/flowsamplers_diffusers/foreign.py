@@ -17,7 +17,7 @@ from flowsamplers.grid import SigmaGrid
 logger = logging.getLogger(__name__)
 
 
-def translated(config: Any, accepted: Collection[str], changes: Mapping[str, Any]) -> Any:
+def translated(config: Any, accepted: Collection[str], changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Translate a configuration of any scheduler to FlowMatchEuler's options; warn if something is lost.
 
     Args:
@@ -25,11 +25,14 @@ def translated(config: Any, accepted: Collection[str], changes: Mapping[str, Any
         accepted: names of our options.
         changes: what the caller wants otherwise, by our names or the other scheduler's.
 
+    Returns:
+        The configuration and the changes, by our names.
+
     Raises:
         ValueError: a key is unknown and similar to one of ours.
     """
     if not isinstance(config, dict):
-        return config
+        return config, changes
     values: dict[str, Any] = dict(config)
     _refuse_typos(values, accepted)
     predicts = values.get("prediction_type") or "flow_prediction"
@@ -37,19 +40,18 @@ def translated(config: Any, accepted: Collection[str], changes: Mapping[str, Any
         logger.warning(
             "prediction_type=%r: the model does not predict a velocity, and this scheduler takes nothing else", predicts
         )
-    if values.pop("use_flow_sigmas", False):
-        known = values.get("schedule_of")
-        shift = values.pop("flow_shift", 1.0)
-        values["schedule_of"] = _description({**(known or {}), **values, **changes}, known)
-        values = {k: v for k, v in values.items() if k in accepted or k.startswith("_")}
-        values["shift"] = changes.get("flow_shift", shift)
-        if not known:
-            logger.warning(
-                "use_flow_sigmas: the schedule of %s is taken over with shift=%s; the method is what sampler= names",
-                values["schedule_of"]["_class_name"],
-                changes.get("shift", values["shift"]),
-            )
-    return values
+    if not values.pop("use_flow_sigmas", False):
+        return values, changes
+    known, flow_shift = values.get("schedule_of"), values.pop("flow_shift", values.get("shift", 1.0))
+    # a keyword, because diffusers drops values of a configuration that are defaults of its own class
+    changes = {"shift": changes.pop("flow_shift", flow_shift), **changes}
+    values["schedule_of"] = _description({**(known or {}), **values, **changes}, known)
+    if not known:
+        logger.warning(
+            "use_flow_sigmas: the schedule of %s is taken over with shift=%s; the method is what sampler= names",
+            *(values["schedule_of"]["_class_name"], changes["shift"]),
+        )
+    return {k: v for k, v in values.items() if k in accepted or k.startswith("_")}, changes
 
 
 def sigmas_of(description: Mapping[str, Any], steps: int, *, shift: float, mu: float | None) -> SigmaGrid:

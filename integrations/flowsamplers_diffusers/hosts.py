@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -23,7 +24,7 @@ class Order(int):
 
     Examples:
         >>> calls = [Evaluation(i // 2, i % 2, 1.0) for i in range(6)]  # 3 steps of 2 calls
-        >>> order = Order(1).of(calls, entries=True)
+        >>> order = Order.of(calls, entries=True)
         >>> order, [t * order for t in range(7)]
         (1, [0, 0, 2, 2, 4, 4, 6])
         >>> 6 - 5 * order  # it begins with call 0 and counts 5 entries: one call gets no tick
@@ -35,10 +36,13 @@ class Order(int):
     begin = 0
     """Index of the first model call of the run."""
 
-    def of(self, calls: Sequence[Evaluation], *, entries: bool) -> Order:
+    @classmethod
+    def of(cls, calls: Sequence[Evaluation], *, entries: bool) -> Order:
         """Return the order for these model calls; ``entries`` says whether the pipeline counts entries or steps."""
-        self._calls, self._entries = tuple(calls), entries
-        return self
+        most = max(Counter(call.step for call in calls).values())
+        order = cls(most if not entries and len(calls) == most * (calls[-1].step + 1) else 1)
+        order._calls, order._entries = tuple(calls), entries
+        return order
 
     def __mul__(self, count: Any) -> Any:
         """The index of a model call."""
@@ -100,7 +104,7 @@ def _strength() -> float | None:
     return value if isinstance(value, float | int) else None
 
 
-def skips_layers() -> tuple[float, float] | None:
+def skipped_layers() -> tuple[float, float] | None:
     """Find the window of SD3's skip-layer guidance, if the calling pipeline uses it, as shares of the number of steps.
 
     The pipeline compares the window with the index of the model call.
@@ -112,7 +116,7 @@ def skips_layers() -> tuple[float, float] | None:
     return None
 
 
-def told_the_target(scheduler: Any) -> str | None:
+def mean_velocity_model(scheduler: Any) -> str | None:
     """Return the model's class if the calling pipeline passes it the end of the step, the next entry of ``timesteps``; else None.
 
     Such models (MeanFlow, flow maps) return the mean velocity up to that time. A scheduler has no access to the model, so the

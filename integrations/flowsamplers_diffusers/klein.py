@@ -85,7 +85,10 @@ class KleinFlow:
         self.text_encoder_out_layers = text_encoder_out_layers
         self.full_time = full_time
         self.batched_guidance = batched_guidance
-        self.guidance_interval = _interval(guidance_interval)
+        interval = None if guidance_interval is None else tuple(float(s) for s in guidance_interval)
+        if interval is not None and (len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1):
+            raise ValueError(f"guidance_interval={guidance_interval}: give two sigmas in [0, 1], the lower one first")
+        self.guidance_interval: tuple[float, float] | None = interval
         self.name = name or str(self.pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.forward_passes = 0
         self._embeddings: dict[str, tuple[Tensor, Tensor]] = {}
@@ -118,10 +121,15 @@ class KleinFlow:
     # What it is
 
     @property
+    def _places(self) -> tuple[int, int]:
+        """Rows and columns of the latent tokens of an image."""
+        multiple = self.pipe.vae_scale_factor * 2
+        return self.height // multiple, self.width // multiple
+
+    @property
     def tokens(self) -> int:
         """Number of latent tokens of an image."""
-        multiple = self.pipe.vae_scale_factor * 2
-        return (self.height // multiple) * (self.width // multiple)
+        return math.prod(self._places)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -156,15 +164,13 @@ class KleinFlow:
             >>> flow.passes(1.0), flow.passes(0.5)
             (1, 2)
         """
-        guided = self.guided and (self.guidance_interval is None or bool(self._inside(torch.tensor(sigma))))
-        return 2 if guided else 1
+        return 2 if self.guided and bool(self._inside(torch.tensor(sigma))) else 1
 
     def _inside(self, sigma: Tensor) -> Tensor:
-        """Where guidance acts; in float32, as the network is told of sigma, so that counting and running agree."""
-        assert self.guidance_interval is not None
-        low, high = self.guidance_interval
-        seen = sigma.to(torch.float32)
-        return (seen >= low) & (seen <= high)
+        """Where guidance is applied; in float32, in which the network gets sigma, so that counting and running agree."""
+        low, high = self.guidance_interval or (-math.inf, math.inf)
+        sigma = sigma.to(torch.float32)
+        return (sigma >= low) & (sigma <= high)
 
     def describe(self) -> dict[str, Any]:
         """Describe the model for a study."""
@@ -222,18 +228,18 @@ class KleinFlow:
         latents = x.to(self.dtype)
         if not self.guided:
             return self._forward(latents, time, prompts, "cond")
-        # Without an interval the device is not waited for.
+        # Only an interval waits for the device.
         guided = slice(None) if self.guidance_interval is None else self._inside(sigma).nonzero()[:, 0]
-        extra = latents[guided], time[guided]
-        both = len(extra[0])
-        if not both:
-            return self._forward(latents, time, prompts, "cond")
-        if self.batched_guidance:
-            x_, t_ = (torch.cat(pair) for pair in zip((latents, time), extra, strict=True))
-            conditional, unconditional = self._forward(x_, t_, [*prompts, *[""] * both], "cond").split([rows, both])
+        x, t = latents[guided], time[guided]
+        nothing = [""] * len(x)
+        if self.batched_guidance and nothing:
+            both = self._forward(torch.cat([latents, x]), torch.cat([time, t]), [*prompts, *nothing], "cond")
+            conditional, unconditional = both.split([rows, len(x)])
         else:
             conditional = self._forward(latents, time, prompts, "cond")
-            unconditional = self._forward(*extra, [""] * both, "uncond")
+            if not nothing:
+                return conditional
+            unconditional = self._forward(x, t, nothing, "uncond")
         v = conditional.clone()
         v[guided] = unconditional + self.guidance_scale * (conditional[guided] - unconditional)
         return v
@@ -265,10 +271,9 @@ class KleinFlow:
 
     def _image_ids(self, device: torch.device) -> Tensor:
         """The places of the tokens of an image; kept, because each copy to a device waits for it."""
-        key = device, self.height, self.width
+        key = device, *self._places
         if key not in self._ids:
-            multiple = self.pipe.vae_scale_factor * 2
-            grid = torch.empty(1, 1, self.height // multiple, self.width // multiple, device="meta")
+            grid = torch.empty(1, 1, *self._places, device="meta")
             self._ids[key] = self.pipe._prepare_latent_ids(grid).to(device)
         return self._ids[key]
 
@@ -300,22 +305,12 @@ class KleinFlow:
             x0: packed latents, ``(rows, tokens, channels)``.
             output_type: ``"pil"``, ``"pt"`` for a tensor ``(rows, 3, height, width)`` in [0, 1], or ``"np"``.
         """
-        pipe, multiple = self.pipe, self.pipe.vae_scale_factor * 2
-        size = self.height // multiple, self.width // multiple
+        pipe = self.pipe
         latents = x0.to(self.device, self.dtype).mT.unflatten(
-            2, size
-        )  # tokens lie row by row; the helper's signature has changed
+            2, self._places
+        )  # the pipeline's own helper has changed its signature
         mean, var = (s.view(1, -1, 1, 1).to(latents.device) for s in (pipe.vae.bn.running_mean, pipe.vae.bn.running_var))
         std = torch.sqrt(var + pipe.vae.config.batch_norm_eps).to(latents.dtype)
         latents = pipe._unpatchify_latents(latents * std + mean.to(latents.dtype))
         images = pipe.vae.decode(latents.to(pipe.vae.dtype), return_dict=False)[0]
         return pipe.image_processor.postprocess(images.detach(), output_type=output_type)
-
-
-def _interval(given: Sequence[float] | None) -> tuple[float, float] | None:
-    if given is None:
-        return None
-    ends = tuple(float(s) for s in given)
-    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
-        raise ValueError(f"guidance_interval={given}: give two sigmas in [0, 1], the lower one first")
-    return ends

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +20,9 @@ from flowsamplers._devices import usable_device
 
 Offload = Literal["model", "sequential"]
 _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"  # renamed in diffusers 0.42
-BUNDLED = {
-    f"klein-{what}": f"klein_{what.replace('-', '_')}" for what in ("digits", "digits-distilled", "emoji", "emoji-distilled")
-}
-"""The models in this package, by name."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+BUNDLED = ("klein-digits", "klein-digits-distilled", "klein-emoji", "klein-emoji-distilled")
+"""The models in this package."""
 
 
 def load_klein(
@@ -68,11 +67,15 @@ def load_klein(
         raise unknown("offload", offload, ["model", "sequential"])
     device = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     source, bundled = _resolve(str(name_or_path))
-    dtype = _dtype(dtype) or (torch.float32 if bundled else torch.bfloat16)
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise unknown("dtype", dtype, DTYPES)
+        dtype = DTYPES[dtype]
+    dtype = dtype or (torch.float32 if bundled else torch.bfloat16)
     if offload == "sequential" and device.type == "cpu":
         raise ValueError(f"offload='sequential': device={str(device)!r} is where the weights are kept; it needs an accelerator")
     kwargs = {"use_safetensors": True, **kwargs}  # a pickle is read only when the caller asks for it
-    with _quiet() if Path(source).is_dir() else nullcontext(), _damaged(name_or_path):
+    with _opened(name_or_path, shows_progress=not Path(source).is_dir()):
         pipe: Any = Flux2KleinPipeline.from_pretrained(source, **{_DTYPE: dtype}, local_files_only=bundled, **kwargs)
     if bundled:
         pipe.set_progress_bar_config(disable=True)
@@ -87,25 +90,19 @@ def load_klein(
 
 
 @contextmanager
-def _damaged(name: str | Path) -> Generator[None]:
-    """Files that diffusers and transformers choke on, each in its own way, are one kind of error; a missing file says so itself."""
+def _opened(name: str | Path, *, shows_progress: bool) -> Generator[None]:
+    """Make one kind of error of damaged files, on which diffusers and transformers fail each in its own way."""
+    loggers = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
+    for m in loggers:
+        if not shows_progress:
+            m.disable_progress_bar()
     try:
         yield
-    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):  # their messages say what is missing
         raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"model {str(name)!r} cannot be loaded: {type(error).__name__}: {reason[:500]}") from error
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """No progress bars where nothing is downloaded."""
-    loggers = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
-    for m in loggers:
-        m.disable_progress_bar()
-    try:
-        yield
     finally:
         for m in loggers:
             m.enable_progress_bar()
@@ -114,7 +111,7 @@ def _quiet() -> Generator[None]:
 def _resolve(name: str) -> tuple[str, bool]:
     """Where a model is, and whether it is bundled; nothing is asked of the network for what looks like a path."""
     if name in BUNDLED:
-        return str(files("flowsamplers_diffusers").joinpath(BUNDLED[name])), True
+        return str(files("flowsamplers_diffusers").joinpath(name.replace("-", "_"))), True
     accepted = [*BUNDLED, "a folder with a model_index.json", "a hub id owner/name"]
     if not name:
         raise unknown("model", name, accepted)
@@ -135,12 +132,3 @@ def _resolve(name: str) -> tuple[str, bool]:
     if "/" in name or name.startswith((".", "~")):
         raise FileNotFoundError(f"model {name!r}: no such folder")
     raise unknown("model", name, accepted)
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-    if dtype not in names:
-        raise unknown("dtype", dtype, names)
-    return names[dtype]

@@ -9,9 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,35 +27,25 @@ from torch import Tensor
 from flowsamplers._accepted import unknown
 from flowsamplers.engine import Evaluation, dry_run, largest_steps, nfe
 from flowsamplers.grid import SigmaGrid
+from flowsamplers.noise import as_seeds
 from flowsamplers.registry import get_sampler, to_config
 from flowsamplers.sampler import Sampler
 from flowsamplers.samplers import Euler, Renoise
 from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
 from flowsamplers.solver import load_solver
-from flowsamplers_diffusers.carried import CallNoise, CarriedRun, as_it_is
+from flowsamplers_diffusers.carried import CARRIES, CallNoise, CarriedRun, Carry, contents
 from flowsamplers_diffusers.foreign import sigmas_of, translated
-from flowsamplers_diffusers.hosts import Order, skips_layers, told_the_target
+from flowsamplers_diffusers.hosts import Order, mean_velocity_model, skipped_layers
 
 logger = logging.getLogger(__name__)
 
-Carry = Literal["float32", "float64", "model"]
 Budget = Literal["steps", "nfe"]
-_UNUSED = (0.0, 0.0, math.inf, 1.0)
-"""Stock's defaults of s_churn, s_tmin, s_tmax and s_noise, which it accepts and never uses."""
-_NEAR = 2**-8
-"""Largest distance of a time from its entry, as a share of the whole range: bfloat16 rounds by up to 2 in 1000."""
-_CARRIES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64, "model": torch.float32}
-
-
-@dataclass
-class FlowSamplerSchedulerOutput(FlowMatchEulerDiscreteSchedulerOutput):
-    """The result of ``step`` unless ``return_dict=False``.
-
-    Attributes:
-        prev_sample: the latents for the next model call, ``(batch, ...)``, in the model output's dtype.
-    """
-
-    prev_sample: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+_UNUSED = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
+"""Arguments of ``step`` that stock accepts and never uses, with their defaults."""
+_ROUNDINGS = (2**-20, 2**-8)
+"""Largest distance of a time from its entry, as a share of the whole range: in float32, and in bfloat16 or float16."""
+_SEEDS = "an integer, a list with one for each image, or None"
+_RESPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
 class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
@@ -145,45 +133,52 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         schedule_of: dict[str, Any] | None = None,
     ) -> None:
         for option, value, known in (
-            ("carry", carry, [*_CARRIES]),
+            ("carry", carry, [*CARRIES]),
             ("budget", budget, ["steps", "nfe"]),
             ("check", check, [None, "finite"]),
+            ("time_shift_type", time_shift_type, ["exponential", "linear"]),
         ):
             if value not in known:
                 raise unknown(option, str(value), [name for name in known if name])
+        respacings = [name for name in _RESPACINGS if self.config[name]]
+        if len(respacings) > 1:
+            raise ValueError(f"{' and '.join(respacings)}: only one re-spacing of the sigmas can be used")
         self._method = _method(sampler, sampler_options or {}, stochastic=stochastic_sampling)
-        held = any(isinstance(value, Sampler) for value in (sampler_options or {}).values())
-        if not isinstance(sampler, str) or sampler.endswith(".json") or held:  # the configuration is JSON
-            self._register_object(self._method)
-        self._seed = _seeds(seed)
-        self._dtype, self._rounds, self._checks = _CARRIES[carry], carry == "model", check == "finite"
-        self._is_stock = self._rounds and self._method in (Euler(), Renoise(eta=1.0))
-        self._check_respacing()
+        self._is_stock = carry == "model" and self._method in (Euler(), Renoise(eta=1.0))
         self._init_stock()
-        given = self.config.get("_use_default_values", [])
-        other = {}
-        if schedule_of is not None:  # as diffusers does, keep what only the other scheduler reads: one may swap back
-            other = {k: v for k, v in schedule_of.items() if k not in self.config and not k.startswith("_")}
-            other |= {"use_flow_sigmas": True, "flow_shift": shift}
-        flags = {"seed": self._seed, **other}
-        self.register_to_config(**flags, _use_default_values=[k for k in given if k not in flags or seed is None])
+        self._register_as_json()
         self.num_inference_steps: int | None = None
         self.grid: SigmaGrid | None = None
-        self._announced: tuple[int, int, int | None] | None = None
-        self._calls: tuple[Evaluation, ...] = ()
-        self._warned_of_shape = self._warned_of_start = self._noised = False
-        self._first = 0
-        self._run: CarriedRun | None = None
-        self._mark_followed()
-        self._written: tuple[list[float], list[float]] = ([], [])
         self.order = Order(1)
+        self._calls: tuple[Evaluation, ...] = ()
+        self._first = 0
+        """Index of the first of ``_calls`` in the run on ``grid``: above 0 if the host cut the schedule."""
+        self._run: CarriedRun | None = None
+        self._noised = False
+        self._warnings = set[str]()
+        self._listed: tuple[list[float], list[float]] = ([], [])
+        """The numbers in ``sigmas`` and ``timesteps`` to which ``_calls`` belongs."""
+        self._mark_seen()
 
     def _init_stock(self) -> None:
         """FlowMatchEuler's own attributes; its ``__init__`` would register its options as if they were all."""
-        config = self.config
-        names = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
         init = inspect.unwrap(FlowMatchEulerDiscreteScheduler.__init__)
-        init(self, **{k: config[k] for k in names if k != "self"})
+        init(self, **{k: self.config[k] for k in inspect.signature(init).parameters if k != "self"})
+
+    def _register_as_json(self) -> None:
+        """Put JSON values into the configuration: seeds as integers, a sampler object as its name and options."""
+        config = self.config
+        seed, sampler, options = config.seed, config.sampler, config.sampler_options or {}
+        changed: dict[str, Any] = {"seed": None if seed is None else as_seeds(seed, "seed", _SEEDS)}
+        named = isinstance(sampler, str) and not sampler.endswith(".json")
+        if not named or any(isinstance(value, Sampler) for value in options.values()):
+            made = to_config(self._method)
+            changed |= {"sampler": made["name"], "sampler_options": made["options"]}
+        if config.schedule_of is not None:  # as diffusers does, keep what only the other scheduler reads: one may swap back
+            changed |= {k: v for k, v in config.schedule_of.items() if k not in config and not k.startswith("_")}
+            changed |= {"use_flow_sigmas": True, "flow_shift": config.shift}
+        defaults = [k for k in config.get("_use_default_values", []) if k not in changed or changed[k] == config[k]]
+        self.register_to_config(**changed, _use_default_values=defaults)
 
     @property
     def config(self) -> Any:
@@ -207,13 +202,11 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
                 belongs into ``sampler_options``.
         """
         accepted = sorted(cls._get_init_keys(cls) - {"self"})
-        swapped = isinstance(config, dict) and bool(config.get("use_flow_sigmas"))  # pyright: ignore[reportUnknownMemberType]
+        config, kwargs = translated(config, accepted, kwargs)
         for name in kwargs:
-            if name not in (accepted if not swapped else [*accepted, "flow_shift"]) and not return_unused_kwargs:
+            if name not in accepted and not return_unused_kwargs:
                 error = unknown("option", name, accepted)
                 raise ValueError(f"{error}. Options of the sampler go into sampler_options={{{name!r}: ...}}")
-        config = translated(config, accepted, kwargs)
-        kwargs = {k: v for k, v in kwargs.items() if not (swapped and k == "flow_shift")}
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     @staticmethod
@@ -253,42 +246,37 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         """
         if sigmas is not None:
             _check_given(sigmas)
-        make = self._grid if self.config.budget == "steps" else self._grid_within
-        own = self._method.own_grid
+        asked = num_inference_steps if sigmas is None else len(sigmas)
+        by_calls, own, inverted = self.config.budget == "nfe", self._method.own_grid, self.config.invert_sigmas
         if own is None:
-            self.grid = make(num_inference_steps, sigmas, mu, timesteps)
+            make = self._grid_within if by_calls else self._grid
+            self.grid = grid = make(num_inference_steps, sigmas, mu, timesteps)
+        elif asked in (None, own.steps) and timesteps is None:
+            self.grid = grid = own
         else:
-            asked = num_inference_steps if sigmas is None else len(sigmas)
-            if asked not in (None, own.steps) or timesteps is not None:
-                raise ValueError(
-                    f"num_inference_steps={asked}: the solver was fitted to {own.steps} steps, with sigmas of its own; pass "
-                    f"num_inference_steps={own.steps}"
-                )
-            self.grid = own
+            raise ValueError(
+                f"num_inference_steps={asked}: the solver was fitted to {own.steps} steps, with sigmas of its own; pass "
+                f"num_inference_steps={own.steps}"
+            )
         self._refuse_targets()
-        self._noised = False
-        self.num_inference_steps = self.grid.steps
-        self._calls, self._first = dry_run(self._method, self.grid), 0
-        listed = [call.sigma for call in self._calls]
-        inverted = self.config.invert_sigmas
-        levels = torch.tensor([1 - s if inverted else s for s in (*listed, self.grid.end)], dtype=torch.float32, device="cpu")
-        if timesteps is None or inverted:
-            times = levels[:-1] * self.config.num_train_timesteps
-        else:
-            times = torch.tensor(_interpolated(listed, self.grid, timesteps), dtype=torch.float32, device="cpu")
+        self.num_inference_steps = grid.steps
+        self._calls, self._first = dry_run(self._method, grid), 0
+        nodes = [call.sigma for call in self._calls]
+        levels = torch.tensor([1 - s if inverted else s for s in (*nodes, grid.end)], dtype=torch.float32, device="cpu")
+        times = levels[:-1] * self.config.num_train_timesteps
+        if timesteps is not None and not inverted:
+            known = [*map(float, timesteps), 0.0][: grid.steps + 1]
+            between = np.interp(nodes, grid.sigmas[: len(known)][::-1], known[::-1])
+            times = torch.tensor(between, dtype=torch.float32, device="cpu")
         self.sigmas, self.timesteps = levels.to(device), times.to(device)
-        self._written = levels.tolist(), times.tolist()
-        self._mark_followed()
+        self._listed = levels.tolist(), times.tolist()
+        self._mark_seen()
         # Pipelines slice the list by `order` entries for each of the steps that they count: those they asked for, or, where they
         # passed sigmas or timesteps, the entries themselves.
-        entries = sigmas is not None or timesteps is not None or self.config.budget == "nfe"
-        self.order = Order(1 if entries else _calls_in_every_step(self._calls, self.grid.steps)).of(
-            self._calls, entries=entries
-        )
+        self.order = Order.of(self._calls, entries=sigmas is not None or timesteps is not None or by_calls)
         self._step_index = self._begin_index = self._run = None
-        asked = num_inference_steps if sigmas is None else len(sigmas)
-        self._announce(asked if self.config.budget == "nfe" else None)
-        self._warn_of_windows()
+        self._noised = False
+        self._warn_of_calls(asked if by_calls else None)
 
     def _grid(self, steps: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
         config = self.config
@@ -341,42 +329,31 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             )
         return grid_of(steps)
 
-    def _register_object(self, method: Sampler) -> None:
-        """Put a sampler object into the configuration as a name and JSON options, and no longer as defaults."""
-        config = to_config(method)
-        defaults = [k for k in self.config.get("_use_default_values", []) if k not in ("sampler", "sampler_options")]
-        self.register_to_config(sampler=config["name"], sampler_options=config["options"], _use_default_values=defaults)
+    def _warn_once(self, message: str, *values: Any) -> None:
+        """Log a warning, each sentence once for each scheduler."""
+        text = message % values
+        if text not in self._warnings:
+            self._warnings.add(text)
+            logger.warning(text)
 
-    def _check_respacing(self) -> None:
-        chosen = [k for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if self.config[k]]
-        if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)}: only one re-spacing of the sigmas can be used")
-        if self.config.time_shift_type not in ("exponential", "linear"):
-            raise unknown("time_shift_type", self.config.time_shift_type, ["exponential", "linear"])
-
-    def _announce(self, budget: int | None) -> None:
-        """Say once how many model calls the steps take, where it is not one each; of a budget, where it is not spent."""
-        steps, calls = self.grid.steps if self.grid else 0, len(self._calls)
-        if calls == (steps if budget is None else budget) or self._announced == (steps, calls, budget):
-            return
-        self._announced = steps, calls, budget
-        unspent = "" if budget is None else f" of the {budget} that num_inference_steps allows"
-        logger.warning("sampler %r: %d steps take %d model calls%s", self.config.sampler, steps, calls, unspent)
-
-    def _warn_of_windows(self) -> None:
-        """Say where a pipeline takes the index of a model call for the index of a step."""
-        calls, steps = len(self._calls), self.num_inference_steps or 0
-        window = skips_layers() if calls != steps else None
+    def _warn_of_calls(self, budget: int | None) -> None:
+        """Warn if the number of model calls is not the one that the pipeline counts with, its steps or its budget."""
+        assert self.grid is not None
+        sampler, steps, calls = self.config.sampler, self.grid.steps, len(self._calls)
+        if calls != (steps if budget is None else budget):
+            unspent = "" if budget is None else f" of the {budget} that num_inference_steps allows"
+            self._warn_once("sampler %r: %d steps take %d model calls%s", sampler, steps, calls, unspent)
+        window = skipped_layers() if calls != steps else None
         if window is not None:
-            logger.warning(
+            self._warn_once(
                 "sampler %r: the pipeline skips layers in a window of model calls, and %d steps take %d of them; for the same part of the "
                 "run pass skip_layer_guidance_start=%.3g, skip_layer_guidance_stop=%.3g",
-                *(self.config.sampler, steps, calls, *(share * calls / steps for share in window)),
+                *(sampler, steps, calls, *(share * calls / steps for share in window)),
             )
 
     def _refuse_targets(self) -> None:
-        """A model that is told where the step ends returns the mean velocity up to there, which is Euler's step and no other's."""
-        model = None if self._method == Euler() else told_the_target(self)
+        """Refuse a model that returns the mean velocity over a step, with which only Euler's method can move."""
+        model = None if self._method == Euler() else mean_velocity_model(self)
         if model is not None:
             raise ValueError(
                 f"sampler={self.config.sampler!r}: the pipeline tells {model} the next entry of timesteps as the end of its step, and the "
@@ -395,17 +372,6 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             raise ValueError(f"begin_index={begin_index}: an index into timesteps, from 0")
         self._begin_index = self.order.begin = begin_index
 
-    def _warn_of_the_start(self, begin: int) -> None:
-        """Say once where a run begins that is to begin at a node at which the sampler calls no model."""
-        call = self._calls[begin]
-        if call.stage or self.grid is None or self._warned_of_start or call.sigma == self.grid.sigmas[call.step]:
-            return
-        self._warned_of_start = True
-        logger.warning(
-            "sampler %r: the run begins at sigma %.3g, and a scheduler with one call a step at %.3g, where this one makes no call",
-            *(self.config.sampler, call.sigma, self.grid.sigmas[call.step]),
-        )
-
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
         """Find the index of an entry of ``timesteps``: by its place in memory, else by the nearest value.
 
@@ -414,47 +380,48 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         Raises:
             ValueError: no entry is close enough, or two entries are equal up to the rounding of the time; the message names them.
         """
-        entries = self.timesteps if schedule_timesteps is None else schedule_timesteps
-        place = _place(timestep, entries)
-        return self._indices([timestep], entries)[0] if place is None else place
+        return self._indices([timestep], self.timesteps if schedule_timesteps is None else schedule_timesteps)[0]
 
     def _indices(self, times: Any, entries: Tensor) -> list[int]:
-        """The index of each of several times by value."""
+        """The index of each of several times."""
+        places = [_place(t, entries) for t in times]
+        if None not in places:
+            return [place for place in places if place is not None]
         listed = entries.tolist()
         first: dict[float, int] = {}
         for i, t in enumerate(listed):
             begins = len(listed) == len(self._calls) and self._calls[i].stage == 0
             if t not in first or (begins and first[t] > 0 and self._calls[first[t]].stage > 0):
                 first[t] = i
-        found = {t: _nearest(t, first, self.config.num_train_timesteps) for t in {float(t) for t in times}}
-        return [first[found[float(t)]] for t in times]
+        values: list[float] = times.tolist() if isinstance(times, Tensor) else [float(t) for t in times]
+        found = {t: _nearest(t, first, self.config.num_train_timesteps) for t in {*values}}
+        return [first[found[t]] for t in values]
 
-    def _mark_followed(self) -> None:
-        self._followed = (self.sigmas, as_it_is(self.sigmas), self.timesteps, as_it_is(self.timesteps))
+    def _mark_seen(self) -> None:
+        self._seen = [(x, contents(x)) for x in (self.sigmas, self.timesteps)]
 
     def _follow(self) -> None:
-        """Go by ``sigmas`` and ``timesteps`` that were put in from outside.
+        """Continue with ``sigmas`` and ``timesteps`` that the host has written.
 
         Raises:
             ValueError: the sampler makes other model calls on these sigmas.
         """
-        sigmas, sigmas_seen, timesteps, timesteps_seen = self._followed
-        same = self.sigmas is sigmas and self.timesteps is timesteps
-        if same and (as_it_is(sigmas), as_it_is(timesteps)) == (sigmas_seen, timesteps_seen):
+        now = self.sigmas, self.timesteps
+        if all(x is seen and contents(x) == before for x, (seen, before) in zip(now, self._seen, strict=True)):
             return
-        self.sigmas, self.timesteps = (torch.as_tensor(x, dtype=torch.float32) for x in (self.sigmas, self.timesteps))
+        self.sigmas, self.timesteps = (torch.as_tensor(x, dtype=torch.float32) for x in now)
         if not self.sigmas.is_meta and not self.timesteps.is_meta:
             self._adopt(self.sigmas.tolist(), self.timesteps.tolist())
-        self._mark_followed()
+        self._mark_seen()
 
     def _adopt(self, sigmas: list[float], times: list[float]) -> None:
-        old_sigmas, old_times = self._written
+        old_sigmas, old_times = self._listed
         if sigmas == old_sigmas and len(times) == len(old_times):
-            self._written = sigmas, times
+            self._listed = sigmas, times
             return
         if sigmas == old_sigmas and self._begin_index is not None:
             return  # timesteps alone were sliced, and the pipeline says where it begins
-        place = _slice_of(times if sigmas == old_sigmas else sigmas, old_times if sigmas == old_sigmas else old_sigmas)
+        place = _slice_of(times, old_times) if sigmas == old_sigmas else _slice_of(sigmas, old_sigmas)
         if place is not None:
             self._calls = self._calls[place : place + len(times)]
             self._first += place
@@ -463,7 +430,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             self.grid, self._calls, self._first = *self._grid_of_calls(sigmas, times), 0
         if len(self.sigmas) != len(times) + 1 or len(self._calls) != len(times):
             raise self._not_followed(sigmas, times)
-        self._written, self._run = (self.sigmas.tolist(), times), None
+        self._listed, self._run = (self.sigmas.tolist(), times), None
 
     def _grid_of_calls(self, sigmas: list[float], times: list[float]) -> tuple[SigmaGrid | None, tuple[Evaluation, ...]]:
         """The schedule on which the sampler makes its calls at these sigmas."""
@@ -506,7 +473,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         generator: torch.Generator | list[torch.Generator] | None = None,
         per_token_timesteps: Tensor | None = None,
         return_dict: bool = True,
-    ) -> FlowSamplerSchedulerOutput | tuple[Tensor]:
+    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor]:
         """Take the velocity of one model call, and return the latents for the next call.
 
         Args:
@@ -519,7 +486,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             s_noise: only 1 is accepted.
             generator: source of noise for a stochastic sampler, in place of the configuration's seed.
             per_token_timesteps: ``(batch, tokens)`` one time for each token, for ``sampler="euler"`` as in stock.
-            return_dict: return a `FlowSamplerSchedulerOutput` instead of a tuple.
+            return_dict: return diffusers' output with ``prev_sample`` instead of a tuple.
 
         Returns:
             The next sample, in the dtype of ``model_output``.
@@ -529,8 +496,11 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             IndexError: there are more calls than the schedule has.
             FloatingPointError: with ``check="finite"``, the model output is not finite.
         """
-        self._check_arguments(timestep, s_churn, s_tmin, s_tmax, s_noise, per_token_timesteps)
-        _check_tensors(model_output, sample)
+        unused = dict(zip(_UNUSED, (s_churn, s_tmin, s_tmax, s_noise), strict=True))
+        _check_step(model_output, timestep, sample, unused)
+        if per_token_timesteps is not None and not isinstance(self._method, Euler):
+            stochastic = " without stochastic_sampling" if self.config.stochastic_sampling else ""
+            raise ValueError(f"per_token_timesteps: only sampler='euler'{stochastic} can give every token a time of its own")
         self._follow()
         if not self._calls:
             raise ValueError("step: call set_timesteps first")
@@ -539,90 +509,61 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         index = int(self._step_index or 0)
         if not 0 <= index < len(self._calls):
             raise IndexError(f"step: the schedule has {len(self._calls)} model calls, and all have been made")
-        if self._checks and not bool(torch.isfinite(model_output).all()):
+        if self.config.check and not bool(torch.isfinite(model_output).all()):
             call = self._calls[index]
             raise FloatingPointError(f"model_output is not finite at step {call.step}, stage {call.stage}, sigma {call.sigma}")
-        if per_token_timesteps is not None:
-            out = self._per_token(model_output, sample, per_token_timesteps)
-        elif self._is_stock:
-            out = self._stock(index, model_output, sample, generator)
-        else:
-            out = self._carried(index, model_output, sample, generator)
+        if per_token_timesteps is not None or (self._is_stock and isinstance(self._method, Euler)):
+            given = {"per_token_timesteps": per_token_timesteps, "return_dict": return_dict}
+            return super().step(model_output, timestep, sample, **given)  # pyright: ignore[reportArgumentType]
+        take = self._renoised if self._is_stock else self._carried
+        out = take(index, model_output, sample, generator)
         self._step_index = index + 1
-        return FlowSamplerSchedulerOutput(prev_sample=out) if return_dict else (out,)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=out) if return_dict else (out,)  # pyright: ignore[reportArgumentType]
 
-    def _stock(self, i: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
-        """Stock's arithmetic: 0-dim float32 tensors do not promote, so they round to the dtype of ``v`` first."""
+    def _renoised(self, i: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
+        """Stock's full re-noise in its arithmetic: 0-dim float32 tensors do not promote, so they round to the dtype of ``v`` first."""
         x, s0, s1 = sample.to(torch.float32), self.sigmas[i], self.sigmas[i + 1]
-        if isinstance(self._method, Euler):
-            return (x + (s1 - s0) * v).to(v.dtype)
-        noise = CallNoise(self._seed)
+        noise = CallNoise(self.config.seed)
         noise.use(generator)
         return ((1.0 - s1) * (x - s0 * v) + s1 * noise(x, i, 0)).to(v.dtype)
 
-    def _per_token(self, v: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
-        """Each token goes to the next sigma below its own; the pipelines that use this pass ``-v``."""
-        own = timesteps / self.config.num_train_timesteps
-        listed = self.sigmas.to(own.dtype)[:, None, None]
-        below = torch.where(listed < own[None] - 1e-6, listed, torch.zeros_like(listed)).amax(dim=0)
-        return sample.to(torch.float32) + (own - below)[..., None] * v
-
-    def _check_fitted(self, call: int, sample: Tensor) -> None:
-        """A fitted solver runs from its first sigma; another shape than it was fitted to is told once."""
-        own, shape = self._method.own_grid, getattr(self._method, "shape", ())
-        if own is not None and call:
-            raise ValueError(
-                f"the run begins at model call {call}: a fitted solver runs from its first sigma, {own.start:g}. For "
-                "image-to-image fit one with start=, and pass strength=0.999, so that the pipeline leaves out no call"
-            )
-        if own is not None and own.start < 1 and not self._noised and not self._warned_of_start:
-            self._warned_of_start = True
-            logger.warning(
-                "the solver was fitted for image-to-image from sigma %.3g, and this run was not put there by scale_noise; a run from "
-                "noise needs a solver that was fitted from 1",
-                own.start,
-            )
-        if shape and tuple(sample.shape[1:]) != shape and not self._warned_of_shape:
-            self._warned_of_shape = True
-            logger.warning("the solver was fitted to rows of shape %s and runs on %s", shape, tuple(sample.shape[1:]))
-
     def _carried(self, index: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
-        """One call of the run; a run that stands elsewhere, or had another shape, is another run."""
+        """One call of the run. At another call than the next one, or with another shape, a new run begins."""
         run, call = self._run, self._first + index
         if run is None or run.next != call or run.shape != sample.shape:
             assert self.grid is not None
-            self._check_fitted(call, sample)
-            if run is None:
-                self._warn_of_the_start(index)
-            run = self._run = CarriedRun(
-                self._method,
-                self.grid,
-                sample,
-                begin=call,
-                dtype=self._dtype,
-                rounds=self._rounds,
-                noise=CallNoise(self._seed),
-            )
+            self._check_beginning(index, sample)
+            noise = CallNoise(self.config.seed)
+            run = self._run = CarriedRun(self._method, self.grid, sample, begin=call, carry=self.config.carry, noise=noise)
         run.noise.use(generator)
         out = run.take(v, sample, sign=-1 if self.config.invert_sigmas else 1)
         if index + 1 == len(self._calls):
             self._run = None
         return out
 
-    def _check_arguments(
-        self, timestep: Any, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float, per_token: Tensor | None
-    ) -> None:
-        if isinstance(timestep, float) and not math.isfinite(timestep):
-            raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps")
-        if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
-            raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps, not an index")
-        if (s_churn, s_tmin, s_tmax, s_noise) != _UNUSED:
-            given = {"s_churn": s_churn, "s_tmin": s_tmin, "s_tmax": s_tmax, "s_noise": s_noise}
-            name, value, default = next((k, v, d) for (k, v), d in zip(given.items(), _UNUSED, strict=True) if v != d)
-            raise ValueError(f"{name}={value}: no sampler here honours it (stock ignores it); leave it at {default}")
-        if per_token is not None and not isinstance(self._method, Euler):
-            stochastic = " without stochastic_sampling" if self.config.stochastic_sampling else ""
-            raise ValueError(f"per_token_timesteps: only sampler='euler'{stochastic} can give every token a time of its own")
+    def _check_beginning(self, index: int, sample: Tensor) -> None:
+        """Refuse or warn of a run that does not begin as the sampler expects."""
+        assert self.grid is not None
+        own, shape, call = self._method.own_grid, getattr(self._method, "shape", ()), self._calls[index]
+        if own is not None and self._first + index:
+            raise ValueError(
+                f"the run begins at model call {self._first + index}: a fitted solver runs from its first sigma, {own.start:g}. For "
+                "image-to-image fit one with start=, and pass strength=0.999, so that the pipeline leaves out no call"
+            )
+        if own is not None and own.start < 1 and not self._noised:
+            self._warn_once(
+                "the solver was fitted for image-to-image from sigma %.3g, and this run was not put there by scale_noise; a run from "
+                "noise needs a solver that was fitted from 1",
+                own.start,
+            )
+        if shape and tuple(sample.shape[1:]) != shape:
+            self._warn_once("the solver was fitted to rows of shape %s and runs on %s", shape, tuple(sample.shape[1:]))
+        node = self.grid.sigmas[call.step]
+        if self._run is None and call.stage == 0 and call.sigma != node:
+            self._warn_once(
+                "sampler %r: the run begins at sigma %.3g, and a scheduler with one call a step at %.3g, where this one makes no call",
+                *(self.config.sampler, call.sigma, node),
+            )
 
     # Noise on data
 
@@ -643,12 +584,10 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             raise ValueError("noise=None: pass unit normal noise shaped like the sample")
         times = torch.as_tensor(timestep).reshape(-1)
         self._follow()
-        if self._begin_index is not None:
-            index = [self._begin_index if self._step_index is None else self._step_index] * len(times)
-        elif len(times) == 1:
-            index = [self.index_for_timestep(times[0])]
+        if self._begin_index is None:
+            index = self._indices(times, self.timesteps)
         else:
-            index = self._indices(times.tolist(), self.timesteps)
+            index = [self._begin_index if self._step_index is None else self._step_index] * len(times)
         self._noised = True
         sigma = self.sigmas.to(device=sample.device, dtype=sample.dtype)[index]
         sigma = sigma.reshape(-1, *[1] * (sample.ndim - 1))
@@ -683,15 +622,6 @@ def _is_default(sigmas: Any) -> bool:
     return len(sigmas) == len(default) and np.allclose([float(s) for s in sigmas], default, rtol=0, atol=2**-20)
 
 
-def _interpolated(sigmas: list[float], grid: SigmaGrid, timesteps: Any) -> list[float]:
-    """The model times of any sigmas, linear between those given at the nodes; the end of the grid keeps its own."""
-    times = [float(t) for t in timesteps]
-    nodes = grid.sigmas[: len(times)]
-    ends = [*nodes, grid.end] if len(nodes) <= grid.steps else [*nodes]
-    values = [*times, 0.0][: len(ends)]
-    return [float(t) for t in np.interp(sigmas, ends[::-1], values[::-1])]
-
-
 def _place(entry: Any, entries: Tensor) -> int | None:
     """Which element of a vector this tensor is a view of: no search, no wait for the device, and equal ones are told apart."""
     if not isinstance(entry, Tensor) or entry.numel() != 1 or entry.dtype != entries.dtype or entry.device != entries.device:
@@ -700,13 +630,6 @@ def _place(entry: Any, entries: Tensor) -> int | None:
         return None
     place = int(entry.storage_offset() - entries.storage_offset())
     return place if 0 <= place < len(entries) and entries.is_contiguous() else None
-
-
-def _calls_in_every_step(calls: Sequence[Evaluation], steps: int) -> int:
-    """How many model calls each step takes, if that is one number; else 1."""
-    counts = Counter(call.step for call in calls)
-    most = max(counts.values())
-    return most if len(calls) == most * steps else 1
 
 
 def _nearest(time: float, entries: dict[float, int], train: int) -> float:
@@ -718,7 +641,7 @@ def _nearest(time: float, entries: dict[float, int], train: int) -> float:
     if time in entries:
         return time
     nearest = min(entries, key=lambda t: abs(t - time), default=math.nan)
-    for rounding in (2**-20, _NEAR):
+    for rounding in _ROUNDINGS:
         near = [t for t in entries if abs(t - time) <= rounding * train]
         if len(near) == 1:
             return near[0]
@@ -741,20 +664,17 @@ def _check_given(sigmas: Any) -> None:
         raise ValueError(str(error).partition(" (pass rising")[0]) from None
 
 
-def _check_tensors(model_output: Tensor, sample: Tensor) -> None:
+def _check_step(model_output: Tensor, timestep: Any, sample: Tensor, unused: dict[str, float]) -> None:
+    """Refuse what ``step`` cannot use."""
+    if isinstance(timestep, float) and not math.isfinite(timestep):
+        raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps")
+    if isinstance(timestep, int) or (isinstance(timestep, Tensor) and not timestep.is_floating_point()):
+        raise ValueError(f"timestep={timestep}: pass an entry of scheduler.timesteps, not an index")
+    for name, default in _UNUSED.items():
+        if unused[name] != default:
+            raise ValueError(f"{name}={unused[name]}: no sampler here honours it (stock ignores it); leave it at {default}")
     for name, x in (("model_output", model_output), ("sample", sample)):
         if not x.is_floating_point():
             raise ValueError(f"{name} of dtype {x.dtype}: a velocity and the latents are floating tensors")
     if model_output.shape != sample.shape:
         raise ValueError(f"model_output of shape {tuple(model_output.shape)} for a sample of shape {tuple(sample.shape)}")
-
-
-def _seeds(seed: Any) -> int | list[int] | None:
-    """Seeds as Python integers."""
-    if seed is None:
-        return None
-    listed = [*seed] if isinstance(seed, list | tuple | np.ndarray) else [seed]
-    if not all(isinstance(s, int | np.integer) and not isinstance(s, bool) for s in listed):
-        raise ValueError(f"seed={seed!r}: an integer, a list with one for each image, or None")
-    numbers = [int(s) for s in listed]
-    return numbers if isinstance(seed, list | tuple | np.ndarray) else numbers[0]
