@@ -60,6 +60,25 @@ def test_page_opens_without_complaint_at_400_pixels_and_is_turned_to_1400(tab: T
     assert tab.complaints == []
 
 
+SCROLLED = """() => [...document.querySelectorAll(".md-typeset__scrollwrap")]
+  .filter(e => e.scrollWidth > e.clientWidth + 2).map(e => e.innerText.slice(0, 120))"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "explanation/fitting.md",
+        "reference/benchmark.md",
+        "reference/differences.md",
+        "reference/schedules.md",
+        "start/which-sampler.md",
+    ],
+)
+def test_the_last_column_of_a_comparison_is_seen_at_400_pixels(tab: Tab, source: str) -> None:
+    tab.page.set_viewport_size({"width": 400, "height": 900})
+    assert tab.open(address(source)).evaluate(SCROLLED) == []
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -167,9 +167,14 @@ def plot() -> bytes:
 def row(info: fs.ScheduleInfo) -> list[str]:
     """A line of the catalogue."""
     others = [*(f"`{n}`" for n in info.aliases), *(preset(p, o) for p, o in info.presets.items())]
-    source = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", info.reference)
-    cells = (f"[`{info.name}`](#flowsamplers.schedules.{info.family}.{info.name})", info.advice, ", ".join(others), source)
+    cells = (f"[`{info.name}`](#flowsamplers.schedules.{info.family}.{info.name})", info.advice, ", ".join(others))
     return [c.replace("|", "\\|").replace("``", "`") for c in cells]
+
+
+def source(info: fs.ScheduleInfo) -> str:
+    """Where a schedule comes from, as a list item."""
+    told = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", info.reference).replace("``", "`")
+    return f"* `{info.name}`: {told}"
 
 
 def preset(name: str, options: dict[str, Any]) -> str:
@@ -180,12 +185,13 @@ def preset(name: str, options: dict[str, Any]) -> str:
 
 def page() -> str:
     """The page."""
-    head = "schedule | when to use it | other names and presets | source"
+    head = "schedule | when to use it | other names and presets"
     return rendered(
         "schedules.md",
         globals(),
         worst=max(found["flux2"] / found["linear"] for found in errors("mixtures").values()),
         flows=len(load(DATA)["flows"]) - 1,
+        sources=[source(i) for f in FAMILIES for i in own() if i.family == f],
         listed=[(title, table(head, (row(i) for i in own() if i.family == f))) for f, title in FAMILIES.items()],
     )
 
