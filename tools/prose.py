@@ -46,7 +46,7 @@ def sentences(text: str) -> list[str]:
     """The sentences of a page's prose: no code, tables, headings, formulas, links' targets or front matter."""
     text = re.sub(r"\A---.*?^---$|^ *```.*?^ *```|^\$\$.*?^\$\$|<[^>]+>", "", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line for line in text.splitlines() if not re.match(r"\s*(\||#|:::|!!!|\?\?\?|!\[|\{%)", line)]
-    text = re.sub(r"\]\([^)]*\)", "]", "\n".join(lines))
+    text = re.sub(r"\]\([^)]*\)", "]", "\n".join(lines)).replace("**", "")
     blocks = re.split(r"\n\s*\n|\n\s*(?=[*-] |\d+\. )", text)
     found = [s for block in blocks for s in re.split(r"(?<=[.!?:;])\s+(?=[\[*`A-Z])", " ".join(block.split()))]
     return [s for s in found if re.search(r"[a-z]{2}", s)]
