@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.flows import GaussianFlow, MixtureFlow
-from flowsamplers.reference import BEST, DormandPrince8, Path, path, relative_error, solve
+from flowsamplers.reference import BEST, DormandPrince8, Path, Reference, path, relative_error, solve
 
 
 def random_gaussian(seed: int) -> GaussianFlow:
@@ -59,7 +60,7 @@ class Decay:
         return x * x.new_tensor([1.0 if c is None else c for c in condition]).reshape(-1, *[1] * (x.ndim - 1))
 
 
-@pytest.mark.parametrize(("budget", "rows"), [(250, 4), (700, 4), (3200, 2)])
+@pytest.mark.parametrize(("budget", "rows"), [(250, 4), (700, 4), (1600, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_error_covers_the_closed_form_on_gaussians_at_every_budget(dtype: torch.dtype, budget: int, rows: int) -> None:
     flows = [random_gaussian(seed) for seed in range(15)]
@@ -140,13 +141,21 @@ class Network:
         return x.to(self.dtype) - 2 * (h @ self.weights[-1]).flatten(0, 1)
 
 
+@cache
+def network_truth() -> tuple[Tensor, Reference]:
+    """Starts that are exact in both halves, and where they end."""
+    rows = [torch.randn(4, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    x1 = torch.cat(rows).to(torch.float16).to(torch.bfloat16).float()
+    truth = solve(Network(8, torch.float32), x1)
+    assert (truth.error < 1e-4).all()
+    return x1, truth
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_the_error_covers_the_truth_of_the_same_network_in_float32(dtype: torch.dtype) -> None:
     """Of eight networks with four rows each."""
-    x1 = torch.cat([torch.randn(4, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]).to(dtype)
-    truth = solve(Network(8, torch.float32), x1.float())
-    assert (truth.error < 1e-4).all()
-    ref = solve(Network(8, dtype), x1)
+    x1, truth = network_truth()
+    ref = solve(Network(8, dtype), x1.to(dtype))
     assert (relative_error(ref.x0, truth.x0) <= ref.error).sum() >= 0.99 * len(x1)
     assert ref.error.median() < 4 * torch.finfo(dtype).eps, "an error that covers everything says nothing"
 

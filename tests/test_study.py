@@ -59,8 +59,9 @@ def test_each_budget_is_spent_as_far_as_whole_steps_go() -> None:
 
 
 def test_a_plan_says_what_the_runs_ask_for_and_what_is_left_after_sharing(tmp_path) -> None:
-    plan = SMALL.plan()
-    bench, jobs = bench_of(SMALL, MixtureFlow.four_gaussians(), tmp_path)
+    study = replace(SMALL, reference_evaluations=250)
+    plan = study.plan()
+    bench, jobs = bench_of(study, MixtureFlow.four_gaussians(), tmp_path)
     assert plan.rows == len(jobs)
     assert plan.asked == sum(job.planned.nfe for job in jobs)
     before = bench.flow.rows
@@ -72,7 +73,7 @@ def test_a_plan_says_what_the_runs_ask_for_and_what_is_left_after_sharing(tmp_pa
 
 
 def test_without_local_errors_the_plan_is_exact(tmp_path) -> None:
-    study = Study("mixture:four-gaussians", prompts=(None,), seeds=(0, 1, 2), nfe=(1, 2, 4, 8, 16), local_nfe=0)
+    study = replace(SMALL, reference_evaluations=250, local_nfe=0)
     bench, jobs = bench_of(study, MixtureFlow.four_gaussians(), tmp_path)
     before = bench.flow.rows
     bench.measure(jobs, lambda ended: None)
@@ -267,6 +268,13 @@ def test_every_figure_carries_settings_and_versions(results: Results) -> None:
     for name in FIGURES:
         assert torch.__version__ in (results.folder / f"{name}.svg").read_text()
         assert torch.__version__.encode() in (results.folder / f"{name}.png").read_bytes()
+
+
+def test_the_folder_holds_what_it_should(results: Results) -> None:
+    files = {"rows.jsonl", "rows.csv", "study.json", "probe.json", "sessions.jsonl", "report.html", "references", ".lock"}
+    assert {p.name for p in results.folder.iterdir()} == files | {
+        f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")
+    }
 
 
 def test_figures_need_rows_only(results: Results) -> None:
@@ -470,6 +478,7 @@ def installed(monkeypatch) -> list[tuple]:
 
 def test_a_metric_of_another_package_is_in_rows_table_and_report(installed, tmp_path) -> None:
     study = Study(flow=Pictured(), seeds=(0, 1), samplers=("euler", "heun"), nfe=(4, 8), metrics=["darkness", "broken"])
+    study = replace(study, reference_evaluations=250)
     results = study.run(tmp_path)
     assert len(installed) == len(results.rows) == 8
     assert all(shape[0] == 3 and dtype == torch.float32 and device == "cpu" for shape, dtype, device, *_ in installed)
