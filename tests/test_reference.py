@@ -155,7 +155,7 @@ def network_truth() -> tuple[Tensor, Reference]:
 def test_in_half_precision_the_error_covers_the_truth_of_the_same_network_in_float32(dtype: torch.dtype) -> None:
     """Of eight networks with four rows each."""
     x1, truth = network_truth()
-    ref = solve(Network(8, dtype), x1.to(dtype))
+    ref = solve(Network(8, dtype), x1.to(dtype), max_evaluations=1000)
     assert (relative_error(ref.x0, truth.x0) <= ref.error).sum() >= 0.99 * len(x1)
     assert ref.error.median() < 4 * torch.finfo(dtype).eps, "an error that covers everything says nothing"
 

@@ -36,12 +36,14 @@ SPANS = ("inside", "complete")
 """Complete runs are measured again here, on uniform grids and both flows. Inside, the laws of the kit measure every sampler: on uniform
 grids, on alternating steps, and down and up again. What the tool measured of both is judged as well."""
 STEPS = {1: (32, 64, 128), 2: (32, 64, 128), 3: (32, 64, 128), 4: (32, 64, 128), 5: (16, 32, 64)}
-"""Fewer than the catalogue's, with finer ones where these do not show the declared order yet."""
+"""Fewer than the catalogue's, with up to `FINEST` where these do not show the declared order yet."""
+FINEST = 256
 
 
 @pytest.mark.parametrize("order", sorted({fs.sampler_info(n).order for n in ODE}))
-def test_the_orders_that_are_declared_are_measured(order: int) -> None:
+def test_the_orders_that_are_declared_are_measured(order: int, monkeypatch) -> None:
     """All samplers of one order in lock-step, on two flows whose rows share their model calls."""
+    monkeypatch.setattr("flowsamplers.study.orders.FINEST", FINEST)
     names = [n for n in ODE if fs.sampler_info(n).order == order]
     for name, verdicts in zip(names, observed_orders(names, "complete", ["uniform"], STEPS), strict=True):
         judge(name, "complete", {key: v.order for key, v in verdicts.items()})

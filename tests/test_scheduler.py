@@ -244,9 +244,9 @@ def test_stock_does_not_apply_minus_one_in_bfloat16_and_we_do() -> None:
 def test_the_error_keeps_falling_where_stocks_rises() -> None:
     """Euler in a bfloat16 pipeline, against a fine float32 solution of the same bfloat16 network."""
     flow = KleinFlow(pipeline(torch.bfloat16), PROMPT, height=16, width=16, guidance_scale=1.0)
-    truth = fs.sample(flow.velocity, flow.noise([0]).float(), fs.schedules.shift(24, shift=3.0), "rk4").double()
+    truth = fs.sample(flow.velocity, flow.noise([0]).float(), fs.schedules.shift(12, shift=3.0), "rk4").double()
     errors = []
-    for steps in (8, 64, 256):
+    for steps in (8, 64, 128):
         schedulers = FlowMatchEulerDiscreteScheduler(shift=3.0), FlowSamplerScheduler(shift=3.0)
         for scheduler in schedulers:
             scheduler.set_timesteps(sigmas=fs.schedules.pipeline_sigmas(steps))
