@@ -93,8 +93,6 @@ def test_refining_keeps_the_nodes() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: schedules.linear(0), "steps=0: a schedule needs at least 1 step"),
-        (lambda: schedules.flux2(-3), "steps=-3: a schedule needs at least 1 step"),
         (lambda: schedules.flux2(4, tokens=0), "tokens=0"),
         (lambda: fs.SigmaGrid([1.0, float("nan"), 0.0]), r"sigmas\[1\]=nan: every sigma must be finite"),
         (lambda: fs.SigmaGrid([0.0, 0.5, 1.0]), r"sigmas\[0\]=0.0, sigmas\[1\]=0.5: sigmas must fall strictly"),
@@ -130,7 +128,6 @@ def test_refining_keeps_the_nodes() -> None:
         (lambda: schedules.table(4, nodes=[1.0, 0.5], space="vp"), "unknown space 'vp'"),
         (lambda: schedules.table(4, start=0.5), "sigmas must fall strictly"),
         (lambda: schedules.tokens_for(8, 1024), "width=8"),
-        (lambda: fs.get_schedule("flux", 4), "unknown schedule 'flux': did you mean 'flux"),
         (lambda: fs.get_schedule("shift", 4, shfit=3.0), "unknown option of schedule 'shift' 'shfit': did you mean 'shift'"),
     ],
 )

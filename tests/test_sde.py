@@ -99,16 +99,14 @@ def one_path(like: Tensor, step: int, draw: int, interval: Any = None) -> Tensor
 
 @every_stochastic_name
 def test_paths_converge_with_the_declared_strong_order(name: str) -> None:
-    """Along 128 shared Brownian paths, for data of standard deviation 1.7: with 10 and 40 steps, and 160 for the limit.
+    """Along 128 shared Brownian paths, for data of standard deviation 1.7: with 8 and 32 steps, and 96 for the limit.
 
     The paths are the coordinates of one row, which the flow does not couple: a row of a path costs the same for any number of them.
     A step above 0 that leaves its noise out, as a last step of another method would, has order one half.
     """
     sampler, flow = fs.get_sampler(name), GaussianFlow([0.3] * 128, std=1.7)
     x = flow.solution(flow.noise([0]), 1.0, 0.9)
-    coarse, fine, limit = (
-        fs.sample(flow.velocity, x, shifted(n, 1.0, 0.9, 0.15), sampler, seed=one_path) for n in (10, 40, 160)
-    )
+    coarse, fine, limit = (fs.sample(flow.velocity, x, shifted(n, 1.0, 0.9, 0.15), sampler, seed=one_path) for n in (8, 32, 96))
     slope = math.log((coarse - limit).abs().mean() / (fine - limit).abs().mean(), 4)
     assert slope >= sampler.strong_order - 0.25, slope
     assert sampler.strong_order > 0 or slope <= 0.45, slope

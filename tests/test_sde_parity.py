@@ -92,28 +92,6 @@ def test_dpmpp_3m_sde_equals_diffusers_but_for_the_sign_of_one_half() -> None:
     agree(path[-1] - (1 - four[3]) * second, with_noise(scheduler, four))
 
 
-def test_stock_3m_sde_has_order_1_and_ours_2() -> None:
-    """The drift alone: without noise, against ours at many steps."""
-
-    def errors(run: Callable[[tuple[float, ...]], Tensor]) -> list[float]:
-        truth = still(uniform(1024))
-        return [(run(uniform(n)) - truth).abs().max().item() for n in (32, 64, 128)]
-
-    def uniform(n: int) -> tuple[float, ...]:
-        return tuple(0.95 - 0.85 * i / n for i in range(n + 1))
-
-    def still(sigmas: tuple[float, ...]) -> Tensor:
-        zero = lambda like, step, draw, interval=None: torch.zeros_like(like)  # noqa: E731
-        return fs.sample(smooth, start(), fs.SigmaGrid(list(sigmas)), "dpmpp_3m_sde", seed=zero)
-
-    def theirs(sigmas: tuple[float, ...]) -> Tensor:
-        scheduler = third_order("DPMSolverMultistepScheduler", solver_type="heun", **ends(INSIDE))
-        return with_noise(scheduler, sigmas, lambda i: torch.zeros_like(start()))
-
-    slopes = [math.log2(b / c) for run in (theirs, still) for _, b, c in [errors(run)]]
-    assert slopes == pytest.approx([1, 2], abs=0.2)
-
-
 def test_seeds_2_equals_diffusers_singlestep_given_noises_of_one_path() -> None:
     """Theirs makes a step of first order for the stage, and a second one over the whole step: given its noise, it is dpmpp_sde."""
     sigmas = (0.95, 0.7, 0.4, 0.15)

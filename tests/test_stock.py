@@ -81,23 +81,6 @@ def test_a_scheduler_may_have_other_options() -> None:
     assert not torch.equal(stock.run(uncorrected, steady, start(), grid), stock.run("UniPC-2", steady, start(), grid))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", ["UniPC-2", "UniPC-3", "DPM++ 2S", "DPM++ 3S"])
-def test_what_begins_where_diffusers_begins_has_its_error_at_every_number_of_calls(name: str, schedule: str) -> None:
-    """On a network with guidance a start of another kind cost up to 2.8 times the error with 4 to 8 calls."""
-    flow = MixtureFlow.four_gaussians()
-    x = flow.noise(list(range(32)))
-    truth, sampler = flow.solution(x), fs.get_sampler(stock.SAME_NAME[name])
-    for calls in (*range(4, 17), 32, 64):
-        grid = fs.get_schedule(schedule, calls, **SCHEDULES[schedule])
-        assert fs.nfe(sampler, grid) == calls
-        ours, theirs = (
-            (run - truth).norm()
-            for run in (fs.sample(flow.velocity, x, grid, sampler), stock.run(name, flow.velocity, x, grid))
-        )
-        assert ours <= 1.02 * theirs, calls
-
-
 def test_an_unknown_scheduler_is_named_with_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"name='UniPC': not a scheduler of diffusers here; one of FlowMatchEuler, .*UniPC-2"):
         stock.run("UniPC", steady, start(), [1.0, 0.0])
@@ -123,19 +106,10 @@ def test_every_sampler_is_at_least_as_accurate_as_diffusers_of_the_same_name() -
 
 def test_the_page_shows_the_comparison_and_says_first_how_it_ends() -> None:
     assert COMPARISON.compared() in COMPARISON.PAGE.read_text(), "python tools/build_differences.py --page"
-    first, _, rest = COMPARISON.compared().partition("\n| diffusers |")
+    first = COMPARISON.compared().partition("\n| diffusers |")[0]
     assert first.count("cannot be told from 1") == sum(
         COMPARISON.is_above(r) for flow in COMPARISON.FLOWS for r in same_name(flow)
     )
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for flow in COMPARISON.FLOWS:
-        for row in MEASURED[flow]:
-            groups.setdefault((flow, row["stock"], row["sampler"]), []).append(row)
-    for (_, name, sampler), rows in groups.items():
-        most = max(r["ours"] / r["theirs"] for r in rows)
-        line = next(line for line in rest.splitlines() if line.startswith(f"| {name} |") and line.endswith(f"| `{sampler}` |"))
-        assert f"{most:.2f}" in line
-        assert not (most > COMPARISON.LIMIT and "**" not in line)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
