@@ -114,8 +114,8 @@ def fit(
         text = f"at most {cost:,} evaluations, {plan['passes']:,} forward passes, about {plan['seconds']:.0f} s"
         click.echo(json.dumps(plan) if as_rows else text)
         return
-    about = {**flow.describe(), "prompts": list(fitting), "held_prompts": list(judging), "first_seed": seed}
-    about["torch"] = torch.__version__
+    prompts_used = {"prompts": list(fitting), "held_prompts": list(judging)}
+    about = {**flow.describe(), **prompts_used, "first_seed": seed, "torch": torch.__version__}
     with progress(quiet) as report:
         meter.on_call = lambda _: report("fit", meter.rows, cost)
         noise = flow.noise([seed + i for i in range(rows + edits * rows)])

@@ -89,14 +89,10 @@ def solver_lines(path: str) -> list[str]:
     from flowsamplers.solver import load_solver
 
     solver = load_solver(path)
-    told = ", ".join(f"{k}={v}" for k, v in solver.fitted_to.items())
+    sigmas = ", ".join(f"{s:.4f}" for s in solver.grid.sigmas)
+    about = ", ".join(f"{k}={v}" for k, v in solver.fitted_to.items())
     judged = [] if solver.validation is None else [*solver.validation.lines(), *_wrapped(solver.validation.verdict)]
-    return [
-        path,
-        *_wrapped("sigmas: " + ", ".join(f"{s:.4f}" for s in solver.grid.sigmas)),
-        *_wrapped(f"fitted to: {told}"),
-        *judged,
-    ]
+    return [path, *_wrapped(f"sigmas: {sigmas}"), *_wrapped(f"fitted to: {about}"), *judged]
 
 
 def sampler_row(entry: Entry) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from flowsamplers.cli.models import model_options, open_flow, progress, settle_t
 from flowsamplers.cli.types import BUDGET, ENGINE, SAMPLER, SEED, SHIFT, Command, CommandWithOthers, Place, Several
 
 if TYPE_CHECKING:
-    from flowsamplers.sampler import Sampler
     from flowsamplers.study import Budget
 
 
@@ -47,16 +46,6 @@ if TYPE_CHECKING:
 @click.pass_context
 def study(
     ctx: click.Context,
-    model: str,
-    flow_options: dict[str, Any],
-    prompts: tuple[str, ...],
-    seeds: tuple[int, ...],
-    samplers: tuple[Sampler, ...],
-    nfe: tuple[int, ...],
-    schedule: str,
-    mu: Any,
-    metrics: tuple[str, ...],
-    max_batch: int,
     dry_run: bool,
     budget: Budget | None,
     engine: Literal["local", "ray"],
@@ -65,6 +54,7 @@ def study(
     preset: str | None,
     as_rows: bool,
     quiet: bool,
+    **settings: Any,
 ) -> None:
     """Measure the error of samplers against the number of model calls.
 
@@ -82,34 +72,24 @@ def study(
     if ctx.invoked_subcommand is not None:
         return
     from flowsamplers.cli.steps import klein_steps
-    from flowsamplers.study.bench import keys
+    from flowsamplers.study.bench import runs_by_key
     from flowsamplers.study.cost import Meter
-    from flowsamplers.study.plan import DEFAULT_SAMPLERS, OWN_PROMPTS, Study
+    from flowsamplers.study.plan import Study
     from flowsamplers.study.report import caution, terminal
     from flowsamplers.study.rows import to_jsonl
 
-    settle_threads(model)
-    folder = out or Path("studies") / re.sub(r"[^A-Za-z0-9._-]+", "-", model)
+    given = {name: value for name, value in settings.items() if value != ()}
+    settle_threads(given["model"])
+    folder = out or Path("studies") / re.sub(r"[^A-Za-z0-9._-]+", "-", given["model"])
     if preset:
         _check_preset(ctx, preset)
         with progress(quiet) as report:
-            meter = Meter(open_flow(model, prompts[0] if prompts else None, flow_options))
+            meter = Meter(open_flow(given["model"], given.get("prompts", (None,))[0], given["flow_options"]))
             meter.on_call = lambda _: report("runs", meter.rows, 0)
-            text = klein_steps(meter, folder, seed=(seeds or (0,))[0])
+            text = klein_steps(meter, folder, seed=given.get("seeds", (0,))[0])
         click.echo(f"{text}\n\nimages: {folder / 'klein-steps.png'}")
         return
-    wanted = Study(
-        model,
-        prompts=prompts or OWN_PROMPTS,
-        seeds=seeds or Study.seeds,
-        samplers=samplers or DEFAULT_SAMPLERS,
-        nfe=nfe or Study.nfe,
-        schedule=schedule,
-        mu=mu,
-        flow_options=flow_options,
-        metrics=metrics,
-        max_batch=max_batch,
-    )
+    wanted = Study(**given)
     if dry_run:
         plan = wanted.plan()
         click.echo(json.dumps(plan.to_dict()) if as_rows else "\n".join(plan.lines()))
@@ -122,10 +102,9 @@ def study(
             click.echo(first, err=True)
         return
     click.echo(terminal(results))
-    there = {row.key for row in results.rows}
-    missing = sum(key not in there for key, _, _ in keys(wanted, wanted.runs(results.settings["tokens"])))
+    missing = runs_by_key(wanted, results.settings["tokens"]).keys() - {row.key for row in results.rows}
     if missing:
-        click.echo(f"\nThe budget ended before {missing} runs were made; give the same command again to continue.")
+        click.echo(f"\nThe budget ended before {len(missing)} runs were made; give the same command again to continue.")
     click.echo(f"\nreport: {folder / 'report.html'}")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -164,11 +164,14 @@ def identity(study: Study, planned: Planned, prompt: str | None, seed: int) -> d
     }
 
 
-def keys(study: Study, planned: Sequence[Planned]) -> Iterator[tuple[Key, int, int]]:
-    """List row key, run index and case index of everything in a study, cheap runs first."""
-    for i in sorted(range(len(planned)), key=lambda i: planned[i].nfe):
-        for c, case in enumerate(study.cases):
-            yield key(identity(study, planned[i], *case)), i, c
+Wanted: TypeAlias = "tuple[Planned, tuple[str | None, int]]"
+"""A run, with the prompt and the seed from which it is made."""
+
+
+def runs_by_key(study: Study, tokens: int) -> dict[Key, Wanted]:
+    """List all runs of a study from all noises by the keys of their rows, cheap runs first."""
+    planned = sorted(study.runs(tokens), key=lambda p: p.nfe)
+    return {key(identity(study, p, *case)): (p, case) for p in planned for case in study.cases}
 
 
 def png(image: Tensor) -> bytes:

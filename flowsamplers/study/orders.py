@@ -180,10 +180,10 @@ def observed_orders(
     both = Together()
     series = [_Series(get_sampler(s), span, shift, steps) for s in samplers for shift in shifts]
     x, exact = both.start(), both.solution(*SPANS[span])
-    while asked := [(one, n) for one in series for n in one.wanted()]:
-        runs = [Run(x, shifted(n, SHIFTS[one.shift], *SPANS[span]), one.method) for one, n in asked]
+    while wanted := [(one, n) for one in series for n in one.wanted()]:
+        runs = [Run(x, shifted(n, SHIFTS[one.shift], *SPANS[span]), one.method) for one, n in wanted]
         ends = sample_many(both, runs, max_batch=len(runs) * len(x))
-        for (one, n), end in zip(asked, ends, strict=True):
+        for (one, n), end in zip(wanted, ends, strict=True):
             one.errors[n] = both.errors(end, exact)
     found = iter(series)
     return [
@@ -369,14 +369,14 @@ def shifted(steps: int, shift: float, start: float, end: float) -> SigmaGrid:
 
 def _draws(flow: MixtureFlow, method: Sampler, grid: SigmaGrid) -> list[tuple[int, int]]:
     """The (step, draw) that a run asks for."""
-    asked: dict[tuple[int, int], None] = {}
+    draws: dict[tuple[int, int], None] = {}
 
     def record(like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
-        asked[step, draw] = None
+        draws[step, draw] = None
         return torch.zeros_like(like)
 
     sample(flow.velocity, torch.zeros(1, flow.dim, dtype=torch.float64), grid, method, seed=record)
-    return list(asked)
+    return list(draws)
 
 
 def _moments(flow: MixtureFlow, sigma: float) -> Tensor:

@@ -38,15 +38,7 @@ PIPELINE_STEPS = 50
 WINDOW = 4
 """Number of full batches of runs that are in memory at once."""
 
-DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = (
-    "euler",
-    "heun",
-    "midpoint",
-    "ab2",
-    {"name": "ab2", "options": {"last": "midpoint"}},
-    "fireflow",
-    "dpmpp_2m",
-)
+DEFAULT_SAMPLERS: tuple[SamplerLike, ...] = ("euler", "heun", "midpoint", "ab2", "ab2:last=midpoint", "fireflow", "dpmpp_2m")
 OWN_PROMPTS: tuple[str | None, ...] = ("the model's own",)
 """Stands for the first two of `flows.default_prompts` of the model, or for one None if ``flow`` is given."""
 
@@ -148,8 +140,8 @@ class Study:
         for name in ("prompts", "seeds", "nfe", "samplers", "metrics"):
             values = getattr(self, name)
             if any(value in values[:i] for i, value in enumerate(values)):
-                told = name if name == "samplers" else f"{name}={list(values)}"
-                raise ValueError(f"{told}: one of them is there twice")
+                shown = name if name == "samplers" else f"{name}={list(values)}"
+                raise ValueError(f"{shown}: one of them is there twice")
         for sampler in self.methods:
             if sampler.claims.stochastic or sampler.claims.adaptive:
                 kind = "stochastic (see study.stochastic_orders)" if sampler.claims.stochastic else "adaptive"
@@ -239,17 +231,13 @@ class Study:
         """List the runs: for each sampler and number of calls the largest number of steps that fits, each number once."""
         planned: list[Planned] = []
         for sampler in self.methods:
-            done: set[int] = set()
             own = grid_from_noise(sampler)
-            if own is not None:
-                planned.append(Planned(sampler, own, nfe(sampler, own), {}))
-                continue
-            for budget in sorted(self.nfe):
-                steps = largest_steps(sampler, budget, lambda n: self.grid(n, tokens)[0])
-                if steps and steps not in done:
-                    done.add(steps)
-                    grid, options = self.grid(steps, tokens)
-                    planned.append(Planned(sampler, grid, nfe(sampler, grid), options))
+            if own is None:
+                fitting = {largest_steps(sampler, budget, lambda n: self.grid(n, tokens)[0]) for budget in self.nfe}
+                grids = [self.grid(steps, tokens) for steps in sorted(fitting - {0})]
+            else:
+                grids = [(own, {})]
+            planned += [Planned(sampler, grid, nfe(sampler, grid), options) for grid, options in grids]
         if not planned:
             raise ValueError(f"nfe={list(self.nfe)}: not one step of any of the samplers fits")
         return planned

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowsamplers._accepted import missing
-from flowsamplers.registry import get_sampler
 from flowsamplers.schedules import get_schedule
 from flowsamplers.study.rows import Row
 
@@ -70,26 +69,22 @@ class Plots:
     def _errors(self, axis: str, what: str) -> Any:
         results = self.results
         figure, ((axes,),) = _figure(WIDTH, HEIGHT)
-        ends: list[tuple[float, float, str, str]] = []
         for name in results.labels:
             colour, marker = self.style(name)
             for ns, errors in results.single_curves(name, axis):
                 axes.plot(ns, errors, color=colour, alpha=0.18, linewidth=0.7)
             ns, errors = results.curve(name, axis)
-            if not ns:
-                continue
-            axes.plot(ns, errors, color=colour, linewidth=2)
+            axes.plot(ns, errors, color=colour, linewidth=2, label=name if ns else None)
             floored = {getattr(r, axis) for r in results.rows if r.label == name and r.floored}
             for n, error in zip(ns, errors, strict=True):
                 axes.plot(n, error, marker, color=colour, markersize=4.5, markerfacecolor="white" if n in floored else colour)
-            ends.append((ns[-1], errors[-1], name, colour))
         axes.set(xscale="log", yscale="log", xlabel=what, ylabel="relative error")
         _floor(axes, results)
         numbers = sorted({getattr(row, axis) for row in results.rows})
         _guides(axes, results, numbers, axis)
         _ticks(axes, numbers)
         _grid(axes)
-        _labels_at_ends(axes, ends)
+        _labels_at_ends(axes)
         _caution(axes, results)
         return figure
 
@@ -105,13 +100,12 @@ class Plots:
             for last in list(zip(ns, errors, strict=True))[-1:]:  # none if all of its runs failed
                 axes.annotate("euler", last, (0, 14), textcoords="offset points", color=GREY, ha="right")
         axes.plot([n for n, _, _ in winners], [e for _, _, e in winners], color="#BBBBBB", linewidth=1, zorder=1)
-        named: set[str] = set()
+        first = {name: n for n, name, _ in reversed(winners)}
         for n, name, error in winners:
             colour, marker = self.style(name)
-            alone = len(results.leaders(n)) == 1
-            face = colour if alone else "white"
-            axes.plot(n, error, marker, color=colour, markersize=8, markerfacecolor=face, label=None if name in named else name)
-            named.add(name)
+            face = colour if len(results.leaders(n)) == 1 else "white"
+            label = name if first[name] == n else None
+            axes.plot(n, error, marker, color=colour, markersize=8, markerfacecolor=face, label=label)
         axes.set(xscale="log", yscale="log", xlabel="model calls for one image (NFE)", ylabel="smallest relative error")
         if winners:
             axes.legend(loc="lower left", frameon=False, title="best sampler", alignment="left")
@@ -139,24 +133,19 @@ class Plots:
             nfe: number of model calls; each sampler takes as many steps as fit.
         """
         figure, ((above,), (below,)) = _figure(WIDTH, 1.35 * HEIGHT, 2)
-        ends: list[tuple[float, float, str, str]] = []
         for name in self.results.labels:
             fits = [row for row in self._of_first_case(name).values() if row.nfe <= nfe and row.trajectory]
-            if not fits:
-                continue
-            row = max(fits, key=lambda r: r.nfe)
-            colour, marker = self.style(name)
-            sigmas = grid_of(row).sigmas[1:]
-            assert row.trajectory is not None
-            above.plot(sigmas, row.trajectory, color=colour, marker=marker, markersize=4.5)
-            ends.append((sigmas[-1], row.trajectory[-1], name, colour))
-            if row.local_errors:
-                below.plot(sigmas, row.local_errors, color=colour, marker=marker, markersize=4.5, linewidth=1)
+            for row in fits[-1:]:
+                colour, marker = self.style(name)
+                sigmas, style = grid_of(row).sigmas[1:], {"color": colour, "marker": marker, "markersize": 4.5}
+                above.plot(sigmas, row.trajectory, label=name, **style)
+                if row.local_errors:
+                    below.plot(sigmas, row.local_errors, linewidth=1, **style)
         for axes, what in ((above, "error so far"), (below, "error of the step alone")):
             axes.set(yscale="log", ylabel=what, xlim=(1.02, -0.02))
             _grid(axes)
         below.set_xlabel("noise level sigma, from noise to data")
-        _labels_at_ends(above, ends)
+        _labels_at_ends(above)
         return figure
 
     def style(self, name: str) -> tuple[str, str]:
@@ -174,8 +163,7 @@ class Plots:
 
 def grid_of(row: Row) -> Any:
     """Return the schedule of a row: its sampler's own, if the sampler has one."""
-    own = get_sampler({"name": row.sampler, "options": row.options}).own_grid
-    return own or get_schedule(row.schedule, row.steps, **row.schedule_options)
+    return row.method.own_grid or get_schedule(row.schedule, row.steps, **row.schedule_options)
 
 
 def image_grid(
@@ -218,8 +206,10 @@ def image_grid(
                 ax.set_title(column, fontsize=8.5)
             if j == 0:
                 ax.set_ylabel(row.replace(" ", "\n", 1), rotation=0, ha="right", va="center", fontsize=8.5)
-    told = f"{title}   (columns: {note})" if note else title
-    figure.suptitle(textwrap.fill(told, int(12 * figure.get_figwidth())).replace("$", r"\$"), fontsize=9.5, x=0.02, ha="left")
+    heading = f"{title}   (columns: {note})" if note else title
+    figure.suptitle(
+        textwrap.fill(heading, int(12 * figure.get_figwidth())).replace("$", r"\$"), fontsize=9.5, x=0.02, ha="left"
+    )
     return png(figure, about)
 
 
@@ -271,8 +261,8 @@ def _caution(axes: Any, results: Results) -> None:
     """Say above the figure that the reference is hardly better than what is measured, where it is so."""
     if results.reference_is_coarse:
         known, apart = (f"{100 * e:.2g} %" for e in (results.reference_error, 2 * results.uncertainty))
-        told = f"The reference is known to {known} only: differences below {apart} mean nothing."
-        axes.set_title(textwrap.fill(told, 60), fontsize=9.5, color="#B00000", loc="left")
+        warning = f"The reference is known to {known} only: differences below {apart} mean nothing."
+        axes.set_title(textwrap.fill(warning, 60), fontsize=9.5, color="#B00000", loc="left")
 
 
 def _floor(axes: Any, results: Results) -> None:
@@ -320,28 +310,30 @@ def _ticks(axes: Any, nfes: Sequence[int]) -> None:
     axes.minorticks_off()
 
 
-def _labels_at_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside the right ends of the lines, pushed apart where they would overlap, options on a line of their own."""
+def _labels_at_ends(axes: Any) -> None:
+    """Labels beside the right ends of the lines, pushed apart where they would overlap, options on a line of their own."""
     bottom, top = axes.get_ylim()
     axes.set_xlim(axes.get_xlim())
     height = axes.get_position().height * axes.get_figure().get_figheight() * 72
     span = math.log(top / bottom)
-    sizes = [(1 + name.count(" ")) * 12.5 / height for _, _, name, _ in ends]
-    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
-    wanted = [math.log(ends[i][1] / bottom) / span if 0 < ends[i][1] < math.inf else 0.0 for i in order]
-    for place, at in zip(order, _apart(wanted, [sizes[i] for i in order]), strict=True):
-        x, y, name, colour = ends[place]
+    lines = [line for line in axes.lines if not line.get_label().startswith("_")]
+    lines.sort(key=lambda line: line.get_ydata()[-1])
+    sizes = [(1 + line.get_label().count(" ")) * 12.5 / height for line in lines]
+    ends = [line.get_ydata()[-1] for line in lines]
+    wanted = [math.log(y / bottom) / span if 0 < y < math.inf else 0.0 for y in ends]
+    for line, at in zip(lines, _apart(wanted, sizes), strict=True):
+        color = line.get_color()
         axes.annotate(
-            name.replace(" ", "\n"),
-            (x, y),
+            line.get_label().replace(" ", "\n"),
+            (line.get_xdata()[-1], line.get_ydata()[-1]),
             xytext=(1.03, at),
             textcoords="axes fraction",
-            color=colour,
+            color=color,
             fontsize=9.5,
             fontweight="bold",
             va="center",
             linespacing=1.0,
-            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.5, "linewidth": 0.8, "relpos": (0, 0.5)},
         )
 
 

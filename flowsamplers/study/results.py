@@ -134,9 +134,8 @@ class Results:
         Returns:
             The geometric mean of the ratios with its interval; None if the samplers have no noise in common.
         """
-        sides = [self._at(n, nfe) for n in (name, other)]
-        common = [case for case in sides[0] if case in sides[1]]
-        return bootstrap([sides[0][c] / sides[1][c] for c in common]) if common else None
+        pairs = self._pairs(name, other, nfe).values()
+        return bootstrap([a / b for a, b in pairs]) if pairs else None
 
     def leaders(self, nfe: int) -> list[str]:
         """The sampler with the smallest error at this budget, and those that the study cannot tell from it, by their errors.
@@ -148,9 +147,8 @@ class Results:
         return ranked[:1] + [name for name in ranked[1:] if not self._differ(ranked[0], name, nfe)]
 
     def _differ(self, best: str, other: str, nfe: int) -> bool:
-        sides = [self._at(n, nfe) for n in (best, other)]
         off = {(r.prompt, r.seed): uncertainty(r) for r in self.rows}
-        pairs = [(sides[0][c] + off[c], sides[1][c] - off[c]) for c in sides[0] if c in sides[1]]
+        pairs = [(low + off[case], high - off[case]) for case, (low, high) in self._pairs(best, other, nfe).items()]
         if not pairs or any(high <= 0 for _, high in pairs):
             return False
         return bootstrap([high / low if low else float("inf") for low, high in pairs]).low > 1
@@ -170,6 +168,11 @@ class Results:
         fits = [cases for n, cases in self._by(name, "nfe").items() if n <= nfe]
         return fits[-1] if fits else {}
 
+    def _pairs(self, name: str, other: str, nfe: int) -> dict[tuple[str, int], tuple[float, float]]:
+        """The errors of two samplers for each prompt and seed that both have."""
+        first, second = self._at(name, nfe), self._at(other, nfe)
+        return {case: (first[case], second[case]) for case in first if case in second}
+
     def orders(self) -> dict[str, OrderVerdict]:
         """Judge the order that each sampler declares for complete runs, from its errors against the number of steps.
 
@@ -179,12 +182,11 @@ class Results:
         floor = max(self.reference_error, self.noise_floor)
         for name in self.labels:
             rows = [r for r in self.rows if r.label == name]
-            sampler = get_sampler(rows[0].sampler, **rows[0].options)
-            if sampler.own_grid is None:
+            if rows[0].method.own_grid is None:
                 failed = {r.steps: float("nan") for r in rows if r.status != "ok"}
                 points = sorted({**failed, **dict(zip(*self.curve(name, "steps"), strict=True))}.items())
                 n, errors = zip(*points, strict=True)
-                verdicts[name] = order(n, errors, declared=sampler.claims.order_to_data, floor=floor)
+                verdicts[name] = order(n, errors, declared=rows[0].method.claims.order_to_data, floor=floor)
         return verdicts
 
     @property

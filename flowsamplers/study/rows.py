@@ -90,6 +90,11 @@ class Row:
         return label(self.sampler, self.options)
 
     @property
+    def method(self) -> Sampler:
+        """The sampler."""
+        return get_sampler(self.sampler, **self.options)
+
+    @property
     def key(self) -> Key:
         """The values that identify a row; no study has two rows with one key."""
         return key(vars(self))

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,7 +19,7 @@ import torch
 
 from flowsamplers._accepted import missing
 from flowsamplers.study import plots, report
-from flowsamplers.study.bench import NOT_FINITE, Bench, Ended, Job, keys, png
+from flowsamplers.study.bench import NOT_FINITE, Bench, Ended, Job, Wanted, png, runs_by_key
 from flowsamplers.study.cluster import ATTEMPTS, Task, done_by_workers, ray_here
 from flowsamplers.study.cost import Budget, BudgetSpent, Meter, Probe, probe
 from flowsamplers.study.results import Results, load
@@ -76,11 +77,10 @@ def run(
     flow = study.open()
     if study.metrics and not hasattr(flow, "decode"):
         raise ValueError(f"metrics={list(study.metrics)}: they compare images, and {study.model} makes none")
-    everything = list(keys(study, study.runs(flow.tokens)))  # before the folder is taken: it may refuse an option
+    wanted = runs_by_key(study, flow.tokens)  # before the folder is taken: it may refuse an option
     try:
         store.claim(study.settings())
-        session = _Session(study, store, Meter(flow, budget), progress, everything)
-        stopped = session.go(engine, references)
+        stopped = _Session(study, store, Meter(flow, budget), progress).go(wanted, engine, references)
     finally:
         store.close()
     results = load(folder)
@@ -109,50 +109,51 @@ class _Session:
     store: Store
     flow: Meter
     progress: Progress | None
-    everything: Sequence[tuple[Key, int, int]]
     waiting: list[Row] = field(default_factory=list[Row])
     flushed: float = 0.0
     ended: int = 0
 
-    def go(self, engine: Engine, references: Path) -> str:
+    def go(self, wanted: Mapping[Key, Wanted], engine: Engine, references: Path) -> str:
         """Do what is missing; why it stopped early, or nothing."""
-        planned = self.study.runs(self.flow.tokens)
         rows = self.store.rows()
         union = self.study.with_earlier(read_settings(self.store.folder))
-        self.store.check(rows, [k for k, _, _ in keys(union, union.runs(self.flow.tokens))])
+        self.store.check(rows, runs_by_key(union, self.flow.tokens))
         origin = provenance(self.flow.flow)
         self.store.describe(origin)
         settings = union.settings()
         self.store.note({"tokens": self.flow.tokens, **{k: settings[k] for k in GROWING}})
         done = {row.key for row in rows if row.status == "ok" or row.message == NOT_FINITE}
-        missing = [item for item in self.everything if item[0] not in done]
+        missing = [each for key, each in wanted.items() if key not in done]
         stopped = ""
         try:
             if missing:
-                self._work(planned, missing, engine, references, origin)
+                self._work(missing, engine, references, origin)
         except BudgetSpent as spent:
             stopped = str(spent)
         finally:
             self._flush()
-            self._log(stopped, engine)
+            if self.flow.rows:
+                cost = {"evaluations": self.flow.rows, "model_calls": self.flow.calls, "seconds": round(self.flow.seconds, 3)}
+                self.store.log({"rows": self.ended, **cost, "engine": engine, "stopped": stopped})
         return stopped
 
-    def _work(
-        self,
-        planned: Sequence[Planned],
-        missing: Sequence[tuple[Key, int, int]],
-        engine: Engine,
-        references: Path,
-        origin: Mapping[str, Any],
-    ) -> None:
+    def _work(self, missing: Sequence[Wanted], engine: Engine, references: Path, origin: Mapping[str, Any]) -> None:
         measured = self._probe(len(missing))
         found = self._truths(references, measured)
-        self.store.note({"reference": _described(found)})
+        about = {
+            "method": found[0].method,
+            "steps": max(t.steps for t in found),
+            "evaluations": max(t.evaluations for t in found),
+            "error": [t.error for t in found],
+            "noise_floor": [t.noise_floor for t in found],
+        }
+        self.store.note({"reference": about})
         bench = Bench(self.study, self.flow, measured.solo, origin_of_rows(self.flow.flow, origin))
         image = bench.truth_image(found[0])
         if image is not None:
             write_atomically(self.store.folder / IMAGES / "reference.png", png(image))
-        jobs = self._affordable([Job(planned[i], found[c]) for _, i, c in missing], measured)
+        solved = dict(zip(self.study.cases, found, strict=True))
+        jobs = self._affordable([Job(planned, solved[case]) for planned, case in missing], measured)
         self._begin("runs", sum(map(self._cost, jobs)))
         if engine == "ray":
             measure_on_ray(bench, jobs, self._end)
@@ -192,14 +193,8 @@ class _Session:
 
     def _affordable(self, jobs: Sequence[Job], measured: Probe) -> list[Job]:
         """As many jobs, from the cheapest, as the budget has room for."""
-        left = self.flow.left(measured.batched)
-        kept: list[Job] = []
-        for job in jobs:
-            left -= self._cost(job)
-            if left < 0:
-                break
-            kept.append(job)
-        return kept
+        left, costs = self.flow.left(measured.batched), accumulate(map(self._cost, jobs))
+        return [job for job, cost in zip(jobs, costs, strict=True) if cost <= left]
 
     def _cost(self, job: Job) -> int:
         """Evaluations at most."""
@@ -219,11 +214,6 @@ class _Session:
         if rows:
             self.store.append(rows)
             self.flushed = time.monotonic()
-
-    def _log(self, stopped: str, engine: Engine) -> None:
-        if self.flow.rows:
-            spent = {"evaluations": self.flow.rows, "model_calls": self.flow.calls, "seconds": round(self.flow.seconds, 3)}
-            self.store.log({"rows": self.ended, **spent, "engine": engine, "stopped": stopped})
 
 
 def provenance(flow: Any) -> dict[str, Any]:
@@ -259,16 +249,6 @@ def origin_of_rows(flow: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
     x1 = flow.noise([0])
     versions = ", ".join(f"{k} {v}" for k, v in origin["versions"].items() if k != "python")
     return {"device": str(x1.device), "dtype": str(x1.dtype).removeprefix("torch."), "versions": versions}
-
-
-def _described(found: Sequence[Truth]) -> dict[str, Any]:
-    return {
-        "method": found[0].method,
-        "steps": max(t.steps for t in found),
-        "evaluations": max(t.evaluations for t in found),
-        "error": [t.error for t in found],
-        "noise_floor": [t.noise_floor for t in found],
-    }
 
 
 SHARD = 16

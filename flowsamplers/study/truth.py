@@ -100,12 +100,9 @@ def truths(
     starts = [flow.noise([seed]) for _, seed in cases]
     names = [key(described, prompt, x1, evaluations) for (prompt, _), x1 in zip(cases, starts, strict=True)]
     files = [folder / f"{name}.safetensors" for name in names]
-    found: dict[int, Truth] = {}
-    for i, (case, x1, file) in enumerate(zip(cases, starts, files, strict=True)):
-        if file.exists():
-            truth = read(file, *case, x1)
-            if i or truth.path:
-                found[i] = truth
+    found = {i: read(file, *cases[i], starts[i]) for i, file in enumerate(files) if file.exists()}
+    if 0 in found and found[0].path is None:  # another study did not need its trajectory
+        del found[0]
     _recognise(flow, [*found.values()], max_batch, folder)
     missing = [i for i in range(len(cases)) if i not in found]
     for lo in range(0, len(missing), chunk):
@@ -122,20 +119,11 @@ def _solved(flow: Any, cases: Sequence[tuple[str | None, int]], x1: Tensor, eval
     reference = solve(flow, x1, condition=conditions, max_evaluations=evaluations, max_batch=max_batch, follow=0)
     floors = noise_floors(flow, x1, conditions, max_batch)
     first = _first_velocity(flow, x1, conditions)
+    common = reference.evaluations, reference.steps, reference.method
+    rows = zip(x1.split(1), reference.x0.split(1), reference.error.tolist(), floors, first.split(1), strict=True)
     return [
-        Truth(
-            *case,
-            x1[i : i + 1],
-            reference.x0[i : i + 1],
-            reference.error[i].item(),
-            floors[i],
-            first[i : i + 1],
-            reference.evaluations,
-            reference.steps,
-            reference.method,
-            None if i else reference.path,
-        )
-        for i, case in enumerate(cases)
+        Truth(*cases[i], noise, x0, error, floor, v, *common, path=None if i else reference.path)
+        for i, (noise, x0, error, floor, v) in enumerate(rows)
     ]
 
 
