@@ -92,8 +92,7 @@ class Plots:
         """Plot the smallest error of any sampler at each number of model calls, beside Euler's method."""
         results = self.results
         figure, ((axes,),) = _figure(WIDTH, HEIGHT)
-        nfes = sorted({row.nfe for row in results.rows})
-        winners = [(n, *best) for n in nfes if (best := results.best(n)) is not None]
+        winners = [(n, *best) for n in results.nfes if (best := results.best(n)) is not None]
         if "euler" in results.labels:
             ns, errors = results.curve("euler")
             axes.plot(ns, errors, color="#999999", linewidth=1.5, linestyle="--")
@@ -109,7 +108,7 @@ class Plots:
         axes.set(xscale="log", yscale="log", xlabel="model calls for one image (NFE)", ylabel="smallest relative error")
         if winners:
             axes.legend(loc="lower left", frameon=False, title="best sampler", alignment="left")
-        _ticks(axes, nfes)
+        _ticks(axes, results.nfes)
         _grid(axes)
         _caution(axes, results)
         return figure

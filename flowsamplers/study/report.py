@@ -7,7 +7,7 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -50,7 +50,7 @@ def terminal(results: Results) -> str:
 
 def caution(results: Results) -> str:
     """Return a warning if the reference is hardly more accurate than the runs; else an empty text."""
-    budget = max(row.nfe for row in results.rows)
+    budget = results.nfes[-1]
     best = results.best(budget)
     if best is None or not results.reference_is_coarse:
         return ""
@@ -82,8 +82,7 @@ def table(results: Results) -> str:
 
 def _columns(results: Results) -> list[int]:
     """The numbers of model calls that a table shows."""
-    nfes = sorted({row.nfe for row in results.rows})
-    return [n for n in POWERS if n in nfes] or nfes
+    return [n for n in POWERS if n in results.nfes] or results.nfes[:8]
 
 
 def pictures(results: Results, budget: int = BUDGET) -> str:
@@ -138,8 +137,8 @@ def best_lines(results: Results) -> str:
     """Make one line for the best sampler at each number of calls, with those that the study cannot tell from it."""
     lines = ["Smallest error at each number of model calls"]
     width = max(map(len, results.labels))
-    for n in sorted({row.nfe for row in results.rows}.intersection(POWERS)):
-        if leaders := results.leaders(n):
+    for n in POWERS:
+        if n in results.nfes and (leaders := results.leaders(n)):
             start = f"{n:>5}  {leaders[0]:<{width}}  {results.error(leaders[0], n):.1e}"
             more = f"  not told apart: {', '.join(leaders[1:])}" if leaders[1:] else ""
             lines += textwrap.wrap(start + more, WIDTH, subsequent_indent=" " * (len(start) + 2), drop_whitespace=True)
@@ -158,28 +157,25 @@ def order_lines(results: Results) -> str:
 
 def takeaway(results: Results, budget: int = BUDGET) -> str:
     """Write the conclusion: the best sampler at a number of calls, compared with Euler's method, or that the study has no single best."""
-    nfes = sorted({row.nfe for row in results.rows})
+    nfes = results.nfes
     budget = budget if budget in nfes else nfes[len(nfes) // 2]
     best, leaders = results.best(budget), results.leaders(budget)
     if best is None:
         return ""
     start = f"With {budget} model call{'s' * (budget > 1)}, "
-    cases = len({(r.prompt, r.seed) for r in results.rows})
-    end = f" This is the result of one {one(results)}; others may differ." if cases == 1 else ""
+    end = f" This is the result of one {one(results)}; others may differ." if len(results.cases) == 1 else ""
     name, error = best
     euler = results.error("euler", budget)
     if len(leaders) > 1:
         *others, last = [f"{n} ({percent(e)})" for n in leaders if (e := results.error(n, budget)) is not None]
         known = f": differences below {percent(2 * results.uncertainty)} mean nothing" if results.reference_is_coarse else ""
         ratio = None if "euler" in leaders else results.compare("euler", name, budget)
-        worse = (
-            "" if ratio is None or euler is None else f" The error of euler ({percent(euler)}) is {ratio} times that of {name}."
-        )
+        worse = f" The error of euler ({percent(euler)}) is {ratio} times that of {name}." if ratio and euler else ""
         return _wrapped(f"{start}this study cannot tell apart {', '.join(others)} and {last}{known}.{worse}{end}")
     start += f"{name} has the smallest error, {percent(error)}"
     if euler is None or name == "euler" or not error:
         return _wrapped(f"{start}.{end}")
-    needed = _calls_for("euler", error, results, nfes)
+    needed = next((n for n in nfes if (e := results.error("euler", n)) is not None and e <= error), None)
     more = f"euler needs {needed} calls for that" if needed else f"euler does not reach it with {nfes[-1]} calls"
     return _wrapped(f"{start}: {euler / error:.1f} times less than euler ({percent(euler)}); {more}.{end}")
 
@@ -194,10 +190,6 @@ def percent(error: float) -> str:
     if error < 1e-4:
         return f"{error:.1e}"
     return f"{100 * error:.0f} %" if error >= 0.1 else f"{100 * error:.2g} %"
-
-
-def _calls_for(name: str, error: float, results: Results, nfes: Sequence[int]) -> int | None:
-    return next((n for n in nfes if (e := results.error(name, n)) is not None and e <= error), None)
 
 
 def _wrapped(text: str) -> str:
@@ -264,7 +256,7 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
     loader = PackageLoader("flowsamplers.study", "")
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     pages.filters |= {"base64": _base64, "in_one_line": _in_one_line}
-    columns, cases = _columns(results)[:8], len({(r.prompt, r.seed) for r in results.rows})
+    columns, cases = _columns(results), len(results.cases)
     leaders = {n: results.leaders(n) for n in columns}
     floored = {(r.label, r.nfe) for r in results.rows if r.floored}
 

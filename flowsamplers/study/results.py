@@ -68,6 +68,16 @@ class Results:
         place = {label_of(get_sampler(s)): i for i, s in enumerate(self.settings.get("samplers", []))}
         return sorted({row.label for row in self.rows}, key=lambda name: (place.get(name, len(place)), name))
 
+    @property
+    def nfes(self) -> list[int]:
+        """The numbers of model calls of the runs, rising."""
+        return sorted({row.nfe for row in self.rows})
+
+    @property
+    def cases(self) -> set[tuple[str, int]]:
+        """The pairs of prompt and seed."""
+        return {(row.prompt, row.seed) for row in self.rows}
+
     def curve(self, name: str, axis: str = "nfe") -> tuple[list[int], list[float]]:
         """Return the error curve of one sampler: an axis and the geometric mean of the error over prompts and seeds.
 
@@ -156,7 +166,7 @@ class Results:
     @property
     def reference_is_coarse(self) -> bool:
         """Whether the reference is less than 3 times as exact as the best sampler at the largest number of calls."""
-        best = self.best(max(row.nfe for row in self.rows))
+        best = self.best(self.nfes[-1])
         return best is not None and 3 * self.reference_error > best[1]
 
     @property
