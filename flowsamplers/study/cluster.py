@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,19 +25,16 @@ PATHS = 4
 """Number of paths that a worker follows at once."""
 
 
-@dataclass
-class Task:
+class Task(NamedTuple):
     """What a worker's ``measure`` is called with.
 
     Attributes:
         arguments: its arguments, or references to them in Ray's store.
         of: the caller's own note.
-        attempts: number of workers that died of it.
     """
 
     arguments: tuple[Any, ...]
     of: Any
-    attempts: int = 0
 
 
 def ray_here() -> Any:
@@ -57,7 +54,7 @@ def ray_here() -> Any:
 def done_by_workers(
     worker: type, made_of: tuple[Any, ...], tasks: Iterable[Task], before: Callable[[], None]
 ) -> Iterator[tuple[Task, Any]]:
-    """Give tasks to workers, one for each GPU or core; a worker that dies is replaced, and its task is repeated.
+    """Give tasks to workers, one for each GPU or core; Ray replaces a worker that dies, and repeats its task.
 
     Args:
         worker: class with a method ``measure``; each process makes one.
@@ -70,7 +67,8 @@ def done_by_workers(
     """
     ray, pending, running = ray_here(), deque(tasks), dict[Any, tuple[Any, Task]]()
     resources = ray.cluster_resources()
-    remote = ray.remote(**({"num_gpus": 1} if resources.get("GPU", 0) >= 1 else {"num_cpus": 1}))(worker)
+    needs = {"num_gpus": 1} if resources.get("GPU", 0) >= 1 else {"num_cpus": 1}
+    remote = ray.remote(max_restarts=-1, max_task_retries=ATTEMPTS - 1, **needs)(worker)
     size = int(resources.get("GPU", 0) or resources.get("CPU", 1)) or 1
     idle = [remote.remote(*made_of) for _ in range(min(size, len(pending)))]
     try:
@@ -81,18 +79,12 @@ def done_by_workers(
                 running[free.measure.remote(*task.arguments)] = free, task
             (ended,), _ = ray.wait(list(running), num_returns=1)
             free, task = running.pop(ended)
+            idle.append(free)
             try:
                 found = ray.get(ended)
             except ray.exceptions.RayActorError as error:
-                idle.append(remote.remote(*made_of))
-                task.attempts += 1
-                if task.attempts < ATTEMPTS:
-                    pending.appendleft(task)
-                else:
-                    yield task, error
-            else:
-                idle.append(free)
-                yield task, found
+                found = error
+            yield task, found
     finally:
         for each in [*idle, *(free for free, _ in running.values())]:
             ray.kill(each)

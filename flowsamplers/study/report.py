@@ -69,7 +69,7 @@ def table(results: Results) -> str:
     lines = ["Relative error of the final latents (geometric mean over prompts and seeds)"]
     lines.append(f"{'model calls':<{width}}" + "".join(f"{n:>9}" for n in columns))
     for name in results.labels:
-        cells = [f"{'~' * ((name, n) in floored)}{within(results, name, n)}" for n in columns]
+        cells = [f"{'~' * ((name, n) in floored)}{error_text(results, name, n)}" for n in columns]
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
     lines.append(f"{'reference':<{width}}  its own relative error is at most {results.reference_error:.1e}")
     if floored:
@@ -87,7 +87,7 @@ def _columns(results: Results) -> list[int]:
 
 def pictures(results: Results, budget: int = BUDGET) -> str:
     """Make the table of PSNR and SSIM of the images at one number of calls; empty for a model without images."""
-    found = alike(results, budget)
+    found = similarity(results, budget)
     if not found:
         return ""
     width = max(map(len, results.labels))
@@ -100,7 +100,7 @@ def pictures(results: Results, budget: int = BUDGET) -> str:
     return "\n".join(lines)
 
 
-def alike(results: Results, budget: int = BUDGET) -> dict[str, tuple[float, float, dict[str, float]]]:
+def similarity(results: Results, budget: int = BUDGET) -> dict[str, tuple[float, float, dict[str, float]]]:
     """Compute mean PSNR, SSIM and metrics of each sampler at a number of model calls, if there are images."""
     found: dict[str, tuple[float, float, dict[str, float]]] = {}
     for name in results.labels:
@@ -112,13 +112,13 @@ def alike(results: Results, budget: int = BUDGET) -> dict[str, tuple[float, floa
     return found
 
 
-def one(results: Results, count: int = 1) -> str:
+def image_or_sample(results: Results, count: int = 1) -> str:
     """Return "image" if the model decodes images, else "sample"."""
     word = "image" if any(math.isfinite(r.psnr) for r in results.rows) else "sample"
     return word if count == 1 else f"{word}s"
 
 
-def within(
+def error_text(
     results: Results,
     name: str,
     budget: int,
@@ -163,7 +163,7 @@ def takeaway(results: Results, budget: int = BUDGET) -> str:
     if best is None:
         return ""
     start = f"With {budget} model call{'s' * (budget > 1)}, "
-    end = f" This is the result of one {one(results)}; others may differ." if len(results.cases) == 1 else ""
+    end = f" This is the result of one {image_or_sample(results)}; others may differ." if len(results.cases) == 1 else ""
     name, error = best
     euler = results.error("euler", budget)
     if len(leaders) > 1:
@@ -263,7 +263,7 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
     def cell(name: str, n: int) -> tuple[str, str]:
         """The text and its style."""
         mark = "best" if name in leaders[n] else "floored" if (name, n) in floored else ""
-        return within(results, name, n, percent, percent), mark
+        return error_text(results, name, n, percent, percent), mark
 
     return pages.get_template(TEMPLATE).render(
         results=results,
@@ -272,14 +272,14 @@ def html(results: Results, figures: Mapping[str, bytes], grid: bytes | None) -> 
         caution=caution(results),
         takeaway=takeaway(results),
         distilled=DISTILLED if results.settings.get("flow", {}).get("is_distilled") else "",
-        sample=one(results),
-        samples=one(results, 2),
-        cases=f"{cases} {one(results, cases)}",
+        sample=image_or_sample(results),
+        samples=image_or_sample(results, 2),
+        cases=f"{cases} {image_or_sample(results, cases)}",
         columns=columns,
         leaders=leaders,
         floored=floored,
         errors={name: [cell(name, n) for n in columns] for name in results.labels},
-        pictures=alike(results),
+        pictures=similarity(results),
         settings=json.dumps(results.settings, indent=1),
     )
 
