@@ -224,7 +224,7 @@ def measured_stock() -> Sequence[Measured]:
 
 def _rows(kind: str) -> tuple[Measured, ...]:
     data = json.loads((files("flowsamplers") / "measurements" / "benchmark.json").read_text())
-    return tuple(Measured(**{**row, "errors": dict(zip(data["flows"], row["errors"], strict=True))}) for row in data[kind])
+    return tuple(Measured(**(row | {"errors": dict(zip(data["flows"], row["errors"], strict=True))})) for row in data[kind])
 
 
 def _distance(grid: SigmaGrid, schedule: str) -> float:
