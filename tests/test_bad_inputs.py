@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -90,7 +91,7 @@ CASES: list[Case] = [
     *options(sample, "check {v!r}", check=("finit", "Finite", "", True, 1, "nan")),
     *options(sample, carry=(torch.int64, torch.bool, torch.complex64, "float32", float, 32)),
     *options(noisy, seed=("12", "", b"1", 1.5, NAN, True, None, object(), {"a": 1}, [1.5, 2], ["1", "2"])),
-    *options(noisy, "2 rows", seed=([1], [1, 2, 3], np.array([1]), torch.tensor([1, 2, 3]))),
+    *options(noisy, "rows; give one for each row", seed=([1], [1, 2, 3], np.array([1]), torch.tensor([1, 2, 3]))),
     (partial(noisy, seed=torch.Generator()), "GeneratorNoise"),
     *options(
         partial(sample, seed=wrong_shape), "the Noise returned (1,)", sampler=("lcm", "euler_sde", "er_sde", "churn", "seeds_2")
@@ -104,8 +105,14 @@ CASES: list[Case] = [
     *each(lambda v: sample(velocity=lambda x, s: x * v, check="finite"), "not finite at step 0", (NAN, INF, -INF)),
     *options(sample, on_step=(1, "show", True)),
     *each(lambda v: sample(on_step=lambda end: v), "on_step returned", (1.0, True, "stop", X[:1], X[None])),
-    *options(sample, "unknown sampler", sampler=("huen", "", "DPM 2")),
+    *options(sample, "unknown sampler {v!r}", sampler=("huen", "", "DPM 2")),
+    (partial(sample, sampler="huen"), "did you mean 'heun'?"),
     (partial(sample, sampler={"options": {}}), "sampler="),
+    (noisy, "seed=None: Renoise draws noise; pass seed=<int>"),
+    (partial(sample, velocity=lambda x, s: x[:, :1]), "velocity returned shape (2, 1) for x of shape (2, 3)"),
+    (partial(sample, velocity=lambda x, s: None), "velocity returned NoneType, not a tensor"),
+    (partial(sample, x1=torch.zeros(2, 2, dtype=torch.long)), "floating"),
+    (lambda: fs.nfe(dataclass(type("Mutable", (fs.Sampler,), {}))(), GRID), "use @dataclass(frozen=True)"),
     (partial(noisy, grid=GRID.reversed(), seed=0), "grid from sigma 0.0 to 1.0"),
     (partial(sample, x1=X.to_sparse()), "torch.sparse_coo"),
     *options(sample, progress=(None, 0, 1, "yes", object()), grad=(None, 0, 1, "yes", object())),
@@ -115,7 +122,7 @@ CASES: list[Case] = [
     *each(lambda g: fs.largest_steps("heun", 4, g), "grid_of=", (None, 3, GRID)),
     *each(lambda m: fs.sample_many(None, [RUN], max_batch=m), "max_batch=", (0, -1)),
     *options(partial(many, [RUN]), max_batch=(True, 1.5, NAN, "2", None), on_call=(1, "x", True)),
-    (lambda: fs.sample_many(None, [RUN, fs.Run(X[:, :1], GRID)]), "runs:"),
+    (lambda: fs.sample_many(None, [RUN, fs.Run(X[:, :1], GRID)]), "share one shape"),
     *each(lambda r: fs.sample_many(None, [r]), "runs[0]=", (3, None, "x")),
     *each(many, "runs=", (None, 3, "x", RUN, torch.tensor(1.0))),
     *each(lambda f: fs.sample_many(f, [RUN]), "flow=", (None, 3, decay, Flow)),
@@ -148,11 +155,24 @@ CASES: list[Case] = [
     *options(partial(fs.SigmaGrid, [1.0, 0.0]), rising=(None, 0, 1, "no", [])),
     *each(GRID.refined, "parts=", (0, -1, True, 1.5, NAN, "2", None, 10**9)),
     *each(GRID.split_last, "parts=", (0, True, 1.5, None)),
-    *each(GRID.truncate, "strength=", (0.0, -0.5, 1.5, NAN, True, INF, "x", None)),
+    *each(
+        GRID.truncate,
+        "strength={v!r}: accepted is a finite number, above 0 and at most 1",
+        (0.0, -0.5, 1.5, NAN, True, INF, "x", None),
+    ),
     *each(GRID.split, "index=", (0, 2, -1, True, 1.0, "1", None)),
     *each(GRID.floor, "lowest=", (-0.1, 1.0, NAN, True, INF, "x", None)),
     *each(GRID.stretch_terminal, "terminal=", (True, NAN, "x", None, 0.0, 1.0)),
     *each(GRID.concatenate, "other=", (None, [0.0, 1.0], "x")),
+    (partial(fs.schedules.linear(4).split, 0), "index=0: of 4 steps, from 1 to 3"),
+    (partial(GRID.concatenate, fs.SigmaGrid([0.5, 0.0])), "other.start=0.5: it must begin where this grid ends, at 0.0"),
+    (partial(fs.SigmaGrid([1.0, 0.5]).concatenate, GRID.reversed().split(1)[1]), "sigmas must fall strictly"),
+    (partial(GRID.stretch_terminal, 0.0), "terminal=0.0: the last sigma before the end lies between 0.0 and 1"),
+    (partial(GRID.reversed().stretch_terminal, 0.1), "the grid rises"),
+    (partial(GRID.floor, 1.0), "lowest=1.0: a floor lies between 0 and the grid's higher end"),
+    (partial(fs.schedules.denoise, "linear", 4, 0.0), "denoise=0.0"),
+    (partial(fs.schedules.denoise, "linear", 0, 0.5), "steps=0"),
+    (partial(fs.schedules.denoise, "linaer", 4, 0.5), "unknown schedule 'linaer': did you mean 'linear'"),
     # The registry, and options of samplers by name and by class
     *options(partial(fs.get_sampler, "dopri5"), "{o}", rtol=(-1.0, NAN), pair=("rk99",), budget=(1,)),
     *options(partial(fs.get_sampler, "lcm"), "eta={v}", eta=(-0.1, 1.1, NAN)),
@@ -162,6 +182,9 @@ CASES: list[Case] = [
         for made in (partial(fs.get_sampler, name), fs.sampler_info(name).factory)
         for case in options(made, **{option: values})
     ],
+    (partial(fs.get_sampler, "ab2", lst="euler"), "unknown option of AdamsBashforth2 'lst': did you mean 'last'?"),
+    (partial(fs.get_sampler, "ab2", last="ab2"), "last='ab2': this step needs a sampler without memory"),
+    (partial(fs.get_sampler, {"sampler": "euler"}), "a configuration is"),
     *each(fs.sampler_info, "sampler=", (None, 3, [], True)),
     *each(fs.schedule_info, "schedule=", (None, 3, [], True)),
     *each(fs.register, "name=", ("", None, 3)),
@@ -169,6 +192,12 @@ CASES: list[Case] = [
     *options(fs.list_samplers, needing=(1, "x", None)),
     *options(partial(fs.recommend, "flux2"), "{o}={v!r}", nfe=(True, 0, -1, 2.5, 4.0, NAN, INF, "4")),
     *each(partial(fs.recommend, nfe=4), "grid=", (None, 3, True, object())),
+    (partial(fs.recommend, "flux2", 0), "nfe=0: accepted is a whole number, at least 1"),
+    (partial(fs.recommend, "flux2"), "nfe=None: with the name 'flux2' alone"),
+    (partial(fs.recommend, "karras", 8), "unknown schedule of the benchmark 'karras'"),
+    (partial(fs.recommend, "karras", 8), "Pass a grid instead of a name"),
+    (partial(fs.recommend, fs.SigmaGrid([0.6, 0.3, 0.0]), 8), "grid from 0.6 to 0.0: the benchmark has complete runs only"),
+    (partial(fs.recommend, GRID.reversed()), "grid from 0.0 to 1.0"),
     *each(lambda v: fs.convert_eta(v, "sa_solver"), "value=", (True, NAN, INF, -1.0, "x", None)),
     *each(partial(fs.convert_eta, 1.0), "unknown source", (None, [], "x", 3)),
     # Flows
@@ -198,6 +227,14 @@ CASES: list[Case] = [
     *each(fs.flows.load_flow, "model=", ("", None, 3, True, [], "mixture:", "klein:")),
     *each(fs.flows.default_prompts, "model=", (None, 3, [])),
     *each(fs.flows.check_flow, "flow=", (None, 3, decay)),
+    (partial(fs.flows.GaussianFlow, [0.0]), "give exactly one"),
+    (partial(gaussian, cov=[[1.0, 2.0], [2.0, 1.0]]), "semi-definite matrix"),
+    (partial(MIXTURE, [0.0], [1.0]), "means of shape"),
+    (partial(MIXTURE, [[0.0]], [0.0]), "positive"),
+    (partial(MIXTURE, [[0.0], [1.0]], [1.0, 1.0], [NAN, 1.0]), "positive"),
+    (partial(fs.flows.DataFlow, [0.0]), "points of shape"),
+    (partial(fs.flows.load_flow, "mixture:nope"), "unknown mixture 'nope': accepted are four-gaussians"),
+    (partial(fs.flows.load_flow, "mixture", device="cuda"), "device: a mixture has no such option"),
     # The reference
     *each(lambda f: fs.reference.solve(f, X), "accepted is an object with velocity", (None, 3, "x", decay)),
     *each(partial(fs.reference.solve, Flow()), "accepted is a tensor", (None, 3, "x", [1.0])),

@@ -102,23 +102,6 @@ def test_recommend_says_how_far_a_grid_is_from_the_benchmarks() -> None:
     assert far.distance > 0.3
 
 
-def test_recommend_names_what_it_cannot_answer() -> None:
-    with pytest.raises(ValueError, match="nfe=0: accepted is a whole number, at least 1"):
-        fs.recommend("flux2", 0)
-    with pytest.raises(ValueError, match="unknown schedule of the benchmark 'karras'"):
-        fs.recommend("karras", 8)
-    with pytest.raises(ValueError, match=r"'karras'.* Pass a grid instead of a name"):
-        fs.recommend("karras", 8)
-    with pytest.raises(ValueError, match="nfe=None: with the name 'flux2' alone"):
-        fs.recommend("flux2")
-    with pytest.raises(ValueError, match=r"nfe=8.5: .* a whole number"):
-        fs.recommend("flux2", 8.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"grid from 0.6 to 0.0: the benchmark has complete runs only"):
-        fs.recommend(fs.SigmaGrid([0.6, 0.3, 0.0]), 8)
-    with pytest.raises(ValueError, match=r"grid from 0.0 to 1.0"):
-        fs.recommend(fs.schedules.linear(8).reversed())
-
-
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")
 @pytest.mark.parametrize("schedule", SCHEDULES)

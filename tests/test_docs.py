@@ -58,11 +58,6 @@ def test_every_place_names_the_measured_time_of_the_default_study(place: str) ->
     assert 75 < took["processor seconds"] < 165
 
 
-@pytest.mark.parametrize("sampler", [i.name for i in fs.list_samplers()])
-def test_every_sampler_has_its_row_on_the_samplers_page(sampler: str) -> None:
-    assert f"| [`{sampler}`](" in (DOCS / "reference" / "samplers.md").read_text(), AFTER_A_SAMPLER
-
-
 @pytest.mark.parametrize("name", [*(f"build_{name}" for name in TOOLS), "gpu_report", "measure_klein_emoji"])
 def test_what_tools_write_is_what_is_there(name: str) -> None:
     texts = {path: make for path, make in tool(name).WRITTEN.items() if path.suffix in (".md", ".json")}

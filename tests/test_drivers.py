@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -198,34 +197,6 @@ def test_telling_a_finished_run_is_an_error() -> None:
     stepper.tell(torch.zeros(1))
     with pytest.raises(IndexError, match="finished"):
         stepper.tell(torch.zeros(1))
-
-
-def test_bad_input_is_named() -> None:
-    x1, grid = start(), fs.schedules.linear(2)
-    with pytest.raises(ValueError, match=r"seed=None: Renoise draws noise; pass seed=<int>"):
-        fs.sample(smooth, x1, grid, "lcm")
-    with pytest.raises(ValueError, match=r"unknown sampler 'huen': did you mean 'heun'\?"):
-        fs.sample(smooth, x1, grid, "huen")
-    with pytest.raises(ValueError, match=r"unknown option of AdamsBashforth2 'lst': did you mean 'last'\?"):
-        fs.get_sampler("ab2", lst="euler")
-    with pytest.raises(ValueError, match=r"last='ab2': this step needs a sampler without memory"):
-        fs.get_sampler("ab2", last="ab2")
-    with pytest.raises(ValueError, match=r"velocity returned shape \(3, 1\) for x of shape \(3, 5\)"):
-        fs.sample(lambda x, s: x[:, :1], x1, grid)
-    with pytest.raises(ValueError, match="3 rows; give one for each row"):
-        fs.sample(smooth, x1, grid, "lcm", seed=[1, 2])
-    with pytest.raises(ValueError, match="max_batch=0"):
-        fs.sample_many(Conditioned(), [fs.Run(x1, grid)], max_batch=0)
-    with pytest.raises(ValueError, match="share one shape"):
-        fs.sample_many(Conditioned(), [fs.Run(x1, grid), fs.Run(start(dim=2), grid)])
-    with pytest.raises(ValueError, match="velocity returned NoneType, not a tensor"):
-        fs.sample(lambda x, s: None, x1, grid)
-    with pytest.raises(ValueError, match="a configuration is"):
-        fs.get_sampler({"sampler": "euler"})
-    with pytest.raises(TypeError, match=r"use @dataclass\(frozen=True\)"):
-        fs.nfe(dataclass(type("Mutable", (fs.Sampler,), {}))(), grid)
-    with pytest.raises(ValueError, match="floating"):
-        fs.sample(smooth, torch.zeros(2, 2, dtype=torch.long), grid)
 
 
 def test_a_velocity_that_is_not_finite_is_named_with_its_step_and_sigma() -> None:

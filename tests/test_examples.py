@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import runpy
 import subprocess
@@ -21,32 +20,13 @@ NOTEBOOKS = sorted(p.name for p in FOLDER.glob("*.ipynb"))
 TESTS = ["own_sampler.py", "sum_of_dt.py"]
 
 
-def run(tmp_path: Path, *arguments: str) -> str:
-    """What a program prints that is run from another folder; a failure or a warning of ours is an error."""
-    out = subprocess.run(
-        [sys.executable, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert out.returncode == 0, out.stdout + out.stderr
-    return out.stdout
-
-
 def test_the_readme_of_the_examples_lists_every_script_and_notebook() -> None:
     text = (FOLDER / "README.md").read_text()
     assert [name for name in [*SCRIPTS, *NOTEBOOKS] if f"[{name}]({name})" not in text] == []
 
 
-def test_an_example_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
-    assert run(tmp_path, str(FOLDER / "own_loop.py")).strip()
-
-
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("script", [s for s in SCRIPTS if s not in ("own_loop.py", "sum_of_dt.py")])
+@pytest.mark.parametrize("script", [s for s in SCRIPTS if s != "sum_of_dt.py"])
 def test_an_example_runs(script: str, tmp_path: Path, monkeypatch, capsys) -> None:
     """In this process, which has imported what it needs."""
     monkeypatch.chdir(tmp_path)
@@ -57,10 +37,13 @@ def test_an_example_runs(script: str, tmp_path: Path, monkeypatch, capsys) -> No
 
 
 def test_the_tests_of_the_examples_pass(tmp_path: Path) -> None:
-    options = ("-m", "pytest", "-v", "-p", "no:cacheprovider", "--rootdir", str(tmp_path))
-    said = run(tmp_path, *options, *(str(FOLDER / script) for script in TESTS))
+    """In a process of their own, started in another folder; a failure or a warning of ours is an error."""
+    scripts = [str(FOLDER / script) for script in TESTS]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), *scripts]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
     for test in ("TestThirdPoint::test_law[one_buffer_is_enough]", "test_a_sampler_applies_all_of_the_schedule"):
-        assert f"::{test} PASSED" in said
+        assert f"::{test} PASSED" in done.stdout
 
 
 def test_the_notebook_runs_from_top_to_bottom_and_draws_what_it_says(tmp_path: Path, monkeypatch, capsys) -> None:

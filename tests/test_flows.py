@@ -209,19 +209,6 @@ def test_the_reference_says_when_it_cannot_be_made() -> None:
         solve(Broken(), flow.noise([0]))
 
 
-def test_flows_open_by_name_and_bad_input_is_named() -> None:
+def test_flows_open_by_name() -> None:
     assert torch.equal(load_flow("mixture:3").means, MixtureFlow.random(3).means)
     assert np.allclose(load_flow("mixture").means, MixtureFlow.four_gaussians().means)
-    for call, message in (
-        (lambda: load_flow("mixture:nope"), "unknown mixture 'nope': accepted are four-gaussians"),
-        (lambda: load_flow("mixture", device="cuda"), "device: a mixture has no such option"),
-        (lambda: GaussianFlow([0.0]), "give exactly one"),
-        (lambda: GaussianFlow([0.0], cov=[[1.0, 0.0], [0.0, 1.0]]), "cov=.*semi-definite matrix"),
-        (lambda: MixtureFlow([0.0], [1.0]), "means of shape"),
-        (lambda: MixtureFlow([[0.0]], [0.0]), "positive"),
-        (lambda: MixtureFlow([[0.0], [1.0]], [1.0, 1.0], [float("nan"), 1.0]), "positive"),
-        (lambda: DataFlow([0.0]), "points of shape"),
-        (lambda: DataFlow([[0.0]], floor=0), "floor=0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()

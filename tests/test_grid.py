@@ -151,28 +151,3 @@ def test_refining_twice_is_refining_by_the_product(grid: SigmaGrid, parts: int, 
     twice = grid.refined(parts).refined(more)
     assert twice.sigmas == pytest.approx(grid.refined(parts * more).sigmas, abs=8 * EPS)
     assert twice.sigmas[:: parts * more] == pytest.approx(grid.sigmas, abs=EPS)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda g: g.split(0), "index=0: of 4 steps, from 1 to 3"),
-        (lambda g: g.split(4), "index=4"),
-        (lambda g: g.concatenate(SigmaGrid([0.5, 0.0])), "other.start=0.5: it must begin where this grid ends, at 0.0"),
-        (lambda g: SigmaGrid([1.0, 0.5]).concatenate(SigmaGrid([0.5, 1.0], rising=True)), "sigmas must fall strictly"),
-        (lambda g: g.truncate(0.0), "strength=0.0: accepted is a finite number, above 0 and at most 1"),
-        (lambda g: g.truncate(1.5), "strength=1.5"),
-        (lambda g: g.truncate(float("nan")), "strength=nan"),
-        (lambda g: g.split_last(0), "parts=0"),
-        (lambda g: g.stretch_terminal(0.0), "terminal=0.0: the last sigma before the end lies between 0.0 and 1"),
-        (lambda g: g.reversed().stretch_terminal(0.1), "the grid rises"),
-        (lambda g: g.floor(1.0), "lowest=1.0: a floor lies between 0 and the grid's higher end"),
-        (lambda g: g.floor(-0.1), "lowest=-0.1"),
-        (lambda g: schedules.denoise("linear", 4, 0.0), "denoise=0.0"),
-        (lambda g: schedules.denoise("linear", 0, 0.5), "steps=0"),
-        (lambda g: schedules.denoise("linaer", 4, 0.5), "unknown schedule 'linaer': did you mean 'linear'"),
-    ],
-)
-def test_bad_input_is_named(call, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call(schedules.linear(4))
