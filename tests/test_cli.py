@@ -123,11 +123,11 @@ def test_a_study_prints_a_table_and_writes_its_files(tmp_path) -> None:
 def test_a_study_of_the_bundled_klein_and_its_report(tmp_path, undrawn, monkeypatch) -> None:
     """The main job, small: one prompt, one seed, two samplers. The report is made of the rows."""
     options = ["--prompt", "three", "--seed", "0", "--nfe", "2", "--nfe", "4", "--sampler", "euler", "--sampler", "heun"]
-    text = run("study", "--model", "klein-digits", "--quiet", *options, "--out", str(tmp_path / "s"))
+    text = run("study", "--model", "klein-digits-distilled", "--quiet", *options, "--out", str(tmp_path / "s"))
     assert "its own relative error" in text
     assert undrawn[-1] == tmp_path / "s"
     settings = json.loads((tmp_path / "s" / "study.json").read_text())
-    assert settings["flow"]["guidance_scale"] == 4.0
+    assert settings["flow"]["guidance_scale"] == 1.0
     assert settings["flow"]["dtype"] == "float32"
     monkeypatch.setattr(report, "write", WRITE)
     assert "With 4 model calls" in run("report", str(tmp_path / "s"))
