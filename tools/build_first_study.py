@@ -39,7 +39,8 @@ def run() -> None:
     (STUDIES / MODEL / "time.json").write_text(json.dumps(seconds) + "\n")
     for name in ("images", "references"):  # what the report was made from, and what can be solved again
         shutil.rmtree(STUDIES / MODEL / name)
-    for file in (*(STUDIES / MODEL).glob("*.svg"), STUDIES / MODEL / ".lock"):
+    unseen = (STUDIES / MODEL / name for name in (".lock", "error-vs-steps.png", "schedule.png"))
+    for file in (*(STUDIES / MODEL).glob("*.svg"), *unseen):
         file.unlink(missing_ok=True)
     flow = load_flow(MODEL, prompt=default_prompts(MODEL).given[0])
     klein_steps(flow, STUDIES / "klein-steps")

@@ -1,4 +1,4 @@
-"""Measure samplers on every schedule and write the schedules' page: flowsamplers/measurements/schedules.json, docs/reference/schedules.md.
+"""Measure samplers on every schedule and write the schedules' page: docs/reference/schedules.json and schedules.md.
 
 python tools/build_schedules.py           # measure (five minutes on one core), then draw the plot and write the page
 python tools/build_schedules.py NAME ...  # measure these schedules only, then draw and write the same
@@ -16,14 +16,14 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
 from build_benchmark import Network, mixtures
-from building import DOCS, ROOT, build, drawn, load, rendered, save, table
+from building import DOCS, build, drawn, load, rendered, save, table
 
 import flowsamplers as fs
 from flowsamplers.engine import largest_steps
 from flowsamplers.study.results import geometric_mean
 
-DATA = ROOT / "flowsamplers" / "measurements" / "schedules.json"
 PAGE = DOCS / "reference" / "schedules.md"
+DATA = PAGE.with_suffix(".json")
 PLOT = DOCS / "assets" / "schedules.png"
 SAMPLERS = ("euler", "fireflow", "unipc", "dpmpp_2m")
 BUDGETS = (8, 16, 32)
