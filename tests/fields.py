@@ -73,6 +73,16 @@ def smooth(x: Tensor, sigma: Tensor) -> Tensor:
     return torch.sin(3 * x) + s * x.roll(1, dims=-1) - 0.3
 
 
+def at(x: Tensor, sigma: float) -> Tensor:
+    """`smooth` where all rows have one sigma."""
+    return smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
+
+
+def lam(sigma: float) -> float:
+    """Half the logarithm of the signal-to-noise ratio."""
+    return math.log((1 - sigma) / sigma)
+
+
 class Conditioned:
     """A flow whose rows are conditioned on a number each; counts its calls and rows."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import flowsamplers as fs
-from fields import IRREGULAR, OF_GAUSSIAN_DATA, ON_ITS_GRID, smooth, start
+from fields import IRREGULAR, OF_GAUSSIAN_DATA, ON_ITS_GRID, at, smooth, start
 from flowsamplers.samplers import NSSolver, ParallelMidpoints
 from flowsamplers.testing import SamplerConformance
 
@@ -58,8 +58,8 @@ def test_midpoints_of_each_step_are_taken_in_turn() -> None:
     per_step = tuple(((c, 1.0),) for c in (0.5, 0.4, 0.3, 0.5, 0.6, 0.5))
     x = start()
     for ((c, _),), (s, t) in zip(per_step, zip(IRREGULAR.sigmas, IRREGULAR.sigmas[1:], strict=False), strict=True):
-        v = smooth(x, torch.full((3,), s, dtype=x.dtype))
-        x = x + (t - s) * smooth(x + c * (t - s) * v, torch.full((3,), s + c * (t - s), dtype=x.dtype))
+        v = at(x, s)
+        x = x + (t - s) * at(x + c * (t - s) * v, s + c * (t - s))
     torch.testing.assert_close(fs.sample(smooth, start(), IRREGULAR, ParallelMidpoints(table=per_step)), x, rtol=1e-13, atol=0)
 
 
@@ -119,7 +119,7 @@ def test_a_table_goes_through_json_and_the_scheduler() -> None:
         x = start()
         for t in scheduler.timesteps:
             sigma = float(t) / 1000
-            v = smooth(x, torch.full((3,), sigma, dtype=x.dtype))
+            v = at(x, sigma)
             x = scheduler.step(v, t, x, return_dict=False)[0]
         torch.testing.assert_close(x, fs.sample(smooth, start(), IRREGULAR, sampler), rtol=1e-5, atol=1e-5)
 

@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 import flowsamplers as fs
-from fields import IRREGULAR, smooth, start
+from fields import IRREGULAR, at, lam, smooth, start
 from flowsamplers.samplers import EulerSDE, Renoise
 
 INSIDE = (0.95, 0.83, 0.6, 0.52, 0.3, 0.1)
@@ -22,16 +22,8 @@ def ours(name: str, sigmas: tuple[float, ...] = IRREGULAR.sigmas, **options: obj
     return fs.sample(smooth, start(), fs.SigmaGrid(sigmas), fs.get_sampler(name, **options), seed=fs.KeyedNoise(2))
 
 
-def at(x: Tensor, sigma: float) -> Tensor:
-    return smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
-
-
 def same(a: Tensor, b: Tensor) -> None:
     assert (a - b).abs().max() <= 1e-12 * b.abs().max()
-
-
-def lam(sigma: float) -> float:
-    return math.log((1 - sigma) / sigma)
 
 
 @pytest.mark.parametrize("variable", ["lambda", "neg_log_sigma"])

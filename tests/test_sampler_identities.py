@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
-from fields import IRREGULAR, smooth, start
+from fields import IRREGULAR, at, lam, smooth, start
 from flowsamplers.samplers import ButcherTableau, EulerSDE
 
 INSIDE = fs.SigmaGrid([0.95, 0.83, 0.6, 0.52, 0.3, 0.1])
@@ -20,10 +20,6 @@ EXACT = 1e-12
 
 def run(sampler: str, grid: fs.SigmaGrid, **options: Any) -> Tensor:
     return fs.sample(smooth, start(), grid, fs.get_sampler(sampler, **options))
-
-
-def at(x: Tensor, sigma: float) -> Tensor:
-    return smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
 
 
 def same(a: Tensor, b: Tensor) -> None:
@@ -132,7 +128,7 @@ def test_exp_heun_2_x0_is_res_2s_with_its_second_stage_at_the_end() -> None:
         d0 = x - s * v
         end = x + (t - s) * v
         d1 = end - t * at(end, t)
-        h = math.log((1 - t) / t) - math.log((1 - s) / s)
+        h = lam(t) - lam(s)
         phi1, phi2 = (1 - math.exp(-h)) / h, (math.exp(-h) - 1 + h) / h**2
         x = t / s * x + (1 - t) * h * ((phi1 - phi2) * d0 + phi2 * d1)
     same(run("exp_heun_2_x0", INSIDE), x)
@@ -148,7 +144,7 @@ def test_moments_are_phi_functions() -> None:
     for s, t in ((0.9, 0.85), (0.9, 0.1), (0.5, 0.499)):
         for variable, h, factor in (
             ("neg_log_sigma", math.log(s / t), 1.0),
-            ("lambda", math.log((1 - t) / t) - math.log((1 - s) / s), 1 - t),
+            ("lambda", lam(t) - lam(s), 1 - t),
         ):
             for k, m in enumerate(moments("data", variable, s, t, 4)):
                 assert m == pytest.approx(factor * math.factorial(k) * h * phi(k + 1, h), rel=1e-13, abs=1e-15)
@@ -234,7 +230,7 @@ def test_dpmpp_2m_sde_heun_is_the_stochastic_exponential_adams_method() -> None:
     phi = fs.samplers.interpolation.phi
     noise, eta, x, before = fs.KeyedNoise(5), 0.8, start(), None
     for i, (s, t) in enumerate(pairwise(INSIDE.sigmas)):
-        d, h = x - s * at(x, s), math.log((1 - t) / t) - math.log((1 - s) / s)
+        d, h = x - s * at(x, s), lam(t) - lam(s)
         z = (1 + eta) * h
         new = t / s * math.exp(-eta * h) * x + (1 - t) * z * phi(1, z) * d
         if before is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
-from fields import IRREGULAR, every_variant, smooth, start
+from fields import IRREGULAR, at, every_variant, smooth, start
 from flowsamplers.samplers import ButcherTableau
 
 
@@ -50,10 +50,10 @@ def test_rk4_equals_a_textbook_loop() -> None:
     x = x1 = start()
     for s, t in zip(IRREGULAR.sigmas, IRREGULAR.sigmas[1:], strict=False):
         h = t - s
-        k = [smooth(x, torch.full((3,), s, dtype=x.dtype))]
-        k.append(smooth(x + h / 2 * k[0], torch.full((3,), s + h / 2, dtype=x.dtype)))
-        k.append(smooth(x + h / 2 * k[1], torch.full((3,), s + h / 2, dtype=x.dtype)))
-        k.append(smooth(x + h * k[2], torch.full((3,), t, dtype=x.dtype)))
+        k = [at(x, s)]
+        k.append(at(x + h / 2 * k[0], s + h / 2))
+        k.append(at(x + h / 2 * k[1], s + h / 2))
+        k.append(at(x + h * k[2], t))
         x = x + h * (k[0] + 2 * k[1] + 2 * k[2] + k[3]) / 6
     assert torch.allclose(fs.sample(smooth, x1, IRREGULAR, "rk4"), x, atol=1e-14, rtol=0)
 
@@ -117,16 +117,15 @@ def test_an_adaptive_pair_keeps_to_its_budget_and_reaches_the_end(pair: str, bud
 @pytest.mark.parametrize("pair", [2, 3])
 def test_dpm_adaptive_is_k_diffusions_where_it_does_not_end(pair: int) -> None:
     """Its loop written out: DPM-Solver-12 and -23 in -log sigma under integral control, here for a single row."""
-    field = lambda x, s: smooth(x, torch.full((1,), s, dtype=x.dtype))  # noqa: E731
     t, end, h, x = -math.log(0.95), -math.log(0.1), 0.05, start(rows=1)
     before, rtol, atol = x, 0.01, 0.001
     while t < end - 1e-5:
         new = min(end, t + h)
         step, s, s_new = new - t, math.exp(-t), math.exp(-new)
-        eps = field(x, s)
+        eps = at(x, s)
         r1 = 1 / 2 if pair == 2 else 1 / 3
         m1 = math.exp(-(t + r1 * step))
-        eps1 = field(x - m1 * math.expm1(r1 * step) * eps, m1)
+        eps1 = at(x - m1 * math.expm1(r1 * step) * eps, m1)
         first = x - s_new * math.expm1(step) * eps
         second = first - s_new / (2 * r1) * math.expm1(step) * (eps1 - eps)
         low, high = first, second
@@ -134,7 +133,7 @@ def test_dpm_adaptive_is_k_diffusions_where_it_does_not_end(pair: int) -> None:
             r2 = 2 / 3
             m2 = math.exp(-(t + r2 * step))
             bend = math.expm1(r2 * step) / (r2 * step) - 1
-            eps2 = field(x - m2 * math.expm1(r2 * step) * eps - m2 * r2 / r1 * bend * (eps1 - eps), m2)
+            eps2 = at(x - m2 * math.expm1(r2 * step) * eps - m2 * r2 / r1 * bend * (eps1 - eps), m2)
             low, high = second, first - s_new / r2 * (math.expm1(step) / step - 1) * (eps2 - eps)
         delta = torch.clamp(rtol * torch.maximum(low.abs(), before.abs()), min=atol)
         error = ((low - high) / delta).square().mean().sqrt().item()

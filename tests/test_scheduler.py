@@ -15,7 +15,7 @@ pytest.importorskip("diffusers")
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 import flowsamplers as fs
-from fields import every_fixed_sampler, every_fixed_variant, smooth
+from fields import at, every_fixed_sampler, every_fixed_variant, smooth
 from flowsamplers_diffusers import FlowSamplerScheduler, KleinFlow
 from klein import PROMPT, latents, pipeline
 
@@ -186,7 +186,7 @@ def test_a_loop_over_its_timesteps_is_direct_sampling_bit_for_bit(sampler) -> No
     assert len(scheduler.sigmas) == len(asked) + 1
     x = x1 = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
     for t, sigma in zip(scheduler.timesteps, asked, strict=True):
-        x = scheduler.step(smooth(x, torch.full((2,), sigma)), t, x, return_dict=False)[0]
+        x = scheduler.step(at(x, sigma), t, x, return_dict=False)[0]
     assert torch.equal(x, fs.sample(smooth, x1, scheduler.grid, sampler, seed=3))
 
 

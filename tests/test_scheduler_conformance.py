@@ -103,6 +103,7 @@ def test_what_is_right_in_stock_passes(stock: dict[str, dict[str, str]]) -> None
         assert stock[name]["the_last_sigma_is_0"] == "holds"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what stock does with numpy
 def test_the_page_is_what_the_tool_writes() -> None:
     """In every supported version of diffusers: none has mended a defect of another."""
     page = (ROOT / "docs" / "reference" / "differences.md").read_text()

@@ -18,7 +18,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 import flowsamplers as fs
-from fields import smooth, start
+from fields import at, lam, smooth, start
 from test_sampler_parity import FLOW, INSIDE, TO_DATA, ends, stock
 
 diffusers = pytest.importorskip("diffusers")
@@ -50,14 +50,6 @@ def with_noise(
 
 def agree(a: Tensor, b: Tensor, bound: float = EXACT) -> None:
     assert (a - b).abs().max() <= bound * b.abs().max()
-
-
-def at(x: Tensor, sigma: float) -> Tensor:
-    return smooth(x, torch.full((len(x),), sigma, dtype=x.dtype))
-
-
-def lam(sigma: float) -> float:
-    return math.log((1 - sigma) / sigma)
 
 
 def inverse(y: float) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import flowsamplers as fs
-from fields import IRREGULAR, smooth, start
+from fields import IRREGULAR, at, smooth, start
 from flowsamplers.flows import GaussianFlow
 from flowsamplers.samplers.interpolation import moments, phi
 from flowsamplers.samplers.sde import SDE
@@ -61,7 +61,7 @@ def test_pure_noise_is_a_limit_and_not_a_special_case(name: str) -> None:
 def test_the_step_to_0_ends_at_the_data_prediction_whatever_eta(name: str) -> None:
     grid = fs.SigmaGrid([0.8, 0.0])
     x = start()
-    data = x - 0.8 * smooth(x, torch.full((len(x),), 0.8, dtype=x.dtype))
+    data = x - 0.8 * at(x, 0.8)
     for eta in (0.3, 1.0) if name.startswith("seeds") else (0.0, 0.3, 1.0):  # without noise SEEDS makes the ODE method's step
         out = fs.sample(smooth, x, grid, fs.get_sampler(name, eta=eta), seed=0)
         torch.testing.assert_close(out, data, rtol=1e-14, atol=1e-14)
@@ -107,7 +107,7 @@ def test_an_ancestral_step_of_eulers_method_is_the_first_order_sampler() -> None
     noise, x, eta = fs.KeyedNoise(2), start(), 0.8
     for i, (s, t) in enumerate(pairwise(IRREGULAR.sigmas)):
         down = t * (1 + eta * (t / s - 1))
-        euler = x + (down - s) * smooth(x, torch.full((len(x),), s, dtype=x.dtype))
+        euler = x + (down - s) * at(x, s)
         scale = (1 - t) / (1 - down)
         x = scale * euler + math.sqrt(t**2 - (down * scale) ** 2) * noise(x, i, 0)
     sampler = fs.get_sampler("dpmpp_2s_ancestral", base="euler", eta=eta)
