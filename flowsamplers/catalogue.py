@@ -152,10 +152,10 @@ def unmeasured(names: Collection[str]) -> str:
 
 
 def _entry(info: SamplerInfo) -> Entry:
-    its = {} if info.preset else _measured().get(info.name, {})
+    name = info.preset or info.name
+    its = _measured().get(name, {})
     strong, weak = ({key: Observed(**o) for key, o in its.get(kind, {}).items()} for kind in ("strong", "weak"))
-    its_cost = its.get("cost") or cost(info.preset or info.name)
-    return Entry(info, its.get("inside", {}), its.get("complete", {}), strong, weak, **its_cost)
+    return Entry(info, its.get("inside", {}), its.get("complete", {}), strong, weak, **(its.get("cost") or cost(name)))
 
 
 @cache

@@ -17,7 +17,6 @@ from types import ModuleType
 import pytest
 
 import flowsamplers as fs
-from tooling import AFTER_A_SAMPLER
 
 HEAVY = ("torch", "numpy", "scipy", "diffusers", "matplotlib")
 
@@ -64,16 +63,6 @@ def test_lists_citations_schedules_names_and_options_of_samplers_need_no_more_th
         *(RUN.format(args) for args in LISTS),
     )
     assert {code: heavy for code, heavy in found.items() if not heavy <= {"numpy"}} == {}
-
-
-def test_samplers_of_other_packages_are_listed_beside_what_is_stored(monkeypatch) -> None:
-    pytest.importorskip("click")
-    from flowsamplers.cli import listing
-
-    assert json.loads(json.dumps(listing.registered_rows())) == listing.sampler_rows(), AFTER_A_SAMPLER
-    monkeypatch.setattr(listing, "entry_points", lambda group: [group])
-    monkeypatch.setattr(listing, "registered_rows", lambda: ["live"])
-    assert listing.sampler_rows() == ["live"]
 
 
 def test_every_public_name_is_found_where_a_type_checker_sees_it() -> None:

@@ -190,4 +190,5 @@ def test_a_weak_error_is_that_of_plain_monte_carlo() -> None:
 
 def test_the_committed_model_calls_are_those_of_the_dry_runs() -> None:
     """``flowsamplers list`` reads them and makes no run."""
-    assert {n: its["cost"] for n, its in cat._measured().items()} == {e.name: cost(e.name) for e in catalogue()}
+    names = [name for e in catalogue() for name in (e.name, *e.info.presets)]
+    assert {name: its["cost"] for name, its in cat._measured().items()} == {name: cost(name) for name in names}

@@ -7,7 +7,6 @@ python tools/build_catalogue.py --page    # write the page from the registry and
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +17,6 @@ from building import DOCS, ROOT, build, load, rendered, save, table
 
 import flowsamplers as fs
 from flowsamplers import catalogue as cat
-from flowsamplers.cli.listing import registered_rows
 from flowsamplers.orders import order, pairwise_slopes
 from flowsamplers.study import orders as obs
 from flowsamplers.testing.fields import between, smooth, solution, start_at
@@ -28,7 +26,6 @@ from flowsamplers.testing.subject import subject_of
 
 PAGE = DOCS / "reference" / "samplers.md"
 DATA = ROOT / "flowsamplers" / "measurements" / "orders.json"
-LISTED = ROOT / "flowsamplers" / "measurements" / "samplers.json"
 FINE = (1024, 2048)
 """Steps at which a declared order is looked for that coarser steps do not show."""
 FAMILIES = {
@@ -112,14 +109,10 @@ def rounded(value: float | None) -> float | None:
 
 def write(found: dict[str, Any]) -> None:
     """The committed file, in the order of the registry."""
-    found = {i.name: {**found.get(i.name, {}), "cost": cat.cost(i.name)} for i in fs.list_samplers()}
+    names = [name for i in fs.list_samplers() for name in (i.name, *i.presets)]
+    found = {name: {**found.get(name, {}), "cost": cat.cost(name)} for name in names}
     save(DATA, {"about": "observed orders, and model calls; made by tools/build_catalogue.py", "samplers": found})
     cat._measured.cache_clear()
-
-
-def listed() -> str:
-    """What ``flowsamplers list`` says of the samplers, so that it need not import torch."""
-    return "[\n" + ",\n".join(map(json.dumps, registered_rows())) + "\n]\n"
 
 
 def words(found: Mapping[str, cat.Observed]) -> str:
@@ -206,7 +199,6 @@ def preset(name: str, method: fs.SamplerInfo) -> str:
 
 
 WRITTEN = {
-    LISTED: listed,
     PAGE: page,
     **{
         PAGE.with_suffix("") / f"{name}.md": partial(family_page, name)

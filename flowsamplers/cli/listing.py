@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import asdict
-from importlib.metadata import entry_points
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from flowsamplers.registry import SamplerInfo, ScheduleInfo
 
 WIDTH = 80
-STORED = "samplers.json"
-"""The rows of this library's samplers and presets: torch, which they need, takes seconds to import."""
 
 
 @click.command("list", cls=Command)
@@ -65,18 +61,11 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
 
 
 def sampler_rows() -> list[dict[str, Any]]:
-    """All samplers, then all presets, as JSON values: what is stored, unless other packages add samplers of theirs."""
-    if entry_points(group="flowsamplers.samplers"):
-        return registered_rows()
-    return json.loads((files("flowsamplers") / "measurements" / STORED).read_text("utf-8"))
-
-
-def registered_rows() -> list[dict[str, Any]]:
-    """List all samplers, then all presets, as JSON values from the registry."""
+    """List all samplers, then all presets, as JSON values."""
     from flowsamplers.catalogue import catalogue, entry
 
-    all_of_them = catalogue()
-    return [sampler_row(e) for e in (*all_of_them, *(entry(name) for e in all_of_them for name in e.info.presets))]
+    entries = catalogue()
+    return [sampler_row(e) for e in (*entries, *(entry(name) for e in entries for name in e.info.presets))]
 
 
 def _known(row: dict[str, Any]) -> list[str]:
