@@ -12,6 +12,8 @@ import click
 from flowsamplers.cli.types import Command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowsamplers.catalogue import Entry
     from flowsamplers.registry import SamplerInfo, ScheduleInfo
 
@@ -41,36 +43,37 @@ def list_(names: tuple[str, ...], samplers: bool, schedules: bool, as_rows: bool
     if names and all(n.endswith(".json") for n in names):
         return
     names = tuple(n for n in names if not n.endswith(".json"))
-    methods = [] if schedules and not samplers else sampler_rows()
+    methods = [] if schedules and not samplers else entries()
     grids = [] if samplers and not schedules else list_schedules()
     if names:
-        known = [name for row in methods for name in _known(row)] + [name for i in grids for name in i.names]
+        known = [name for e in methods for name in _known(e)] + [name for i in grids for name in i.names]
         for name in names:
             if name not in known:
                 raise unknown("sampler or schedule", name, known, elsewhere(name))
-        methods = [row for row in methods if set(names) & set(_known(row))]
+        methods = [e for e in methods if set(names) & set(_known(e))]
         grids = [i for i in grids if set(names) & set(i.names)]
     else:
-        methods = [row for row in methods if not row["preset"]]
+        methods = [e for e in methods if not e.info.preset]
     if as_rows:
-        click.echo(json.dumps({"samplers": methods, "schedules": [schedule_row(i) for i in grids]}, indent=2))
+        rows = {"samplers": [sampler_row(e) for e in methods], "schedules": [schedule_row(i) for i in grids]}
+        click.echo(json.dumps(rows, indent=2))
         return
-    blocks = [("sampler", row["family"], sampler_lines(row)) for row in methods]
+    blocks = [("sampler", e.info.family, sampler_lines(e)) for e in methods]
     blocks += [("schedule", i.family, schedule_lines(i)) for i in grids]
     click.echo("\n".join(_under_headings(blocks)))
 
 
-def sampler_rows() -> list[dict[str, Any]]:
-    """List all samplers, then all presets, as JSON values."""
+def entries() -> list[Entry]:
+    """List the catalogue's entries of all samplers, then of all presets."""
     from flowsamplers.catalogue import catalogue, entry
 
-    entries = catalogue()
-    return [sampler_row(e) for e in (*entries, *(entry(name) for e in entries for name in e.info.presets))]
+    methods = catalogue()
+    return [*methods, *(entry(name) for e in methods for name in e.info.presets)]
 
 
-def _known(row: dict[str, Any]) -> list[str]:
-    """The names by which a row is asked for."""
-    return [row["preset"]] if row["preset"] else [row["name"], *row["aliases"]]
+def _known(entry: Entry) -> tuple[str, ...]:
+    """The names by which an entry is found."""
+    return (entry.info.preset,) if entry.info.preset else (entry.info.name, *entry.info.aliases)
 
 
 def solver_lines(path: str) -> list[str]:
@@ -116,41 +119,26 @@ def _of(info: SamplerInfo | ScheduleInfo, *names: str) -> dict[str, Any]:
     return {name: getattr(info, name) for name in names}
 
 
-def sampler_lines(row: dict[str, Any]) -> list[str]:
+def sampler_lines(entry: Entry) -> list[str]:
     """A sampler for the terminal."""
-    from flowsamplers.catalogue import Observed, spread
+    from flowsamplers.catalogue import spread
 
-    literature = row["order_in_literature"]
-    order = f"order {row['order']}" + (f" ({literature} in the literature)" if literature != row["order"] else "")
-    inside, complete = spread(row["measured_inside"]), spread(row["measured_complete"])
+    info = entry.info
+    order = f"order {info.order}" + (f" ({info.literature} in the literature)" if info.literature != info.order else "")
+    inside, complete = spread(entry.inside), spread(entry.complete)
     measured = f"measured {inside or '?'} inside, {complete or '?'} complete" if inside or complete else "not measured here"
-    if row["measured_strong"] or row["measured_weak"]:
+    if entry.strong or entry.weak:
         order += " without noise"
-        measured = "; ".join(
-            f"{kind} measured {', '.join(str(Observed(**its)) for its in row[f'measured_{kind}'].values())}"
-            for kind in ("strong", "weak")
-        )
-    usual = row["evaluations_per_step"]
-    ends = [f"{end} {row[f'evaluations_{end}_step']}" for end in ("first", "last") if row[f"evaluations_{end}_step"] != usual]
-    calls = f"calls {row['calls']}" + (f" ({', '.join(ends)})" if ends else "")
-    marginals = "keeps the marginals" if row["keeps_marginals"] else "does not keep the marginals"
-    kind = (
-        f"stochastic, strong order {row['strong_order']:g}, weak order {row['weak_order']}, {marginals}"
-        if row["stochastic"]
-        else "adaptive"
-        if row["adaptive"]
-        else "ODE"
-    )
-    preset = row["preset"]
-    made = " ".join([row["name"], *(f"{k}={v}" for k, v in row["presets"].get(preset, {}).items())])
-    names = (row["name"], *row["aliases"], *row["presets"])
-    return [
-        *_names((f"{preset}: {made}",) if preset else names),
-        *_wrapped(f"{order}, {measured}; {calls}; {kind}"),
-        *_options(row["options"]),
-        *_wrapped(row["advice"]),
-        *_wrapped(row["reference"]),
-    ]
+        kinds = {"strong": entry.strong, "weak": entry.weak}
+        measured = "; ".join(f"{kind} measured {', '.join(map(str, found.values()))}" for kind, found in kinds.items())
+    calls = f"calls {entry.calls}" + (f" ({entry.ends})" if entry.ends else "")
+    kind = "adaptive" if info.adaptive else "ODE"
+    if info.stochastic:
+        marginals = "keeps the marginals" if info.keeps_marginals else "does not keep the marginals"
+        kind = f"stochastic, strong order {info.strong_order:g}, weak order {info.weak_order}, {marginals}"
+    made = " ".join([info.name, *(f"{k}={v}" for k, v in info.presets.get(info.preset, {}).items())])
+    names = [f"{info.preset}: {made}"] if info.preset else info.names
+    return _block(names, f"{order}, {measured}; {calls}; {kind}", info.options, info.advice, info.reference)
 
 
 def schedule_lines(info: ScheduleInfo) -> list[str]:
@@ -160,14 +148,15 @@ def schedule_lines(info: ScheduleInfo) -> list[str]:
         "" if info.complete else "begins below 1",
         "" if info.exact_steps else "has its own number of steps",
     ]
-    return [
-        *_names(info.names),
-        *_wrapped("; ".join(n for n in notes if n)),
-        *_options(info.options),
-        *_wrapped(info.summary.replace("``", "")),
-        *_wrapped(info.advice),
-        *_wrapped(info.reference),
-    ]
+    about, summary = "; ".join(n for n in notes if n), info.summary.replace("``", "")
+    return _block(info.names, about, info.options, summary, info.advice, info.reference)
+
+
+def _block(names: Sequence[str], about: str, options: dict[str, Any], *texts: str) -> list[str]:
+    words = ", ".join(f"{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in options.items())
+    lines = [about, f"options: {words}" if words else "", *texts]
+    heading = textwrap.wrap(", ".join(names), WIDTH, subsequent_indent="    ")
+    return [*heading, *(line for text in lines for line in _wrapped(text))]
 
 
 def _under_headings(blocks: list[tuple[str, str, list[str]]]) -> list[str]:
@@ -180,14 +169,5 @@ def _under_headings(blocks: list[tuple[str, str, list[str]]]) -> list[str]:
     return lines[:-1]
 
 
-def _names(names: tuple[str, ...]) -> list[str]:
-    return textwrap.wrap(", ".join(names), WIDTH, subsequent_indent="    ")
-
-
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _options(options: dict[str, Any]) -> list[str]:
-    words = ", ".join(f"{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in options.items())
-    return _wrapped(f"options: {words}") if options else []
