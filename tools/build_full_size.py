@@ -92,7 +92,7 @@ def held(scheduler: FlowSamplerScheduler) -> int:
     That is the state, the memory, the velocities and the noise of the step so far, and what the sampler's generator has in hand.
     """
     run = scheduler._run
-    held = _tensors([vars(run.stepper), run.noise._drawn] if run is not None else ())  # nothing is held after the last call
+    held = _tensors([vars(run.stepper), run._noise._stored] if run is not None else ())  # nothing is held after the last call
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
     return sum(storages.values())
 

@@ -68,7 +68,7 @@ class CarriedRun:
         sample: the pipeline's sample.
         begin: index of the first model call.
         carry: see `FlowSamplerScheduler`; with ``"model"`` the state is rounded to the pipeline's dtype after every step.
-        noise: source of noise for a stochastic sampler.
+        seed: seed of a stochastic sampler, see `CallNoise`.
     """
 
     def __init__(
@@ -79,63 +79,62 @@ class CarriedRun:
         *,
         begin: int,
         carry: Carry,
-        noise: CallNoise,
+        seed: Seeds | None,
     ) -> None:
-        self.next = begin
-        self.shape = sample.shape
-        self.noise = noise
-        self.stepper = Stepper(method, grid, sample.to(CARRIES[carry]), noise, begin=begin)
+        self.next_call, self.shape = begin, sample.shape
+        self._noise = CallNoise(seed)
+        self.stepper = Stepper(method, grid, sample.to(CARRIES[carry]), self._noise, begin=begin)
         self._rounds = carry == "model"
-        self._handed_dtype: torch.dtype | None = None
+        self._returned_dtype: torch.dtype | None = None
         self._lost: Tensor | None = None  # rows (rows, 1, ...) with a velocity that was not finite
         self._origin: Any = None
 
-    def take(self, v: Tensor, sample: Tensor, *, sign: int = 1) -> Tensor:
-        """Take the velocity at ``sample``, times ``sign``; return the latents for the next call, in the dtype of ``v``."""
-        stepper, waits = self.stepper, not v.is_cpu
+    def take(self, v: Tensor, sample: Tensor, generator: Any = None) -> Tensor:
+        """Take the velocity at ``sample``; return the latents for the next call, in the dtype of ``v``."""
+        stepper = self.stepper
+        self._noise.use(generator)
         self._accept(sample)
         with torch.no_grad():
-            known = v.isfinite()
-            if self._lost is not None:
-                known = known & sample.isfinite()
-            whole = not waits and bool(known.all())  # only on the CPU is it no wait to know
-        if not whole:
-            lost = known.logical_not()  # not ~, which fake tensors of a device refuse where torch has no driver for it
-            self._lost = _rows(lost) if self._lost is None else self._lost | _rows(lost)
-        v = v if whole else torch.where(v.isfinite(), v, 0)
-        stepper.tell(v if sign > 0 else -v)
+            known = v.isfinite() if self._lost is None else v.isfinite() & sample.isfinite()
+            all_known = v.is_cpu and bool(known.all())  # of a device it is not asked, because that waits
+            unknown = known.logical_not()  # not ~, which fake tensors of a device refuse where torch has no driver for it
+        if not all_known:
+            self._lost = _rows(unknown) if self._lost is None else self._lost | _rows(unknown)
+            v = torch.where(v.isfinite(), v, 0)
+        stepper.tell(v)
         if self._rounds and stepper.between_steps and not stepper.done:
             stepper.round_to(v.dtype)
         out = stepper.point.to(v.dtype, copy=True)
-        out = out if whole else out.masked_fill_(known.logical_not(), torch.nan)  # in place keeps the strides
-        self.noise.forget(stepper.index)
+        if not all_known:
+            out = out.masked_fill_(unknown, torch.nan)  # in place keeps the strides
+        self._noise.forget(stepper.index)
         if out.grad_fn is None or not stepper.remembers:
             stepper.detach()
-        self.next += 1
-        self._handed_dtype = v.dtype
+        self.next_call += 1
+        self._returned_dtype = v.dtype
         self._origin = out.grad_fn if stepper.remembers else None
         return out
 
     def _accept(self, sample: Tensor) -> None:
-        """Go on from the sample. Its values say what the host edited: a write through ``.data`` or numpy leaves no other trace."""
-        if self._handed_dtype is None:
+        """Continue from the sample. Its values say what the host edited: a write through ``.data`` or numpy leaves no other trace."""
+        if self._returned_dtype is None:
             return
         if self._origin is not None and not _descends(sample, self._origin):
             self.stepper.detach()
         master = self.stepper.point  # with the graph, where the step has to be replayed for it
         with torch.no_grad():
-            given = master.to(self._handed_dtype)
-            given = given if self._rounds else given.to(sample.dtype)  # the host may have cast what it was given
-            if sample.is_cpu and not sample.requires_grad and torch.equal(sample, given.to(sample.dtype)):
-                return  # only on the CPU is it no wait to know
-            untouched, found = sample == given, None
+            returned = master.to(self._returned_dtype)
+            returned = returned if self._rounds else returned.to(sample.dtype)  # the host may have cast it
+            if sample.is_cpu and not sample.requires_grad and torch.equal(sample, returned.to(sample.dtype)):
+                return
+            untouched, repaired = sample == returned, None
             if self._lost is not None:
                 missing = sample.isfinite().logical_not()
-                found = self._lost & _rows(missing).logical_not()
-                untouched, self._lost = untouched | (self._lost & missing), self._lost & found.logical_not()
-            kept = torch.where(untouched, master - given.to(master.dtype), torch.zeros_like(master))
-        sample = sample if found is None else torch.where(untouched, given.to(sample.dtype), sample)
-        self.stepper.edit(sample.to(master.dtype) + kept, anew=found)
+                repaired = self._lost & _rows(missing).logical_not()
+                untouched, self._lost = untouched | (self._lost & missing), self._lost & repaired.logical_not()
+            kept = torch.where(untouched, master - returned.to(master.dtype), torch.zeros_like(master))
+        sample = sample if repaired is None else torch.where(untouched, returned.to(sample.dtype), sample)
+        self.stepper.edit(sample.to(master.dtype) + kept, anew=repaired)
 
     def __getstate__(self) -> dict[str, Any]:
         """A node of the graph cannot be pickled."""

@@ -102,13 +102,17 @@ def _class_of(config: Mapping[str, Any]) -> str:
     cls = getattr(diffusers, name, None) if isinstance(name, str) else None
     if cls is not None and "use_flow_sigmas" in inspect.signature(cls.__init__).parameters:
         return str(name)
-    if "predict_x0" in config:
-        return "UniPCMultistepScheduler"
-    if "predictor_order" in config:
-        return "SASolverScheduler"
     if config.get("algorithm_type") == "deis":
         return "DEISMultistepScheduler"
-    return "DPMSolverMultistepScheduler" if "use_lu_lambdas" in config else "DPMSolverSinglestepScheduler"
+    return next((name for key, name in _OWN_KEYS.items() if key in config), "DPMSolverSinglestepScheduler")
+
+
+_OWN_KEYS = {
+    "predict_x0": "UniPCMultistepScheduler",
+    "predictor_order": "SASolverScheduler",
+    "use_lu_lambdas": "DPMSolverMultistepScheduler",
+}
+"""Options that one scheduler alone has."""
 
 
 def _refuse_typos(config: Mapping[str, Any], accepted: Collection[str]) -> None:

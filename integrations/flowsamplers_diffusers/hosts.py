@@ -27,7 +27,7 @@ class Order(int):
         >>> order = Order.of(calls, entries=True)
         >>> order, [t * order for t in range(7)]
         (1, [0, 0, 2, 2, 4, 4, 6])
-        >>> 6 - 5 * order  # it begins with call 0 and counts 5 entries: one call gets no tick
+        >>> 6 - 5 * order  # it begins with call 0 and counts 5 entries: the bar skips one call
         1
     """
 
@@ -52,12 +52,14 @@ class Order(int):
         step = self._step(count, strength) if self._entries else count
         index = next((i for i, call in enumerate(self._calls) if call.step >= step), len(self._calls))
         self.begin = self.begin if strength is None else index
-        return _Index(index).counted_as(count if self._entries else None)
+        found = _Index(index)
+        found.count = count if self._entries else None
+        return found
 
     __rmul__ = __mul__
 
     def __rmod__(self, calls: Any) -> Any:
-        """0 where a tick is due after so many calls of the run: after each, or, where pipelines count steps, at the end of a step."""
+        """0 if the bar advances after so many calls of the run: after each, or, where pipelines count steps, at the end of a step."""
         if not self._calls or self._entries or not isinstance(calls, int):
             return calls % int(self)
         next_call = self.begin + calls
@@ -74,16 +76,12 @@ class Order(int):
 class _Index(int):
     """The index of a model call. Subtracted from the calls that a pipeline has, it leaves those that its progress bar does not count."""
 
-    _count: int | None = None
-
-    def counted_as(self, count: int | None) -> _Index:
-        """The same index; how many entries the pipeline counts, or None where it counts steps."""
-        self._count = count
-        return self
+    count: int | None = None
+    """How many entries the pipeline counts, or None if it counts steps."""
 
     def __rsub__(self, calls: Any) -> Any:
-        """The calls before the first tick."""
-        return 0 if self._count is None else max(0, calls - self._count)
+        """The calls before the first update of the bar."""
+        return 0 if self.count is None else max(0, calls - self.count)
 
 
 def t_start(count: int, strength: float) -> int:

@@ -36,16 +36,17 @@ from flowsamplers.solver import load_solver
 from flowsamplers_diffusers.carried import CARRIES, CallNoise, CarriedRun, Carry, contents
 from flowsamplers_diffusers.foreign import sigmas_of, translated
 from flowsamplers_diffusers.hosts import Order, mean_velocity_model, skipped_layers
+from flowsamplers_diffusers.timesteps import indices, place_of_slice
 
 logger = logging.getLogger(__name__)
 
 Budget = Literal["steps", "nfe"]
 _UNUSED = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
 """Arguments of ``step`` that stock accepts and never uses, with their defaults."""
-_ROUNDINGS = (2**-20, 2**-8)
-"""Largest distance of a time from its entry, as a share of the whole range: in float32, and in bfloat16 or float16."""
 _SEEDS = "an integer, a list with one for each image, or None"
 _RESPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+_OF_THE_SCHEDULE = ("num_train_timesteps", "use_dynamic_shifting", "shift_terminal", "time_shift_type", *_RESPACINGS)
+"""Options that `flow_match_euler` takes as they are."""
 
 
 class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
@@ -295,17 +296,11 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             sigmas=sigmas,
             timesteps=timesteps,
             mu=mu,
-            num_train_timesteps=config.num_train_timesteps,
             shift=self._shift,
-            use_dynamic_shifting=config.use_dynamic_shifting,
-            shift_terminal=config.shift_terminal,
-            use_karras_sigmas=bool(config.use_karras_sigmas),
-            use_exponential_sigmas=bool(config.use_exponential_sigmas),
-            use_beta_sigmas=bool(config.use_beta_sigmas),
-            time_shift_type=config.time_shift_type,
             sigma_range=(self.sigma_max, self.sigma_min),
             respaced_range=(config.get("sigma_max"), config.get("sigma_min")),
             arithmetic="stock",
+            **{option: config[option] for option in _OF_THE_SCHEDULE},
         )
 
     def _grid_within(self, calls: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
@@ -380,22 +375,8 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         Raises:
             ValueError: no entry is close enough, or two entries are equal up to the rounding of the time; the message names them.
         """
-        return self._indices([timestep], self.timesteps if schedule_timesteps is None else schedule_timesteps)[0]
-
-    def _indices(self, times: Any, entries: Tensor) -> list[int]:
-        """The index of each of several times."""
-        places = [_place(t, entries) for t in times]
-        if None not in places:
-            return [place for place in places if place is not None]
-        listed = entries.tolist()
-        first: dict[float, int] = {}
-        for i, t in enumerate(listed):
-            begins = len(listed) == len(self._calls) and self._calls[i].stage == 0
-            if t not in first or (begins and first[t] > 0 and self._calls[first[t]].stage > 0):
-                first[t] = i
-        values: list[float] = times.tolist() if isinstance(times, Tensor) else [float(t) for t in times]
-        found = {t: _nearest(t, first, self.config.num_train_timesteps) for t in {*values}}
-        return [first[found[t]] for t in values]
+        entries = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        return indices([timestep], entries, self._calls, self.config.num_train_timesteps)[0]
 
     def _mark_seen(self) -> None:
         self._seen = [(x, contents(x)) for x in (self.sigmas, self.timesteps)]
@@ -421,7 +402,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             return
         if sigmas == old_sigmas and self._begin_index is not None:
             return  # timesteps alone were sliced, and the pipeline says where it begins
-        place = _slice_of(times, old_times) if sigmas == old_sigmas else _slice_of(sigmas, old_sigmas)
+        place = place_of_slice(times, old_times) if sigmas == old_sigmas else place_of_slice(sigmas, old_sigmas)
         if place is not None:
             self._calls = self._calls[place : place + len(times)]
             self._first += place
@@ -530,13 +511,12 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
     def _carried(self, index: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
         """One call of the run. At another call than the next one, or with another shape, a new run begins."""
         run, call = self._run, self._first + index
-        if run is None or run.next != call or run.shape != sample.shape:
+        if run is None or run.next_call != call or run.shape != sample.shape:
             assert self.grid is not None
             self._check_beginning(index, sample)
-            noise = CallNoise(self.config.seed)
-            run = self._run = CarriedRun(self._method, self.grid, sample, begin=call, carry=self.config.carry, noise=noise)
-        run.noise.use(generator)
-        out = run.take(v, sample, sign=-1 if self.config.invert_sigmas else 1)
+            carry, seed = self.config.carry, self.config.seed
+            run = self._run = CarriedRun(self._method, self.grid, sample, begin=call, carry=carry, seed=seed)
+        out = run.take(-v if self.config.invert_sigmas else v, sample, generator)
         if index + 1 == len(self._calls):
             self._run = None
         return out
@@ -585,7 +565,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         times = torch.as_tensor(timestep).reshape(-1)
         self._follow()
         if self._begin_index is None:
-            index = self._indices(times, self.timesteps)
+            index = indices(times, self.timesteps, self._calls, self.config.num_train_timesteps)
         else:
             index = [self._begin_index if self._step_index is None else self._step_index] * len(times)
         self._noised = True
@@ -620,40 +600,6 @@ def _is_default(sigmas: Any) -> bool:
         return True
     default = pipeline_sigmas(max(1, len(sigmas)), "stock")
     return len(sigmas) == len(default) and np.allclose([float(s) for s in sigmas], default, rtol=0, atol=2**-20)
-
-
-def _place(entry: Any, entries: Tensor) -> int | None:
-    """Which element of a vector this tensor is a view of: no search, no wait for the device, and equal ones are told apart."""
-    if not isinstance(entry, Tensor) or entry.numel() != 1 or entry.dtype != entries.dtype or entry.device != entries.device:
-        return None
-    if entry.untyped_storage().data_ptr() != entries.untyped_storage().data_ptr():
-        return None
-    place = int(entry.storage_offset() - entries.storage_offset())
-    return place if 0 <= place < len(entries) and entries.is_contiguous() else None
-
-
-def _nearest(time: float, entries: dict[float, int], train: int) -> float:
-    """The entry that a time is, but for the rounding of float32, or of bfloat16 and float16.
-
-    Raises:
-        ValueError: none, or two that would be rounded to it.
-    """
-    if time in entries:
-        return time
-    nearest = min(entries, key=lambda t: abs(t - time), default=math.nan)
-    for rounding in _ROUNDINGS:
-        near = [t for t in entries if abs(t - time) <= rounding * train]
-        if len(near) == 1:
-            return near[0]
-        if near:
-            names = " and ".join(map(str, sorted(near, reverse=True)))
-            raise ValueError(f"timestep={time}: it is rounded, and may be any of {names}; pass an entry of scheduler.timesteps")
-    raise ValueError(f"timestep={time}: not in the schedule, whose nearest entry is {nearest}")
-
-
-def _slice_of(part: list[float], whole: list[float]) -> int | None:
-    """Where a list begins in a longer one."""
-    return next((i for i in range(len(whole) - len(part) + 1) if whole[i : i + len(part)] == part), None)
 
 
 def _check_given(sigmas: Any) -> None:

@@ -99,14 +99,10 @@ def subject_of_scheduler(make: Factory, *, order: int = 1, stochastic: bool = Fa
 
 def takes_the_pipelines_call(make: Factory) -> None:
     """``set_timesteps`` accepts ``sigmas`` and ``mu``, which pipelines pass."""
-    scheduler = make()
-    names = inspect.signature(scheduler.set_timesteps).parameters
+    names = inspect.signature(make().set_timesteps).parameters
     assert "sigmas" in names, "set_timesteps takes no sigmas: pipelines of flow models refuse the scheduler"
     assert "mu" in names, "set_timesteps takes no mu: pipelines of flow models end in a TypeError"
-    if scheduler.config.get("use_flow_sigmas"):
-        scheduler.set_timesteps(len(FOUR), device="cpu", mu=1.0)
-    else:
-        scheduler.set_timesteps(sigmas=np.array(FOUR), device="cpu", mu=1.0)
+    begin(make)
 
 
 def the_sigmas_given_are_used(make: Factory) -> None:
