@@ -113,7 +113,7 @@ def integrate(
         sampler: the sampler.
         x: start, in the carry dtype.
         steps: the steps to take, see `flowsamplers.sampler.steps_of`.
-        on_step: see `OnStep`. After an edit, latents in the sampler's state move by the same amount (`Sampler.moved`). Elements
+        on_step: see `OnStep`. After an edit, latents in the sampler's state move by the same amount (`Sampler.translate`). Elements
             that were moved far continue with Euler steps at first, see `flowsamplers.edits.Edits`.
         init: makes the state before the first step; by default ``sampler.init``.
     """
@@ -169,7 +169,7 @@ class _Watched:
         edited = _checked(given, x)
         if remembered(state):
             self.edits.edited(edited - x)
-        return edited, self.sampler.moved(state, edited - x)
+        return edited, self.sampler.translate(state, edited - x)
 
 
 def _checked(edited: Tensor, x: Tensor) -> Tensor:

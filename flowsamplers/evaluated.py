@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from flowsamplers._accepted import function, integer, listed
-from flowsamplers.engine import Velocity, check_start
+from flowsamplers.engine import Velocity, check_start, check_velocity
 from flowsamplers.lockstep import Flow
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowVelocity:
     """A velocity callable or a `Flow`, asked for chunks of rows at one sigma.
 
     Attributes:
@@ -40,7 +40,7 @@ class Asked:
         """The velocity in float64 at ``x`` ``(rows, ...)``, which are these rows of all.
 
         Raises:
-            ValueError: a velocity of another shape.
+            ValueError: a velocity that is no real tensor of the shape of x.
             FloatingPointError: a velocity that is not finite.
         """
         at = torch.full((len(x),), sigma, dtype=torch.promote_types(self.dtype, torch.float32), device=x.device)
@@ -50,10 +50,7 @@ class Asked:
             else:
                 given = None if self.condition is None else self.condition[rows]
                 v = self.source.velocity(x.to(self.dtype), at, given)
-        if not isinstance(v, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"velocity returned {type(v).__name__}; a tensor of the shape of x is needed")
-        if v.shape != x.shape:
-            raise ValueError(f"velocity returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}")
+        check_velocity(v, x)
         if not bool(torch.isfinite(v).all()):
             raise FloatingPointError(f"velocity is not finite at sigma {sigma}")
         if self.on_call is not None:
@@ -61,13 +58,13 @@ class Asked:
         return v.double()
 
 
-def asked_of(
+def row_velocity(
     velocity: Velocity | Flow,
     x1: Tensor,
     condition: Sequence[Any] | None,
     max_batch: int | None,
     on_call: Callable[[int], None] | None,
-) -> tuple[Asked, int]:
+) -> tuple[RowVelocity, int]:
     """The velocity for rows of ``x1``, and the rows in one model call.
 
     Raises:
@@ -79,7 +76,7 @@ def asked_of(
     given = None if condition is None else listed("condition", condition, "a list with an entry for each row")
     if given is not None and (callable(velocity) or len(given) != len(x1)):
         raise ValueError(f"condition: {len(given)} entries for {len(x1)} rows; give one for each, and a Flow that reads them")
-    return Asked(velocity, x1.dtype, given, function("on_call", on_call, "a function of the number of rows")), batch_of(
+    return RowVelocity(velocity, x1.dtype, given, function("on_call", on_call, "a function of the number of rows")), batch_of(
         x1, max_batch
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowsamplers._accepted import as_declared, flag, refused
 from flowsamplers.engine import Velocity
-from flowsamplers.evaluated import Asked, asked_of, batch_of, chunks
+from flowsamplers.evaluated import RowVelocity, batch_of, chunks, row_velocity
 from flowsamplers.fitting_families import BEGIN, LARGEST, Learned, OfMethod
 from flowsamplers.lockstep import Flow
 from flowsamplers.profiling import (
@@ -36,7 +36,7 @@ from flowsamplers.profiling import (
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.scheme import MOST, Scheme, amplification, first_other, run_scheme
 from flowsamplers.solver import Solver
-from flowsamplers.validation import JUDGE, Judges, validated
+from flowsamplers.validation import JUDGE, RowsWithEnds, validated
 
 DATA = 2
 """Numbers in the fitting rows per polished parameter, at least."""
@@ -157,7 +157,7 @@ def noised_images(flow: Flow, noise: Tensor, start: float, condition: Sequence[A
     """
     path_nodes(nodes, start)
     drawn, other = noise.chunk(2)
-    images = ends(Asked(flow, noise.dtype, condition), drawn, path_nodes(nodes), batch_of(noise))
+    images = ends(RowVelocity(flow, noise.dtype, condition), drawn, path_nodes(nodes), batch_of(noise))
     return ((1 - start) * images + start * other.double()).to(noise.dtype)
 
 
@@ -185,14 +185,10 @@ def evaluations_at_most(rows: int, wanted: Sequence[int], rounds: int, nodes: in
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(RowsWithEnds):
     """Starts, their ends and their profile: what all fits to one flow share."""
 
-    asked: Asked
-    x1: Tensor
-    x0: Tensor
     profile: Profile
-    max_batch: int
 
     @classmethod
     def of(
@@ -207,24 +203,24 @@ class Rows:
         **how: Any,
     ) -> Rows:
         """Measure what is missing; see `fit`, and `profile` for ``file``, ``about`` and ``nodes``."""
-        asked, max_batch = asked_of(velocity, x1, condition, max_batch, on_call)
+        of_rows, max_batch = row_velocity(velocity, x1, condition, max_batch, on_call)
         if profile is not None:
             if not isinstance(profile, Profile):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise refused("profile", profile, "a Profile")
             if profile.numbers != math.prod(x1.shape[1:]):
                 raise ValueError(f"profile of rows of {profile.numbers} numbers: x1 has rows of {math.prod(x1.shape[1:])}")
-            return cls(asked, x1, ends(asked, x1, profile.sigmas, max_batch), profile, max_batch)
+            return cls(of_rows, x1, ends(of_rows, x1, profile.sigmas, max_batch), max_batch, profile)
         sigmas, found, known = path_nodes(how.pop("nodes", NODES), start), list[Tensor](), 0
-        for profile, end in measured(asked, x1, sigmas, max_batch, **how):  # noqa: PLR1704  (the last is meant)
+        for profile, end in measured(of_rows, x1, sigmas, max_batch, **how):  # noqa: PLR1704  (the last is meant)
             if end is None:
                 known = profile.rows
             else:
                 found.append(end)
         assert profile is not None
         if known:
-            first = replace(asked, condition=condition and condition[:known])
+            first = replace(of_rows, condition=condition and condition[:known])
             found.insert(0, ends(first, x1[:known], sigmas, max_batch))
-        return cls(asked, x1, torch.cat(found), profile, max_batch)
+        return cls(of_rows, x1, torch.cat(found), max_batch, profile)
 
     @property
     def judged(self) -> int | None:
@@ -234,9 +230,9 @@ class Rows:
     def only(self, *, judging: bool) -> Rows:
         """The rows that judge, or those that fit."""
         chosen = [i for i in range(len(self.x1)) if (i % FOLDS == self.judged) == judging]
-        given = self.asked.condition
-        asked = replace(self.asked, condition=None if given is None else [given[i] for i in chosen])
-        return replace(self, asked=asked, x1=self.x1[chosen], x0=self.x0[chosen])
+        given = self.velocity.condition
+        velocity = replace(self.velocity, condition=None if given is None else [given[i] for i in chosen])
+        return replace(self, velocity=velocity, x1=self.x1[chosen], x0=self.x0[chosen])
 
     def fit(
         self, nfe: int, *, method: SamplerLike | None = None, rounds: int = ROUNDS, validate: bool = True, tokens: int = 4096
@@ -276,8 +272,8 @@ class Rows:
         }
         solver = Solver(grid, sampler, about)
         if validate and self.judged is not None:
-            judges, seen = (Judges(r.asked, r.x1, r.x0, r.max_batch) for r in (self.only(judging=True), fitting))
-            solver = replace(solver, validation=validated(solver, judges, seen, tokens, self.profile.error))
+            judged = validated(solver, self.only(judging=True), fitting, tokens, self.profile.error)
+            solver = replace(solver, validation=judged)
         return solver
 
     def families(self, steps: int, moments: Moments) -> list[Learned]:
@@ -320,7 +316,7 @@ class Rows:
         weights = row_weights(self.x1, self.x0)
         found = list[Tensor]()
         for rows in chunks(len(self.x1), self.max_batch):
-            gap = run_scheme(self.asked, self.x1, rows, scheme)[0] - self.x0[rows]
+            gap = run_scheme(self.velocity, self.x1, rows, scheme)[0] - self.x0[rows]
             found.append(gap.flatten(1).square().sum(1) * weights[rows])
         return cast(Array, torch.cat(found).nan_to_num(math.inf).cpu().numpy())
 
@@ -398,14 +394,15 @@ def _linearized(family: Learned | OfMethod, theta: Array, rows: Rows, free: Sequ
     weights = row_weights(rows.x1, rows.x0)
     size = min(rows.max_batch, max(1, HELD // ((p + 2) * max(1, math.prod(rows.x1.shape[1:])))))
     for some in chunks(len(rows.x1), size):
-        end, known = run_scheme(rows.asked, rows.x1, some, base)
+        end, known = run_scheme(rows.velocity, rows.x1, some, base)
         gap = (end - rows.x0[some]).flatten(1)
         less = 1 + gap.square().sum(1) * weights[some] / JUMP  # the slope of the logarithm in `Rows.error`
         root = (weights[some] / rows.size / less).sqrt()[:, None]
         r = (gap * root).cpu().numpy()
         columns = [
             (
-                (run_scheme(rows.asked, rows.x1, some, o, known[: first_other(base, o)])[0] - end).flatten(1) * (root / delta)
+                (run_scheme(rows.velocity, rows.x1, some, o, known[: first_other(base, o)])[0] - end).flatten(1)
+                * (root / delta)
             ).cpu()
             for o in others
         ]

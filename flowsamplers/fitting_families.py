@@ -20,6 +20,7 @@ from flowsamplers.samplers.learned import NSSolver
 from flowsamplers.schedules import flux2, linear, shift
 from flowsamplers.scheme import (
     MOST,
+    RIDGE,
     Scheme,
     amplification,
     best_weights,
@@ -79,7 +80,7 @@ class Learned:
             start = np.concatenate([np.log(-np.diff(picked.sigmas)), *(b[:-1] for b in weights), *std])
             if amplification(self.scheme(start)) <= MOST:
                 return start
-            noise *= 10
+            noise = 10 * noise or RIDGE
 
     @cached_property
     def usable(self) -> Moments:

@@ -20,7 +20,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -36,14 +35,14 @@ from flowsamplers._accepted import integer, mapping, number, refused
 from flowsamplers._devices import digest
 from flowsamplers._files import write_atomically
 from flowsamplers.engine import Velocity
-from flowsamplers.evaluated import Asked, asked_of, chunks
+from flowsamplers.evaluated import RowVelocity, chunks, row_velocity
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.lockstep import Flow
 from flowsamplers.samplers.learned import gaussian_path
 
 Array = NDArray[np.float64]
 Parts: TypeAlias = (
-    "Callable[[Asked, Tensor, Iterable[slice], tuple[float, ...], Mapping[str, Any]], Iterator[tuple[Profile, Tensor]]]"
+    "Callable[[RowVelocity, Tensor, Iterable[slice], tuple[float, ...], Mapping[str, Any]], Iterator[tuple[Profile, Tensor]]]"
 )
 """Measures batches of rows, in their order: profiles and ends."""
 
@@ -53,8 +52,14 @@ NODES = 64
 """Default number of intervals of a path; a fitted solver has at most as many calls."""
 HELD = 2**26
 """Numbers in float64 that are held at once beside the rows themselves, half a gigabyte: batches of large rows are smaller."""
-SCHEMA = 2
-"""Version of the file. A file with a higher number was written by a newer version of this library; 1 had no start in its matrices."""
+SCHEMA = 3
+"""Version of the file. A file with a higher number was written by a newer version of this library."""
+
+
+MATRICES = ("velocities", "crossed", "displacements", "sizes")
+"""Attributes of a profile that are arrays."""
+NUMBERS = ("numbers", "error", "evaluations", "seen", "about")
+"""Its other attributes that a file holds as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +70,7 @@ class Profile:
         sigmas: M + 1 nodes, falling from the start to 0.
         velocities: G, ``(folds, M + 1, M + 1)``, sums over the rows of a fold of the mean over the numbers of a row. The start is the last.
         crossed: P, ``(folds, M + 1, M + 1)``, likewise.
-        moved: Q, ``(folds, M + 1, M + 1)``.
+        displacements: Q, ``(folds, M + 1, M + 1)``.
         sizes: ``(folds,)``, the same sums of the squared end points.
         counts: ``(folds,)``, rows.
         numbers: how many numbers a row has.
@@ -78,7 +83,7 @@ class Profile:
     sigmas: tuple[float, ...]
     velocities: Array = field(repr=False)
     crossed: Array = field(repr=False)
-    moved: Array = field(repr=False)
+    displacements: Array = field(repr=False)
     sizes: Array = field(repr=False)
     counts: tuple[int, ...]
     numbers: int
@@ -115,20 +120,14 @@ class Profile:
             raise ValueError(f"profiles of different models or settings do not merge: {', '.join(changed)} differ")
         # The second set's row 0 follows the first set's last row, so that its folds are turned by as many.
         by = self.rows % FOLDS
-        a, b, c, z = (np.roll(m, by, axis=0) for m in (other.velocities, other.crossed, other.moved, other.sizes))
-        counts = tuple(int(n) for n in np.array(self.counts) + np.roll(other.counts, by))
-        return Profile(
-            self.sigmas,
-            self.velocities + a,
-            self.crossed + b,
-            self.moved + c,
-            self.sizes + z,
-            counts,
-            self.numbers,
-            max(self.error, other.error),
-            self.evaluations + other.evaluations,
-            hashlib.sha256((self.seen + other.seen).encode()).hexdigest(),
-            self.about,
+        sums: dict[str, Any] = {k: getattr(self, k) + np.roll(getattr(other, k), by, axis=0) for k in MATRICES}
+        return replace(
+            self,
+            **sums,
+            counts=tuple(int(n) for n in np.array(self.counts) + np.roll(other.counts, by)),
+            error=max(self.error, other.error),
+            evaluations=self.evaluations + other.evaluations,
+            seen=hashlib.sha256((self.seen + other.seen).encode()).hexdigest(),
         )
 
     def without(self, fold: int | None) -> Moments:
@@ -137,15 +136,8 @@ class Profile:
         size = self.sizes[kept].sum()
         if not size > 0:
             raise ValueError("the paths end at zero: an error relative to the end has no meaning")
-        g, p, q = (m[kept].sum(0) / size for m in (self.velocities, self.crossed, self.moved))
+        g, p, q = (m[kept].sum(0) / size for m in (self.velocities, self.crossed, self.displacements))
         return Moments(np.array(self.sigmas), g, p, q, self.numbers * sum(self.counts[i] for i in kept))
-
-    @cached_property
-    def bend(self) -> Array:
-        """Compute the curvature of the paths: the root mean square of dv/ds relative to the end, on each interval."""
-        g = self.without(None).velocities[:-1, :-1]
-        change = np.diag(g)[1:] - 2 * np.diag(g, 1) + np.diag(g)[:-1]
-        return np.sqrt(np.maximum(change, 0)) / -np.diff(self.sigmas[:-1])
 
     def save(self, path: str | Path) -> None:
         """Save the profile as a safetensors file.
@@ -156,10 +148,8 @@ class Profile:
         """
         from safetensors.numpy import save  # noqa: PLC0415  (an extra)
 
-        named = ("velocities", "crossed", "moved", "sizes")
-        tensors = {"sigmas": np.array(self.sigmas), **{k: getattr(self, k) for k in named}}
-        told = {k: getattr(self, k) for k in ("counts", "numbers", "error", "evaluations", "seen", "about")}
-        about = {"kind": "profile", "schema": SCHEMA, **told}
+        tensors = {"sigmas": np.array(self.sigmas), **{k: getattr(self, k) for k in MATRICES}}
+        about = {"kind": "profile", "schema": SCHEMA, **{k: getattr(self, k) for k in ("counts", *NUMBERS)}}
         write_atomically(Path(path), save(tensors, {"flowsamplers": json.dumps(about)}))
 
     @classmethod
@@ -180,43 +170,18 @@ class Profile:
                 t = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             if about["kind"] != "profile":
                 raise ValueError(f"it is a {about['kind']}")
-            if about["schema"] > SCHEMA:
-                raise ValueError(f"its schema {about['schema']} is newer than {SCHEMA}; update flowsamplers")
-            if about["schema"] < SCHEMA:
-                raise ValueError(f"its schema {about['schema']} is older than {SCHEMA}; measure it again")
+            if about["schema"] != SCHEMA:
+                other = "newer than {}; update flowsamplers" if about["schema"] > SCHEMA else "older than {}; measure it again"
+                raise ValueError(f"its schema {about['schema']} is {other.format(SCHEMA)}")
             m = len(t["sigmas"]) - 1
             shapes = [*[(FOLDS, m + 1, m + 1)] * 3, (FOLDS,)]
-            arrays: list[Array] = [t[k] for k in ("velocities", "crossed", "moved", "sizes")]
+            arrays: list[Array] = [t[k] for k in MATRICES]
             if [a.shape for a in arrays] != shapes or not all(np.isfinite(a).all() for a in arrays):
                 raise ValueError("its matrices have wrong shapes or numbers that are not finite")
-            told = {k: about[k] for k in ("numbers", "error", "evaluations", "seen", "about")}
-            return cls(SigmaGrid(t["sigmas"]).sigmas, *arrays, counts=tuple(about["counts"]), **told)
+            rest = {k: about[k] for k in NUMBERS}
+            return cls(SigmaGrid(t["sigmas"]).sigmas, *arrays, counts=tuple(about["counts"]), **rest)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a profile of a flow ({error})") from error
-
-    def plot(self, path: str | Path, grids: Mapping[str, SigmaGrid]) -> None:
-        """Plot the curvature of the paths, above the nodes of schedules.
-
-        Args:
-            path: image file; its extension decides the format.
-            grids: schedules by their labels in the figure.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        from matplotlib.figure import Figure  # noqa: PLC0415  (an extra)
-
-        drawing: Any = Figure(figsize=(7, 3.6), layout="constrained")
-        bend, nodes = drawing.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-        bend.semilogy((np.array(self.sigmas[:-2]) + np.array(self.sigmas[1:-1])) / 2, self.bend)
-        bend.set_ylabel("|dv/dsigma|")
-        for i, (name, grid) in enumerate(grids.items()):
-            nodes.plot(grid.sigmas, [i] * len(grid.sigmas), "|", markersize=14, label=name)
-        nodes.set_yticks(range(len(grids)), list(grids))
-        nodes.set_ylim(len(grids) - 0.5, -0.5)
-        nodes.set_xlim(1.02 * self.start, -0.02)
-        nodes.set_xlabel("sigma")
-        drawing.savefig(path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +191,7 @@ class Moments:
     sigmas: Array
     velocities: Array
     crossed: Array
-    moved: Array
+    displacements: Array
     numbers: int
 
     def at(self, sigmas: Sequence[float]) -> Moments:
@@ -243,14 +208,14 @@ class Moments:
             wanted,
             speeds @ self.velocities @ speeds.T,
             places @ self.crossed @ speeds.T,
-            places @ self.moved @ places.T,
+            places @ self.displacements @ places.T,
             self.numbers,
         )
 
     def pick(self, indices: Sequence[int]) -> Moments:
         """Select some of the measured nodes."""
         i, j = np.array(indices), np.array([*indices[:-1], -1])
-        g, p, q = self.velocities[np.ix_(j, j)], self.crossed[np.ix_(i, j)], self.moved[np.ix_(i, i)]
+        g, p, q = self.velocities[np.ix_(j, j)], self.crossed[np.ix_(i, j)], self.displacements[np.ix_(i, i)]
         return Moments(self.sigmas[i], g, p, q, self.numbers)
 
     def beyond(self, std: float) -> Moments:
@@ -264,10 +229,13 @@ class Moments:
         turn[:-1, -1] = -slope[:-1]
         left = (1 - rho)[:, None]
         crossed = self.crossed + left * self.velocities[-1]
-        moved = (
-            self.moved + left * self.crossed[:, -1] + self.crossed[:, -1:] * left.T + left * left.T * self.velocities[-1, -1]
+        displacements = (
+            self.displacements
+            + left * self.crossed[:, -1]
+            + self.crossed[:, -1:] * left.T
+            + left * left.T * self.velocities[-1, -1]
         )
-        return replace(self, velocities=turn @ self.velocities @ turn.T, crossed=crossed @ turn.T, moved=moved)
+        return replace(self, velocities=turn @ self.velocities @ turn.T, crossed=crossed @ turn.T, displacements=displacements)
 
 
 def gaussian_paths(sigmas: Array, std: float) -> tuple[Array, Array]:
@@ -320,15 +288,15 @@ def profile(
         The moments are this project's; the literature's relatives are GITS (arXiv:2405.11326) and BNS (arXiv:2403.01329).
     """
     sigmas = path_nodes(nodes, start)
-    asked, max_batch = asked_of(velocity, x1, condition, max_batch, on_call)
+    of_rows, max_batch = row_velocity(velocity, x1, condition, max_batch, on_call)
     if file is not None and not isinstance(file, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise refused("file", file, "a path")
-    *_, (found, _) = measured(asked, x1, sigmas, max_batch, file, mapping("about", about or {}))
+    *_, (found, _) = measured(of_rows, x1, sigmas, max_batch, file, mapping("about", about or {}))
     return found
 
 
 def measured(
-    asked: Asked,
+    velocity: RowVelocity,
     x1: Tensor,
     sigmas: tuple[float, ...],
     max_batch: int,
@@ -344,7 +312,7 @@ def measured(
     found, done = _begun(file, sigmas, x1, size, dict(about or {}))
     if found is not None:
         yield found, None
-    for part, end in (parts or _parts_here)(asked, x1, chunks(len(x1), size, done), sigmas, dict(about or {})):
+    for part, end in (parts or _parts_here)(velocity, x1, chunks(len(x1), size, done), sigmas, dict(about or {})):
         found = part if found is None else found.merge(part)
         if file is not None:
             found.save(file)
@@ -375,7 +343,7 @@ def calls_of_a_path(nodes: int, *, checked: bool = True) -> int:
     return 4 * nodes - 1 + (4 * (nodes // 2) - 1 if checked else 0)
 
 
-def path(asked: Asked, x1: Tensor, rows: slice, sigmas: Sequence[float]) -> Iterator[tuple[Tensor, Tensor | None]]:
+def path(velocity: RowVelocity, x1: Tensor, rows: slice, sigmas: Sequence[float]) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The state at every node of some rows, with the velocity at all nodes but the last.
 
     The last interval is Ralston's of order 3, which does not ask at sigma 0: a trained model has not learned what to say there.
@@ -383,22 +351,22 @@ def path(asked: Asked, x1: Tensor, rows: slice, sigmas: Sequence[float]) -> Iter
     x = x1[rows].double()
     for a, b in pairwise(sigmas):
         h = b - a
-        k1 = asked(x, a, rows)
+        k1 = velocity(x, a, rows)
         yield x, k1
-        k2 = asked(x + h / 2 * k1, a + h / 2, rows)
+        k2 = velocity(x + h / 2 * k1, a + h / 2, rows)
         if b == sigmas[-1]:
-            k3 = asked(x + 3 * h / 4 * k2, a + 3 * h / 4, rows)
+            k3 = velocity(x + 3 * h / 4 * k2, a + 3 * h / 4, rows)
             x = x + h / 9 * (2 * k1 + 3 * k2 + 4 * k3)
         else:
-            k3 = asked(x + h / 2 * k2, a + h / 2, rows)
-            k4 = asked(x + h * k3, b, rows)
+            k3 = velocity(x + h / 2 * k2, a + h / 2, rows)
+            k4 = velocity(x + h * k3, b, rows)
             x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
     yield x, None
 
 
-def ends(asked: Asked, x1: Tensor, sigmas: Sequence[float], max_batch: int) -> Tensor:
+def ends(velocity: RowVelocity, x1: Tensor, sigmas: Sequence[float], max_batch: int) -> Tensor:
     """Return the ends of the paths, in float64."""
-    return torch.cat([[x for x, _ in path(asked, x1, rows, sigmas)][-1] for rows in chunks(len(x1), max_batch)])
+    return torch.cat([[x for x, _ in path(velocity, x1, rows, sigmas)][-1] for rows in chunks(len(x1), max_batch)])
 
 
 def row_weights(x1: Tensor, x0: Tensor) -> Tensor:
@@ -408,29 +376,31 @@ def row_weights(x1: Tensor, x0: Tensor) -> Tensor:
 
 
 def _parts_here(
-    asked: Asked, x1: Tensor, batches: Iterable[slice], sigmas: tuple[float, ...], about: Mapping[str, Any]
+    velocity: RowVelocity, x1: Tensor, batches: Iterable[slice], sigmas: tuple[float, ...], about: Mapping[str, Any]
 ) -> Iterator[tuple[Profile, Tensor]]:
-    return (part(asked, x1, rows, sigmas, about) for rows in batches)
+    return (part(velocity, x1, rows, sigmas, about) for rows in batches)
 
 
-def part(asked: Asked, x1: Tensor, rows: slice, sigmas: tuple[float, ...], about: Mapping[str, Any]) -> tuple[Profile, Tensor]:
+def part(
+    velocity: RowVelocity, x1: Tensor, rows: slice, sigmas: tuple[float, ...], about: Mapping[str, Any]
+) -> tuple[Profile, Tensor]:
     """The profile of a few rows and their ends; the row that it counts as number 0 is the first of them."""
     states, speeds = list[Tensor](), list[Tensor]()
-    for x, v in path(asked, x1, rows, sigmas):
+    for x, v in path(velocity, x1, rows, sigmas):
         states.append(x)
         if v is not None:
             speeds.append(v)
     end = states[-1]
-    rough = [x for x, _ in path(asked, x1, rows, sigmas[::2])][-1]
+    rough = [x for x, _ in path(velocity, x1, rows, sigmas[::2])][-1]
     error = ((rough - end).flatten(1).norm(dim=1) / end.flatten(1).norm(dim=1).clamp(min=1e-300)).max().item()
     root = row_weights(x1[rows], end).sqrt()
-    v, moved = ([t.flatten(1) * root[:, None] for t in ts] for ts in ([*speeds, states[0]], [x - states[0] for x in states]))
+    v, away = ([t.flatten(1) * root[:, None] for t in ts] for ts in ([*speeds, states[0]], [x - states[0] for x in states]))
     n = len(end)
     g, p, q, size = [], [], [], []
     for fold in range(FOLDS):
         mine = slice(fold, n, FOLDS)
         a = torch.stack([t[mine].flatten() for t in v])
-        b = torch.stack([t[mine].flatten() for t in moved])
+        b = torch.stack([t[mine].flatten() for t in away])
         g.append(a @ a.T)
         p.append(b @ a.T)
         q.append(b @ b.T)

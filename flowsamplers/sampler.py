@@ -263,8 +263,8 @@ class Sampler:
         """
         return self.init(velocity)
 
-    def moved(self, state: State, by: Tensor) -> State:
-        """Adjust the state after the caller has edited ``x``.
+    def translate(self, state: State, by: Tensor) -> State:
+        """Translate the state after the caller has edited ``x``.
 
         Override this if the state holds latents: add ``by`` to each of them. By default nothing changes, which is correct for
         states that hold only velocities and differences.

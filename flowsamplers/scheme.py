@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowsamplers.engine import integrate
 from flowsamplers.grid import SigmaGrid
-from flowsamplers.profiling import Array, Asked, Moments, gaussian_paths
+from flowsamplers.profiling import Array, Moments, RowVelocity, gaussian_paths
 from flowsamplers.registry import get_sampler
 from flowsamplers.sampler import Running, SamplerLike, steps_of
 from flowsamplers.schedules import flux2, linear, shift
@@ -130,7 +130,7 @@ def best_weights(moments: Moments, noise: float = 0.0) -> tuple[tuple[Array, ...
         # Differences from the newest velocity take up the constraint.
         b = _constrained(a, p, s[n] - s[0])
         found.append(b)
-        left = max(0.0, float(moments.moved[n, n] - 2 * b @ p + b @ a @ b))
+        left = max(0.0, float(moments.displacements[n, n] - 2 * b @ p + b @ a @ b))
         total, worst = total + left, max(worst, left)
     return tuple(found), total
 
@@ -142,7 +142,7 @@ def squared_error(moments: Moments, scheme: Scheme) -> float:
     for n, b in enumerate(scheme.weights, 1):
         off[n - 1] = worst
         a = moments.velocities[:n, :n] + np.diag(off[:n])
-        left = max(0.0, float(moments.moved[n, n] - 2 * b @ moments.crossed[n, :n] + b @ a @ b))
+        left = max(0.0, float(moments.displacements[n, n] - 2 * b @ moments.crossed[n, :n] + b @ a @ b))
         total, worst = total + left, max(worst, left)
     return total
 
@@ -158,13 +158,13 @@ def with_prior(moments: Moments) -> Moments:
     share = PRIOR_NUMBERS / (PRIOR_NUMBERS + moments.numbers)
     rho, slope = (np.stack(t) for t in zip(*(gaussian_paths(moments.sigmas, c) for c in PRIOR_STDS), strict=True))
     slope[:, -1] = rho[:, 0]  # the start stands behind the velocities
-    moved = rho - rho[:, :1]
+    away = rho - rho[:, :1]
     n = len(PRIOR_STDS)
     return replace(
         moments,
         velocities=(1 - share) * moments.velocities + share / n * slope.T @ slope,
-        crossed=(1 - share) * moments.crossed + share / n * moved.T @ slope,
-        moved=(1 - share) * moments.moved + share / n * moved.T @ moved,
+        crossed=(1 - share) * moments.crossed + share / n * away.T @ slope,
+        displacements=(1 - share) * moments.displacements + share / n * away.T @ away,
     )
 
 
@@ -209,14 +209,14 @@ def _descended(nodes: int, cost: Callable[[Sequence[int]], float], at: list[int]
 
 
 def run_scheme(
-    asked: Asked, x1: Tensor, rows: slice, scheme: Scheme, known: Sequence[Tensor] = ()
+    velocity: RowVelocity, x1: Tensor, rows: slice, scheme: Scheme, known: Sequence[Tensor] = ()
 ) -> tuple[Tensor, list[Tensor]]:
     """Run a scheme; return its end and its velocities. The first velocities may be given."""
     start = x1[rows].double()
     x, found = start, list(known)
     for k, (sigma, b) in enumerate(zip(scheme.sigmas, scheme.weights, strict=True)):
         if k >= len(found):
-            found.append(asked(x, sigma, rows))
+            found.append(velocity(x, sigma, rows))
         if k + 1 >= len(found):
             x = sum(
                 (w * v for w, v in zip(b.tolist(), found, strict=False)), start * (scheme.starts[k] if scheme.starts else 1)

@@ -193,7 +193,7 @@ class Stepper:
         """Go on from ``point``, which is `point` moved by ``by``; what is remembered as places moves with the host's edits alone."""
         request = self._resume()
         if request is None or (request.x is self._x and not self._received):
-            self._state = self.sampler.moved(self._state, by) if by_host else self._state
+            self._state = self.sampler.translate(self._state, by) if by_host else self._state
             self._x, self._run = point, None
         else:
             self._offset = by if self._offset is None else self._offset + by
@@ -215,7 +215,7 @@ class Stepper:
         if self._from_the_start and informed:
             self._edits.stepped(self._x, end, self.grid.dt[self._index], next(iter(self._received)))
         self._x = end if self._offset is None else end + self._offset
-        self._state = state if self._edited is None else self.sampler.moved(state, self._edited)
+        self._state = state if self._edited is None else self.sampler.translate(state, self._edited)
         self._received, self._offset, self._edited, self._run = (), None, None, None
         self._index += 1
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowsamplers.benchmark import recommend
 from flowsamplers.engine import Velocity, largest_steps, nfe, sample
-from flowsamplers.evaluated import Asked, chunks
+from flowsamplers.evaluated import RowVelocity, chunks
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.sampler import SamplerLike
 from flowsamplers.schedules import flux2, linear
@@ -42,18 +42,18 @@ MANY = 50
 """Steps of FLUX.2's pipelines."""
 
 
-@dataclass(frozen=True)
-class Judges:
+@dataclass(frozen=True, eq=False)
+class RowsWithEnds:
     """Rows on which errors are measured.
 
     Attributes:
-        asked: the model.
+        velocity: the model.
         x1: starts.
         x0: the ends of their paths.
         max_batch: largest number of rows in one model call.
     """
 
-    asked: Asked
+    velocity: RowVelocity
     x1: Tensor
     x0: Tensor
     max_batch: int
@@ -63,13 +63,13 @@ class Judges:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, raised inside diffusers
             gaps = [
-                run(partial(_one_sigma, self.asked, rows), self.x1[rows]).double() - self.x0[rows]
+                run(partial(_one_sigma, self.velocity, rows), self.x1[rows]).double() - self.x0[rows]
                 for rows in chunks(len(self.x1), self.max_batch)
             ]
         return Score(name, calls, *_error(torch.cat(gaps), self.x0))
 
 
-def validated(solver: Solver, judges: Judges, fitted: Judges, tokens: int, paths: float) -> Validation:
+def validated(solver: Solver, judges: RowsWithEnds, fitted: RowsWithEnds, tokens: int, paths: float) -> Validation:
     """Measure the errors of a solver, of other samplers with as many calls, and of Euler's method on FLUX.2's schedule of 50 steps.
 
     Args:
@@ -128,8 +128,8 @@ def _last_steps(grid_of: Callable[[int], SigmaGrid], steps: int, start: float) -
     return next(cut for n in count(steps) if (cut := _cut(grid_of(n), start)).steps >= steps)
 
 
-def _one_sigma(asked: Asked, rows: slice, x: Tensor, sigma: Tensor) -> Tensor:
-    return asked(x, sigma[0].item(), rows)
+def _one_sigma(velocity: RowVelocity, rows: slice, x: Tensor, sigma: Tensor) -> Tensor:
+    return velocity(x, sigma[0].item(), rows)
 
 
 def _stock(calls: int, grid_of: Callable[[int], SigmaGrid]) -> Iterator[tuple[str, int, Run]]:

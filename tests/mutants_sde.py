@@ -143,7 +143,11 @@ def restarted(draws):
 ETA = {"options": {"eta": 1.0}, **NOISY}
 FLOW = {"options": {"eta": 0.245}, "keeps_noise_level": False, **NOISY}
 TWO_STAGES = {"order": 2, "weak_order": 2, **ETA}
-TWO_STEPS = {"multistep": True, "moved": lambda self, state, by: state and (state[0] + by, state[1]), **TWO_STAGES}  # a place
+TWO_STEPS = {
+    "multistep": True,
+    "translate": lambda self, state, by: state and (state[0] + by, state[1]),
+    **TWO_STAGES,
+}  # a place
 CHURN = {"options": {"churn": 1.0}, "noise_option": "churn", "look_back": 99, **NOISY}
 RESTART = {"options": {"repeats": 2}, "noise_option": "repeats", "look_back": 99, **NOISY}
 for name, step, claims in (

@@ -41,7 +41,7 @@ def test_the_moments_of_a_gaussian_flow_are_those_of_its_closed_form() -> None:
     size = rho[-1] ** 2  # every row has the same weight times its squared size
     torch.testing.assert_close(torch.tensor(found.velocities), torch.outer(slope, slope) / size, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.tensor(found.crossed), torch.outer(rho - 1, slope) / size, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(torch.tensor(found.moved), torch.outer(rho - 1, rho - 1) / size, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(found.displacements), torch.outer(rho - 1, rho - 1) / size, rtol=1e-5, atol=1e-5)
 
 
 def test_the_cost_of_a_profile_is_told_and_none_of_its_calls_is_at_sigma_0(flow) -> None:
@@ -61,7 +61,7 @@ def test_profiles_merge_and_batches_change_nothing_but_rounding(flow) -> None:
     whole = fs.profile(flow.velocity, x1, nodes=16)
     parts = fs.profile(flow.velocity, x1[:3], nodes=16).merge(fs.profile(flow.velocity, x1[3:], nodes=16, max_batch=2))
     assert (whole.rows, whole.counts) == (parts.rows, parts.counts)
-    for name in ("velocities", "crossed", "moved", "sizes"):
+    for name in ("velocities", "crossed", "displacements", "sizes"):
         torch.testing.assert_close(
             torch.tensor(getattr(whole, name)), torch.tensor(getattr(parts, name)), rtol=1e-10, atol=1e-12
         )

@@ -15,7 +15,7 @@ import ray
 
 import flowsamplers as fs
 from flowsamplers.cli import main
-from flowsamplers.evaluated import Asked
+from flowsamplers.evaluated import RowVelocity
 from flowsamplers.flows import MixtureFlow
 from flowsamplers.profiling import measured, path_nodes
 from flowsamplers.study import Study, load, run
@@ -65,7 +65,7 @@ def test_the_runs_of_a_killed_worker_are_done_again(two_workers, tmp_path, monke
 def test_a_profile_from_a_cluster_is_that_of_this_process(two_workers, tmp_path) -> None:
     flow, opened = MixtureFlow.random(1), partial(MixtureFlow.random, 1)
     x1, meters = flow.noise(list(range(22))), (Meter(flow), Meter(flow))
-    asked = [Asked(meter, x1.dtype, [None] * 22) for meter in meters]
+    asked = [RowVelocity(meter, x1.dtype, [None] * 22) for meter in meters]
     here, there = (
         list(measured(a, x1, path_nodes(16), 16, file=tmp_path / f"{i}.safetensors", parts=parts))
         for i, (a, parts) in enumerate(zip(asked, (None, OnRay(opened, meters[1])), strict=True))

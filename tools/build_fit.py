@@ -20,7 +20,7 @@ from torch import Tensor
 
 import flowsamplers as fs
 from flowsamplers.benchmark import SCHEDULES, Measured, measured, measured_stock
-from flowsamplers.evaluated import Asked, batch_of
+from flowsamplers.evaluated import RowVelocity, batch_of
 from flowsamplers.fitting import MANY_ROWS, OfMethod, Rows
 from flowsamplers.flows import MixtureFlow, load_flow
 from flowsamplers.flows.prompts import default_prompts
@@ -78,14 +78,14 @@ class Conditioned:
 class Judges:
     """Rows with their exact ends, from which relative errors are taken."""
 
-    def __init__(self, asked: Asked, x1: Tensor, x0: Tensor) -> None:
-        self.asked, self.x1, self.x0 = asked, x1, x0.double()
+    def __init__(self, velocity: RowVelocity, x1: Tensor, x0: Tensor) -> None:
+        self.velocity, self.x1, self.x0 = velocity, x1, x0.double()
 
     def squares(self, run: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Tensor]) -> np.ndarray:
         """The squared error of each row."""
         rows = slice(0, len(self.x1))
         with torch.no_grad():
-            end = run(lambda x, sigma: self.asked(x, sigma[0].item(), rows).to(x.dtype), self.x1)
+            end = run(lambda x, sigma: self.velocity(x, sigma[0].item(), rows).to(x.dtype), self.x1)
         return (end.double() - self.x0).flatten(1).square().sum(1).numpy()
 
     def solve(self, grid: fs.SigmaGrid, sampler: Any) -> np.ndarray:
@@ -152,14 +152,14 @@ def measure_flow(subject: Subject) -> dict[str, Any]:
 
     def judges(prompts: Sequence[Any], seed: int) -> Judges:
         noise = flow.noise([seed + i for i in range(subject.judging)])
-        asked = Asked(source, noise.dtype, [prompts[i % len(prompts)] for i in range(len(noise))] if prompts else None)
-        exact = ends(asked, noise, path_nodes(subject.nodes * (1 if prompts else 2)), batch_of(noise))
-        return Judges(asked, noise, exact)
+        velocity = RowVelocity(source, noise.dtype, [prompts[i % len(prompts)] for i in range(len(noise))] if prompts else None)
+        exact = ends(velocity, noise, path_nodes(subject.nodes * (1 if prompts else 2)), batch_of(noise))
+        return Judges(velocity, noise, exact)
 
     other = judges(held, SEED)
     same = judges(given, SEED + subject.judging) if given else None
     fitted = rows.only(judging=False)
-    seen = Judges(fitted.asked, fitted.x1, fitted.x0)
+    seen = Judges(fitted.velocity, fitted.x1, fitted.x0)
     euler = other.solve(fs.schedules.flux2(MANY, tokens=4096), "euler")
     told |= {"judging": subject.judging, "euler 50": other.error(euler), "calls": {}}
     for calls in subject.calls:
@@ -206,7 +206,7 @@ def nodes_for(method: str, rows: Rows, judges: Judges) -> dict[str, Any]:
     steps = solver.grid.steps
     known = min((judges.solve(g, method) for g in (fs.schedules.linear(steps), fs.schedules.flux2(steps))), key=np.sum)
     some = slice(0, SOME)
-    there = Rows(judges.asked, judges.x1[some], judges.x0[some], rows.profile, SOME)
+    there = Rows(judges.velocity, judges.x1[some], judges.x0[some], SOME, rows.profile)
     family = OfMethod(NODES_FOR, rows.profile.without(None), method)
     least = judges.solve(family.solver(there.best_polished([family], ROUNDS_FOR_JUDGES)[1])[0], method)
     mine = judges.solve(solver.grid, method)

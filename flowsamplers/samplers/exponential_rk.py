@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
+from flowsamplers._accepted import number
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import VARIABLES, half_log_snr, off_noise, phi
@@ -139,7 +140,7 @@ class RES2S(ExponentialRungeKutta):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _check_node("c2", self.c2)
+        number("c2", self.c2, most=1, above=0)
 
     def stages(self, h: float) -> list[tuple[float, Row]]:
         """See `ExponentialRungeKutta`."""
@@ -274,8 +275,8 @@ class RES3S(ExponentialRungeKutta):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        _check_node("c2", self.c2)
-        _check_node("c3", self.c3)
+        number("c2", self.c2, most=1, above=0)
+        number("c3", self.c3, most=1, above=0)
         if abs(self.c2 - 2 / 3) < 1e-12 or abs(self.gamma * self.c2 + self.c3) < 1e-12:
             raise ValueError(f"c2={self.c2}, c3={self.c3}: no method of order 3 has these nodes; c2=0.5, c3=1 is one")
 
@@ -380,8 +381,3 @@ class Krogstad(ETDRK4):
     def stages(self, h: float) -> list[tuple[float, Row]]:
         """See `ExponentialRungeKutta`."""
         return [(1 / 2, ()), (1 / 2, (phi(2, h / 2),)), (1, (0.0, 2 * phi(2, h)))]
-
-
-def _check_node(option: str, c: float) -> None:
-    if not 0 < c <= 1:
-        raise ValueError(f"{option}={c}: a node lies in (0, 1]")

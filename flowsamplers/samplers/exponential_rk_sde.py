@@ -214,8 +214,7 @@ class AncestralStep(WithNoise):
 
     def __post_init__(self) -> None:
         """Resolve the method at once."""
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
+        number("eta", self.eta, 0, 1)
         super().__post_init__()
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:

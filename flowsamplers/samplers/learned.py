@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from flowsamplers._accepted import number
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
@@ -70,8 +71,7 @@ class NSSolver(LastStep):
         """Check the table; lists, as JSON has them, become tuples."""
         super().__post_init__()
         self._set(table=_rows("ns_solver", self.table))
-        if not 0 <= self.std < math.inf:
-            raise ValueError(f"std={self.std}: a standard deviation is finite and not negative")
+        number("std", self.std, 0)
         self._set(affine=not self.std)
         for i, row in enumerate(self.table):
             if not 1 <= len(row) <= i + 1:
@@ -236,9 +236,9 @@ class OnItsGrid(Sampler):
         """See `Sampler.resume`."""
         return get_sampler(self.method).resume(velocity)
 
-    def moved(self, state: State, by: Tensor) -> State:
-        """See `Sampler.moved`."""
-        return get_sampler(self.method).moved(state, by)
+    def translate(self, state: State, by: Tensor) -> State:
+        """See `Sampler.translate`."""
+        return get_sampler(self.method).translate(state, by)
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""

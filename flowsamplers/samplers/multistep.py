@@ -50,8 +50,8 @@ class LinearMultistep(Multistep):
         p = PREDICTIONS[self.prediction](x, v, at.s0)
         return ((at.s0, p), *(state or ()))[: self.memory - 1]
 
-    def moved(self, state: State, by: Tensor) -> State:
-        """See `Sampler.moved`: predictions of data and of noise are places."""
+    def translate(self, state: State, by: Tensor) -> State:
+        """See `Sampler.translate`: predictions of data and of noise are places."""
         return state if self.prediction == "velocity" else tuple((s, p + by) for s, p in state or ())
 
 

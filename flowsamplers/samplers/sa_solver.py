@@ -6,11 +6,10 @@ start-up takes its steps without noise, see `exponential_sde`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from flowsamplers._accepted import one_of
+from flowsamplers._accepted import number, one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
 from flowsamplers.samplers.policies import RAMP
@@ -83,8 +82,7 @@ class SASolver(PredictorCorrector):
         """Check the options; state the order of these."""
         one_of("predictor_order", self.predictor_order, (1, 2, 3, 4))
         one_of("corrector_order", self.corrector_order, (0, 2, 3, 4))
-        if not (math.isfinite(self.tau) and self.tau >= 0):
-            raise ValueError(f"tau={self.tau}: the strength of the noise is a finite number from 0 up")
+        number("tau", self.tau, 0)
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"low={self.low}, high={self.high}: sigmas from 0 to 1 between which there is noise, low <= high")
         corrected = min(self.corrector_order, self.predictor_order + 1)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from flowsamplers._accepted import unknown
+from flowsamplers._accepted import number, unknown
 from flowsamplers.sampler import Step
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class SDE:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not (math.isfinite(self.eta) and self.eta >= 0):
-            raise ValueError(f"eta={self.eta}: the strength of the noise is a finite number from 0 up")
+        number("eta", self.eta, 0)
         if self.rule not in RULES:
             raise unknown("rule", self.rule, RULES)
 

@@ -166,8 +166,7 @@ class Renoise(FirstOrder):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta}: the share of fresh noise lies between 0 and 1")
+        number("eta", self.eta, 0, 1)
 
     def shares(self, s0: float, s1: float) -> tuple[float, float]:
         """See `FirstOrder`."""
@@ -235,10 +234,8 @@ class EulerAncestral(FirstOrder):
 
     def __post_init__(self) -> None:
         """Check the options; state what another size of the noise costs."""
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta}: an ancestral step goes down by a share from 0 to 1 of the next")
-        if not (math.isfinite(self.s_noise) and self.s_noise >= 0):
-            raise ValueError(f"s_noise={self.s_noise}: a factor of the noise, from 0 up")
+        number("eta", self.eta, 0, 1)
+        number("s_noise", self.s_noise, 0)
         if self.s_noise != 1:
             self._set(keeps_marginals=False, keeps_noise_level=False)
 
@@ -285,8 +282,7 @@ class DDIMEta(FirstOrder):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta}: DDIM's eta lies between 0 and 1")
+        number("eta", self.eta, 0, 1)
 
     def shares(self, s0: float, s1: float) -> tuple[float, float]:
         """See `FirstOrder`."""

@@ -81,8 +81,8 @@ class PredictorCorrector(LinearMultistep):
             end = combined(self.constant(x, v, at), self.weights(at.s0, at.s1, past), memory, d)
         return end, (((at.s0, d), *memory)[: self.memory], other is None)
 
-    def moved(self, state: State, by: Tensor) -> State:
-        """See `Sampler.moved`."""
+    def translate(self, state: State, by: Tensor) -> State:
+        """See `Sampler.translate`."""
         if state is None:
             return None
         memory, predicted = state

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
+from flowsamplers._accepted import integer, number
 from flowsamplers.registry import get_sampler, register
 from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.policies import memoryless, with_first_velocity
@@ -135,8 +136,7 @@ class Churn(WithNoise):
 
     def __post_init__(self) -> None:
         """Resolve the method at once."""
-        if not (math.isfinite(self.churn) and self.churn >= 0):
-            raise ValueError(f"churn={self.churn}: the churn of a run is a finite number from 0 up")
+        number("churn", self.churn, 0)
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"low={self.low}, high={self.high}: sigmas from 0 to 1 between which there is noise, low <= high")
         super().__post_init__()
@@ -187,8 +187,7 @@ class Restart(WithNoise):
         """Resolve the method at once."""
         if not 0 <= self.low < self.high < 1:
             raise ValueError(f"low={self.low}, high={self.high}: a restart goes up from low to high, with 0 <= low < high < 1")
-        if self.repeats < 0:
-            raise ValueError(f"repeats={self.repeats}: a number of restarts from 0 up")
+        integer("repeats", self.repeats, 0)
         super().__post_init__()
 
     def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from flowsamplers._accepted import number
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import register_schedule
 from flowsamplers.schedules.maps import Array, karras_spacing
@@ -139,7 +140,7 @@ def kl_optimal_rf(steps: int, *, c: float = 1.0) -> SigmaGrid:
         >>> [round(s, 4) for s in kl_optimal_rf(4).sigmas]
         [1.0, 0.7071, 0.5, 0.2929, 0.0]
     """
-    _positive("c", c)
+    number("c", c, above=0)
     angle = math.pi / 2 * np.arange(steps, -1, -1) / steps
     return _from_noise((c * np.sin(angle) / (c * np.sin(angle) + np.cos(angle)))[1:-1])
 
@@ -185,9 +186,8 @@ def laplace(steps: int, *, mu: float = 0.0, scale: float = 0.5) -> SigmaGrid:
         >>> [round(s, 4) for s in laplace(4).sigmas]
         [1.0, 0.5858, 0.5, 0.4142, 0.0]
     """
-    _positive("scale", scale)
-    if not math.isfinite(mu):
-        raise ValueError(f"mu={mu}: the mean of the logarithm is a finite number")
+    number("scale", scale, above=0)
+    number("mu", mu)
     r = np.arange(1, steps) / steps
     log_odds = np.where(r <= 0.5, mu - scale * np.log(2 * r), mu + scale * np.log(2 * (1 - r)))
     return _from_noise(1 / (1 + np.exp(-log_odds)))
@@ -258,7 +258,7 @@ def bong_tangent(steps: int, *, pivot: float = 0.6, slope: float = 0.2, middle: 
     for name, value in (("pivot", pivot), ("middle", middle)):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: it lies between 0 and 1")
-    _positive("slope", slope)
+    number("slope", slope, above=0)
     if steps == 1:
         return SigmaGrid([1.0, 0.0])
     n = steps + 2
@@ -284,11 +284,6 @@ def _flow_sigma(ve: Array) -> Array:
 
 def _log_linear(high: float, low: float, ramp: Array) -> Array:
     return np.exp(ramp * (math.log(high) - math.log(low)) + math.log(low))
-
-
-def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value}: a positive number")
 
 
 def _check_levels(low: float, high: float) -> None:

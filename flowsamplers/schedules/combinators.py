@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowsamplers._accepted import number
 from flowsamplers.grid import SigmaGrid, at_least_one
 from flowsamplers.registry import get_schedule
 
@@ -34,7 +35,6 @@ def denoise(name: str, steps: int, denoise: float, **options: Any) -> SigmaGrid:
         ComfyUI, comfy/samplers.py, ``KSampler.set_steps``, and the node BasicScheduler.
     """
     at_least_one("steps", steps)
-    if not 0 < denoise <= 1:
-        raise ValueError(f"denoise={denoise}: the share of the schedule to run, above 0 and at most 1")
+    number("denoise", denoise, most=1, above=0)
     whole = get_schedule(name, steps if denoise > 0.9999 else int(steps / denoise), **options)
     return whole.split(whole.steps - steps)[1] if whole.steps > steps else whole

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flowsamplers._accepted import unknown
+from flowsamplers._accepted import number, unknown
 from flowsamplers.grid import at_least_one
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def shift_sigmas(sigmas: Values, shift: float) -> Array:
     Reference:
         arXiv:2403.03206, equation 23.
     """
-    _check_shift(shift)
+    number("shift", shift, above=0)
     s = as_array(sigmas)
     return shift * s / (shift * s + (1 - s))
 
@@ -217,9 +217,8 @@ def beta_quantiles(probabilities: Array, alpha: float, beta: float) -> Array:
         >>> beta_quantiles(np.array([0.0, 0.5, 1.0]), 0.6, 0.6).round(6).tolist()
         [0.0, 0.5, 1.0]
     """
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value}: a beta distribution has two positive parameters")
+    number("alpha", alpha, above=0)
+    number("beta", beta, above=0)
     from scipy import stats  # noqa: PLC0415  (half a second, and only these schedules need it)
 
     return stats.beta.ppf(probabilities, alpha, beta)  # pyright: ignore[reportAttributeAccessIssue]
@@ -250,13 +249,8 @@ def loglinear(levels: Values, count: int) -> Array:
 
 def shift_as_diffusers(s: Array, shift: float) -> Array:
     """Apply the static shift in diffusers' order of operations, which loses digits near 1 for small shifts."""
-    _check_shift(shift)
+    number("shift", shift, above=0)
     return shift * s / (1 + (shift - 1) * s)
-
-
-def _check_shift(shift: float) -> None:
-    if not (math.isfinite(shift) and shift > 0):
-        raise ValueError(f"shift={shift}: the static shift is a positive number; 1 changes nothing")
 
 
 def as_array(values: Values) -> Array:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowsamplers._accepted import missing
 from flowsamplers._devices import digest
-from flowsamplers.evaluated import Asked, chunks
+from flowsamplers.evaluated import RowVelocity, chunks
 from flowsamplers.profiling import Profile, part
 from flowsamplers.study.cost import Meter
 
@@ -106,7 +106,7 @@ class PathWorker:
     ) -> tuple[Profile, Tensor, int]:
         """Follow the paths of some rows; return their profile, their ends and the number of model calls."""
         before = self.meter.calls
-        found = part(Asked(self.meter, x1.dtype, condition), x1, slice(0, len(x1)), sigmas, about)
+        found = part(RowVelocity(self.meter, x1.dtype, condition), x1, slice(0, len(x1)), sigmas, about)
         return *found, self.meter.calls - before
 
 
@@ -123,7 +123,7 @@ class OnRay:
     meter: Meter
 
     def __call__(
-        self, asked: Asked, x1: Tensor, batches: Iterable[slice], sigmas: tuple[float, ...], about: Mapping[str, Any]
+        self, velocity: RowVelocity, x1: Tensor, batches: Iterable[slice], sigmas: tuple[float, ...], about: Mapping[str, Any]
     ) -> Iterator[tuple[Profile, Tensor]]:
         """Profile and ends of each batch of rows, in order.
 
@@ -132,7 +132,7 @@ class OnRay:
             RuntimeError: the workers of some rows died `ATTEMPTS` times.
         """
         shares = [(rows, list(chunks(rows.stop, PATHS, rows.start))) for rows in batches]
-        given, arrived = asked.condition, dict[int, tuple[Profile, Tensor]]()
+        given, arrived = velocity.condition, dict[int, tuple[Profile, Tensor]]()
         tasks = [Task((x1[some], given and given[some], sigmas, about), some.start) for _, each in shares for some in each]
         done = done_by_workers(PathWorker, (self.opened,), tasks, self.meter.check_time)
         for rows, each in shares:
@@ -142,8 +142,8 @@ class OnRay:
                     raise RuntimeError(f"the workers of some paths died {ATTEMPTS} times") from found
                 profile, end, calls = found
                 self.meter.credit(profile.evaluations, calls)
-                if asked.on_call is not None:
-                    asked.on_call(profile.evaluations)
+                if velocity.on_call is not None:
+                    velocity.on_call(profile.evaluations)
                 arrived[task.of] = profile, end
             profiles, ends = zip(*(arrived.pop(some.start) for some in each), strict=True)
             yield replace(reduce(Profile.merge, profiles), seen=digest(x1[rows])), torch.cat(ends)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -92,15 +92,11 @@ def subject_of(sampler: SamplerLike | Subject) -> Subject:
     twin = None
     if method.stochastic and method.noise_option in method.options:
         twin = subject_of(_at_zero(method))
+    claims = {k: v for k, v in asdict(method.claims).items() if k in Subject.__annotations__}
     return Subject(
         name=type(method).__name__,
         run=run,
-        order=method.order,
-        stochastic=method.stochastic,
-        keeps_marginals=method.keeps_marginals,
-        keeps_noise_level=method.keeps_noise_level,
-        multistep=method.multistep,
-        affine=method.affine,
+        **claims,
         deterministic_twin=twin,
         sampler=method,
         evaluations=None if method.adaptive else lambda grid: nfe(method, grid),

@@ -65,6 +65,18 @@ def generator_of(case: Case) -> Sampler:
     return get_sampler(subject.sampler)
 
 
+def stochastic(case: Case) -> Subject:
+    """Return the subject if it draws noise.
+
+    Raises:
+        NotApplicable: it draws none.
+    """
+    subject = subject_of(case)
+    if not subject.stochastic:
+        raise NotApplicable("it draws no noise")
+    return subject
+
+
 def distance(x: Tensor, truth: Tensor) -> float:
     """Compute the relative Euclidean distance."""
     return ((x.double() - truth).norm() / truth.norm()).item()

@@ -100,7 +100,7 @@ def edits_are_honoured(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
     This holds for any shift with a constant velocity, and for small shifts with any velocity that depends on sigma alone. The sampler
     must not mistake the edit for a change of the velocity. A sampler whose state holds latents, such as data predictions, adjusts
-    them in `Sampler.moved`.
+    them in `Sampler.translate`.
 
     Reference:
         diffusers' ``callback_on_step_end`` and inpainting pipelines, which edit the latents after every call.

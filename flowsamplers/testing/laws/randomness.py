@@ -15,7 +15,16 @@ from flowsamplers.noise import Interval, KeyedNoise
 from flowsamplers.sampler import Sampler
 from flowsamplers.schedules import linear, shift
 from flowsamplers.testing.fields import between, smooth, start_at
-from flowsamplers.testing.laws.common import IRREGULAR, SEED, Case, NotApplicable, close, generator_of, without_noise
+from flowsamplers.testing.laws.common import (
+    IRREGULAR,
+    SEED,
+    Case,
+    NotApplicable,
+    close,
+    generator_of,
+    stochastic,
+    without_noise,
+)
 from flowsamplers.testing.moments import Impulses, noise_level_error, variance_ratio
 from flowsamplers.testing.subject import Subject, subject_of
 
@@ -43,9 +52,7 @@ def seeds_determine_the_result(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
 
 def noise_is_drawn_anew_for_every_step(case: Case) -> None:
     """Draws of different steps are independent; equal draws would give a wrong variance."""
-    sampler = generator_of(case)
-    if not sampler.stochastic:
-        raise NotApplicable("it draws no noise")
+    sampler = generator_of(stochastic(case))
     drawn: list[Tensor] = []
 
     def record(like: Tensor, step: int, draw: int, interval: Interval | None = None) -> Tensor:
@@ -59,9 +66,7 @@ def noise_is_drawn_anew_for_every_step(case: Case) -> None:
 
 def without_noise_it_is_its_ode_twin(case: Case, grid: SigmaGrid = IRREGULAR) -> None:
     """Without noise, a stochastic sampler equals the ODE sampler that it names, or Euler's method if it has order 1."""
-    subject = subject_of(case)
-    if not subject.stochastic:
-        raise NotApplicable("it draws no noise")
+    subject = stochastic(case)
     still = without_noise(subject)
     named = None if subject.sampler is None else subject.sampler.without_noise
     if named is None and still.order != 1:
@@ -85,9 +90,7 @@ def data_points_keep_their_noise_level(case: Case, grid: SigmaGrid | None = None
     Reference:
         The coefficients of a rectified flow, arXiv:2209.03003; their invariance at finite steps: Flow-CPS, arXiv:2509.05952.
     """
-    subject = subject_of(case)
-    if not subject.stochastic:
-        raise NotApplicable("it draws no noise")
+    subject = stochastic(case)
     if subject.sampler is not None:
         grid = grid or SigmaGrid([0.9, 0.7, 0.5, 0.3, 0.1, 1e-4])
         _asks_for_its_noise(subject.sampler, grid)
@@ -152,9 +155,7 @@ def variances_have_the_declared_weak_order(case: Case, steps: int = 64, toleranc
     Reference:
         Kloeden and Platen, Numerical Solution of Stochastic Differential Equations (1992), 9.7 (weak convergence).
     """
-    sampler = generator_of(case)
-    if not sampler.stochastic:
-        raise NotApplicable("it draws no noise")
+    sampler = generator_of(stochastic(case))
     if sampler.weak_order == 0:
         raise NotApplicable("it declares that its variances do not converge")
     _asks_for_its_noise(sampler, between(0.95, 0.05, steps))
