@@ -298,6 +298,7 @@ CASES: list[Case] = [
     *each(fs.load_solver, "path={v!r}: accepted is a path", (3, None, 1.5, [])),
     *[case for f in (fs.fit, fs.profile) for case in each(lambda v, f=f: f(v, X), "velocity={v!r}", (None, 3, "x"))],
     (lambda: fs.fit(lambda x, s: None, X), "velocity returned NoneType"),
+    (lambda: fs.fit(lambda x, s: 1j * x, X), "velocity returned torch.complex64: a velocity is real"),
     *options(fit, nfe=(True, 2.5), rounds=(-1, NAN), profile=(3, "x.safetensors", X)),
     *options(fit, "{o}={v!r}: accepted is True or False", validate=(None, 1, "a")),
     *[

@@ -263,6 +263,13 @@ def test_equal_nodes_amplify_without_limit_and_end_no_fit() -> None:
     assert fs.fit(flow.velocity, flow.noise(list(range(256))), 6, validate=False).nfe == 6  # its polishing tries equal nodes
 
 
+def test_a_fit_to_a_flow_that_does_not_move_ends() -> None:
+    """All its moments are 0, and so is what rounding leaves in them."""
+    x = torch.ones(8, 2, dtype=torch.float64)
+    solver = fs.fit(lambda x, sigma: 0 * x, x, nfe=2)
+    assert torch.equal(fs.sample(lambda x, sigma: 0 * x, x, solver), x)
+
+
 def test_a_fit_stays_below_the_limit_of_amplification(flow, measured, monkeypatch) -> None:
     free = fs.fit(flow.velocity, flow.noise(list(range(64))), 8, profile=measured, validate=False)
     assert free.fitted_to["amplification"] > 4

@@ -158,7 +158,7 @@ def test_the_draws_of_one_step_are_parts_of_one_brownian_path() -> None:
 @pytest.mark.parametrize(
     ("name", "chosen", "message"),
     [
-        ("dpmpp_2m_sde", {"eta": -1.0}, "eta=-1.0: the strength of the noise"),
+        ("dpmpp_2m_sde", {"eta": -1.0}, "eta=-1.0: accepted is a finite number, at least 0"),
         ("dpmpp_2m_sde", {"correction": "hein"}, "did you mean 'heun'"),
         ("seeds_2", {"r": 0.0}, "r=0.0: accepted is a finite number, above 0 and at most 1"),
         ("seeds_2", {"correction": "phi_3"}, "unknown correction 'phi_3'"),
@@ -169,7 +169,7 @@ def test_the_draws_of_one_step_are_parts_of_one_brownian_path() -> None:
         ("sa_solver", {"predictor_order": 5}, "predictor_order=5: one of"),
         ("sa_solver", {"low": 0.9, "high": 0.2}, "low <= high"),
         ("sa_solver", {"tau": math.inf}, "tau=inf: accepted is a finite number"),
-        ("dpmpp_2s_ancestral", {"eta": 1.5}, "a share from 0 to 1"),
+        ("dpmpp_2s_ancestral", {"eta": 1.5}, "eta=1.5: accepted is a finite number, at least 0 and at most 1"),
         ("dpmpp_2s_ancestral", {"base": "ab2"}, "needs a sampler without memory"),
         ("churn", {"base": "ab2"}, "without memory"),
         ("churn", {"churn": -1.0}, "churn=-1.0"),

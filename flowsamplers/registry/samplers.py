@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from flowsamplers._accepted import flag, text
 from flowsamplers._elsewhere import sampler_elsewhere
@@ -15,6 +15,15 @@ from flowsamplers.registry.specifications import options_of, parse_specification
 from flowsamplers.sampler import Claims, Sampler, SamplerLike, configuration
 
 __all__ = ["SAMPLERS", "SamplerInfo", "get_sampler", "list_samplers", "register", "sampler_info", "to_config"]
+
+
+_S = TypeVar("_S", bound=type[Sampler])
+_T = TypeVar("_T")
+
+
+def _claim(read: Callable[[Claims], _T]) -> _T:
+    """A property of `SamplerInfo` that reads one of its claims."""
+    return cast(_T, property(lambda info: read(info.claims), doc="See `Claims`."))
 
 
 @dataclass(frozen=True)
@@ -54,50 +63,24 @@ class SamplerInfo:
     def _sampler(self) -> Sampler:
         return self.factory(**self.presets.get(self.preset, {}))
 
-    @property
-    def order(self) -> int:
-        """Order of the global error on runs strictly inside (0, 1)."""
-        return self.claims.order
-
-    @property
-    def order_to_data(self) -> int:
-        """Order on complete runs, from sigma 1 to 0."""
-        return self.claims.order_to_data
-
-    @property
-    def literature(self) -> int:
-        """Order that the literature states."""
-        return self.claims.literature
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the sampler draws noise."""
-        return self.claims.stochastic
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether its model calls depend on the data."""
-        return self.claims.adaptive
-
-    @property
-    def keeps_marginals(self) -> bool:
-        """Whether the distribution at each sigma tends to the flow's as the steps shrink."""
-        return self.claims.keeps_marginals
-
-    @property
-    def keeps_noise_level(self) -> bool:
-        """Whether a step from a noised data point ends at that point with noise of the new level."""
-        return self.claims.keeps_noise_level
-
-    @property
-    def weak_order(self) -> int:
-        """Order of means over the results of a stochastic sampler; 0 if they do not converge."""
-        return self.claims.weak_order
-
-    @property
-    def strong_order(self) -> float:
-        """Order of each path of a stochastic sampler; 0 if paths do not converge."""
-        return self.claims.strong_order
+    order = _claim(lambda claims: claims.order)
+    """Order of the global error on runs strictly inside (0, 1)."""
+    order_to_data = _claim(lambda claims: claims.order_to_data)
+    """Order on complete runs, from sigma 1 to 0."""
+    literature = _claim(lambda claims: claims.literature)
+    """Order that the literature states."""
+    stochastic = _claim(lambda claims: claims.stochastic)
+    """Whether the sampler draws noise."""
+    adaptive = _claim(lambda claims: claims.adaptive)
+    """Whether its model calls depend on the data."""
+    keeps_marginals = _claim(lambda claims: claims.keeps_marginals)
+    """Whether the distribution at each sigma tends to the flow's as the steps shrink."""
+    keeps_noise_level = _claim(lambda claims: claims.keeps_noise_level)
+    """Whether a step from a noised data point ends at that point with noise of the new level."""
+    weak_order = _claim(lambda claims: claims.weak_order)
+    """Order of means over the results of a stochastic sampler; 0 if they do not converge."""
+    strong_order = _claim(lambda claims: claims.strong_order)
+    """Order of each path of a stochastic sampler; 0 if paths do not converge."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,9 +99,6 @@ class SamplerInfo:
     def summary(self) -> str:
         """The first line of the sampler's docstring."""
         return (self.factory.__doc__ or "").strip().split("\n")[0]
-
-
-_S = TypeVar("_S", bound=type[Sampler])
 
 
 def register(

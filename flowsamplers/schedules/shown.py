@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,28 +50,30 @@ class ScheduleTable:
 
     def lines(self) -> list[str]:
         """Format for the terminal, in at most 80 columns."""
-        head = [f"steps {self.steps}   tokens {self.tokens}   mu {self.mu!r}"]
-        columns = f"{'i':>3}{'base sigma':>14}{'sigma':>14}{'timestep':>14}{'dt':>14}"
-        rows = [
-            f"{i:>3}{base:>14.7f}{sigma:>14.7f}{time:>14.4f}{dt:>14.7f}"
-            for i, (base, sigma, time, dt) in enumerate(zip(self.base, self.sigmas[:-1], self.timesteps, self.dt, strict=True))
-        ]
-        end = f"{self.steps:>3}{'':>14}{self.sigmas[-1]:>14.7f}{'sum of dt':>14}{self.sum:>14.7f}"
-        return [*head, columns, *rows, end]
+        head = f"steps {self.steps}   tokens {self.tokens}   mu {self.mu!r}"
+        return [head, *grid_lines(SigmaGrid(self.sigmas), self.base)]
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-def grid_lines(grid: SigmaGrid) -> list[str]:
+def grid_lines(grid: SigmaGrid, base: Sequence[float] | None = None) -> list[str]:
     """Format the numbers of any schedule for the terminal.
+
+    Args:
+        grid: the schedule.
+        base: sigmas before the shift, for one more column.
 
     Examples:
         >>> print(grid_lines(SigmaGrid([1.0, 0.0]))[1])
           0     1.0000000     1000.0000    -1.0000000
     """
-    lines = [f"{'i':>3}{'sigma':>14}{'timestep':>14}{'dt':>14}"]
-    for i, (s, t, h) in enumerate(zip(grid.sigmas[:-1], grid.timesteps, grid.dt, strict=True)):
-        lines.append(f"{i:>3}{s:>14.7f}{t:>14.4f}{h:>14.7f}")
-    return [*lines, f"{grid.steps:>3}{grid.end:>14.7f}{'sum of dt':>14}{sum(grid.dt):>14.7f}"]
+    texts = [""] * (grid.steps + 2) if base is None else ["base sigma", *(f"{b:.7f}" for b in base), ""]
+    first, *before, last = [text if base is None else f"{text:>14}" for text in texts]
+    rows = zip(before, grid.sigmas[:-1], grid.timesteps, grid.dt, strict=True)
+    return [
+        f"{'i':>3}{first}{'sigma':>14}{'timestep':>14}{'dt':>14}",
+        *(f"{i:>3}{b}{s:>14.7f}{t:>14.4f}{h:>14.7f}" for i, (b, s, t, h) in enumerate(rows)),
+        f"{grid.steps:>3}{last}{grid.end:>14.7f}{'sum of dt':>14}{sum(grid.dt):>14.7f}",
+    ]
