@@ -79,17 +79,6 @@ def test_step_with_a_generator_is_stock_bit_for_bit(dtype, stochastic) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_per_token_timesteps_are_stock(dtype) -> None:
-    x, v = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
-    times = torch.tensor([[1000.0, 800.0, 300.0, 300.0], [550.0, 800.0, 100.0, 40.0]], dtype=dtype)
-    outs = []
-    for scheduler in (FlowMatchEulerDiscreteScheduler(), FlowSamplerScheduler(carry="model")):
-        scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.55, 0.3, 0.1])
-        outs.append(scheduler.step(v, scheduler.timesteps[0], x, per_token_timesteps=times).prev_sample)
-    assert torch.equal(*outs)
-
-
 def test_scale_noise_is_stock() -> None:
     x, n = torch.randn(2, 4), torch.randn(2, 4)
     for begin in (None, 2):

@@ -12,11 +12,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor
 
 pytest.importorskip("diffusers")
-import diffusers
 from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
@@ -370,31 +368,6 @@ def test_a_schedule_that_was_scaled_is_followed(name) -> None:
 
 
 # Generators and indices
-
-
-@pytest.mark.parametrize("name", ["lcm", "euler_ancestral", "euler_sde", "dpmpp_2m_sde"])
-def test_the_generator_of_each_call_is_the_one_that_draws(name) -> None:
-    def end(generators) -> Tensor:
-        scheduler, x = FlowSamplerScheduler(sampler=name), X1
-        scheduler.set_timesteps(sigmas=NODES)
-        for t, g in zip(scheduler.timesteps, generators, strict=False):
-            x = scheduler.step(field(x, t), t, x, generator=g, return_dict=False)[0]
-        return x
-
-    def new(seed: int) -> torch.Generator:
-        return torch.Generator().manual_seed(seed)
-
-    one = new(0)
-    calls = len(begun(name).timesteps)
-    same, other = end([one] * calls), end([new(0), *[new(9)] * (calls - 1)])
-    assert torch.equal(same, end([(g := new(0)), *[g] * (calls - 1)]))
-    assert not torch.equal(same, other)
-    if name == "lcm" and Version(diffusers.__version__) >= Version("0.39"):  # before, stock ignores the generator
-        stock, x = FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), X1
-        stock.set_timesteps(sigmas=NODES)
-        for i, t in enumerate(stock.timesteps):
-            x = stock.step(field(x, t), t, x, generator=new(i), return_dict=False)[0]
-        assert torch.allclose(end([new(i) for i in range(4)]), x, atol=1e-5)
 
 
 @every_fixed_sampler
