@@ -44,8 +44,11 @@ FAMILIES = {
     "sa_solver": "Stochastic predictor and corrector",
 }
 TOGETHER = {
-    "runge_kutta": ("Euler, Runge-Kutta and adaptive", ("euler", "runge_kutta", "implicit", "adaptive", "compat")),
-    "exponential": ("Exponential methods and UniPC", ("exponential", "unipc", "exponential_rk")),
+    "runge_kutta": (
+        "Euler, Runge-Kutta and other one-step methods",
+        ("euler", "runge_kutta", "exponential_rk", "implicit", "adaptive", "compat"),
+    ),
+    "multistep": ("Multistep methods: Adams, exponential, UniPC", ("multistep", "exponential", "unipc")),
     "stochastic": ("Stochastic samplers", ("stochastic", "exponential_sde", "exponential_rk_sde", "sa_solver")),
 }
 """Families that share a page; every other has one of its own."""
