@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flowsamplers.cli.models import model_options, open_flow, progress, settle_threads
+from flowsamplers.cli.models import LOADING, model_options, open_flow, progress, settle_threads
 from flowsamplers.cli.types import BUDGET, ENGINE, SAMPLER, SEED, SHIFT, Command, CommandWithOthers, Place, Several
 
 if TYPE_CHECKING:
@@ -110,26 +110,14 @@ def study(
 
 def _check_preset(ctx: click.Context, preset: str) -> None:
     """Refuse options that a preset decides itself, and several prompts or seeds."""
-    decided = {
-        "samplers",
-        "nfe",
-        "schedule",
-        "mu",
-        "metrics",
-        "max_batch",
-        "references",
-        "dry_run",
-        "budget",
-        "engine",
-        "as_rows",
-    }
-    for name in ctx.params:
+    free = {*LOADING, "model", "size", "prompts", "seeds", "out", "preset", "quiet"}
+    for name, value in ctx.params.items():
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
             continue
-        if name in decided:
+        if name not in free:
             raise ValueError(f"{name}: the preset {preset} has no such option")
-        if name in ("prompts", "seeds") and len(ctx.params[name]) > 1:
-            raise ValueError(f"{name}={list(ctx.params[name])}: the preset {preset} takes one")
+        if name in ("prompts", "seeds") and len(value) > 1:
+            raise ValueError(f"{name}={list(value)}: the preset {preset} takes one")
 
 
 @study.command("diff")

@@ -260,7 +260,6 @@ class Study:
     def settings(self) -> dict[str, Any]:
         """The settings that define the study, as JSON values; settings of the computation are not among them."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("max_batch", "flow", "shape")}
-        values |= {"schedule_options": dict(self.schedule_options), "flow_options": dict(self.flow_options)}
         values["samplers"] = [to_config(s) for s in self.methods]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 

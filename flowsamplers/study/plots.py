@@ -320,20 +320,11 @@ def _labels_at_ends(axes: Any) -> None:
     sizes = [(1 + line.get_label().count(" ")) * 12.5 / height for line in lines]
     ends = [line.get_ydata()[-1] for line in lines]
     wanted = [math.log(y / bottom) / span if 0 < y < math.inf else 0.0 for y in ends]
-    for line, at in zip(lines, _apart(wanted, sizes), strict=True):
-        color = line.get_color()
-        axes.annotate(
-            line.get_label().replace(" ", "\n"),
-            (line.get_xdata()[-1], line.get_ydata()[-1]),
-            xytext=(1.03, at),
-            textcoords="axes fraction",
-            color=color,
-            fontsize=9.5,
-            fontweight="bold",
-            va="center",
-            linespacing=1.0,
-            arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.5, "linewidth": 0.8, "relpos": (0, 0.5)},
-        )
+    for line, y, at in zip(lines, ends, _apart(wanted, sizes), strict=True):
+        text, x, color = line.get_label().replace(" ", "\n"), line.get_xdata()[-1], line.get_color()
+        bold = {"color": color, "fontsize": 9.5, "fontweight": "bold", "va": "center", "linespacing": 1.0}
+        arrow = {"arrowstyle": "-", "color": color, "alpha": 0.5, "linewidth": 0.8, "relpos": (0, 0.5)}
+        axes.annotate(text, (x, y), (1.03, at), textcoords="axes fraction", arrowprops=arrow, **bold)
 
 
 def _apart(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
