@@ -68,44 +68,9 @@ def test_every_sampler_keeps_every_law(name: str) -> None:
 TOOL = tool("build_differences")
 
 
-@pytest.fixture(scope="module")
-def stock() -> dict[str, dict[str, str]]:
-    return {name: TOOL.verdicts(make) for name, make in TOOL.SCHEDULERS.items()}
-
-
-def test_the_known_defects_of_stock_are_found(stock: dict[str, dict[str, str]]) -> None:
-    """If one of these is mended in diffusers, this says so; the numbers are its issues."""
-    broken = {
-        ("FlowMatchEuler", "the_dt_applied_sum_to_minus_1"),
-        ("FlowMatchEuler", "one_step_is_finite"),  # 14411
-        ("FlowMatchEuler", "options_of_step_are_honoured_or_refused"),  # 14353
-        ("FlowMatchEuler", "a_rounded_time_finds_its_step"),  # 11749
-        ("FlowMatchEuler, stochastic_sampling", "results_do_not_depend_on_the_global_generator"),
-        ("FlowMatchHeun", "takes_the_pipelines_call"),  # 9607
-        ("UniPCMultistep", "times_are_not_rounded"),
-        ("UniPCMultistep", "the_sigmas_given_are_used"),
-        ("DPMSolverMultistep", "times_are_not_rounded"),
-        ("DPMSolverMultistep", "it_starts_at_pure_noise"),
-        ("DEISMultistep", "the_last_sigma_is_0"),
-        ("SASolver", "the_last_sigma_is_0"),
-        ("SASolver", "takes_the_pipelines_call"),
-    }
-    for name, law in broken:
-        assert stock[name][law] == "breaks", (name, law, stock[name][law])
-    assert stock["LTXEulerAncestralRF"]["takes_the_pipelines_call"] != "holds"
-
-
-def test_what_is_right_in_stock_passes(stock: dict[str, dict[str, str]]) -> None:
-    for law in ("takes_the_pipelines_call", "the_sigmas_given_are_used", "it_starts_at_pure_noise", "the_last_sigma_is_0",
-                "times_are_not_rounded", "order_is_at_least_1_and_errors_fall", "runs_repeat_and_copies_agree"):  # fmt: skip
-        assert stock["FlowMatchEuler"][law] == "holds", law
-    for name in ("UniPCMultistep", "DPMSolverMultistep"):
-        assert stock[name]["the_last_sigma_is_0"] == "holds"
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what stock does with numpy
 def test_the_page_is_what_the_tool_writes() -> None:
-    """In every supported version of diffusers: none has mended a defect of another."""
+    """It lists the laws that stock's schedulers break, in every supported version of diffusers: none has mended a defect of another."""
     page = (ROOT / "docs" / "reference" / "differences.md").read_text()
     found, expected = (
         TOOL.page(),
