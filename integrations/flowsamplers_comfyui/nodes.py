@@ -122,17 +122,27 @@ def with_velocity(
     return found[0]
 
 
-def schema(node_id: str, name: str, description: str, inputs: list[Any], outputs: list[Any], **more: Any) -> Any:
-    """The schema of a node of this package."""
-    return io.Schema(
-        node_id=node_id,
-        display_name=name,
-        category=CATEGORY,
-        description=description,
-        inputs=inputs,
-        outputs=outputs,
-        **more,
-    )
+class Node(io.ComfyNode):
+    """Base: the schema of a node from class attributes; its description is the docstring."""
+
+    node_id: str
+    display_name: str
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    is_output_node = False
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """Return the schema."""
+        return io.Schema(
+            node_id=cls.node_id,
+            display_name=cls.display_name,
+            category=CATEGORY,
+            description=cls.__doc__,
+            inputs=list(cls.inputs),
+            outputs=list(cls.outputs),
+            is_output_node=cls.is_output_node,
+        )
 
 
 def model_inputs() -> list[Any]:
@@ -147,30 +157,23 @@ def model_inputs() -> list[Any]:
     ]
 
 
-class FlowSampler(io.ComfyNode):
-    """Node: a sampler of this library as SAMPLER."""
+class FlowSampler(Node):
+    """A sampler for rectified flows. Its noise, if any, depends on the image and not on the batch."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """The inputs and outputs."""
-        return schema(
-            "FlowSampler",
-            "Flow Sampler",
-            "A sampler for rectified flows. Its noise, if any, depends on the image and not on the batch.",
-            [
-                io.Combo.Input("sampler", options=sampler_menu(), default="euler / euler", tooltip="Family / name."),
-                io.Combo.Input(
-                    "last_step", options=[host.AUTO, host.OWN, *host.ENDS, "ralston", "gauss_legendre2"], default=host.AUTO,
-                    tooltip="auto: the sampler's own last step. If that needs the model at sigma 0: the cheapest one that keeps the order.",
-                ),
-                io.String.Input("options", default="", multiline=False, tooltip='JSON, such as {"eta": 0.5}.'),
-                io.Int.Input(
-                    "noise_seed", default=-1, min=-1, max=0x7FFFFFFFFFFFFFFF,
-                    tooltip="Seed of a stochastic sampler's noise; -1 uses the seed of the run.",
-                ),
-            ],
-            [io.Sampler.Output()],
-        )  # fmt: skip
+    node_id, display_name = "FlowSampler", "Flow Sampler"
+    inputs = (
+        io.Combo.Input("sampler", options=sampler_menu(), default="euler / euler", tooltip="Family / name."),
+        io.Combo.Input(
+            "last_step", options=[host.AUTO, host.OWN, *host.ENDS, "ralston", "gauss_legendre2"], default=host.AUTO,
+            tooltip="auto: the sampler's own last step. If that needs the model at sigma 0: the cheapest one that keeps the order.",
+        ),
+        io.String.Input("options", default="", multiline=False, tooltip='JSON, such as {"eta": 0.5}.'),
+        io.Int.Input(
+            "noise_seed", default=-1, min=-1, max=0x7FFFFFFFFFFFFFFF,
+            tooltip="Seed of a stochastic sampler's noise; -1 uses the seed of the run.",
+        ),
+    )  # fmt: skip
+    outputs = (io.Sampler.Output(),)
 
     @classmethod
     def validate_inputs(cls, sampler: str, options: str) -> bool | str:
@@ -190,36 +193,29 @@ def comfy_sampler(method: fs.Sampler, last: str, noise_seed: int | None = None) 
     return comfy.samplers.KSAMPLER(host.flow_sampler, {"sampler": method, "last": last, "noise_seed": noise_seed})
 
 
-class FlowSchedule(io.ComfyNode):
-    """Node: a schedule of this library as SIGMAS."""
+class FlowSchedule(Node):
+    """Sigmas for a number of steps, or for a number of model calls of the connected sampler."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """The inputs and outputs."""
-        return schema(
-            "FlowSchedule",
-            "Flow Schedule",
-            "Sigmas for a number of steps, or for a number of model calls of the connected sampler.",
-            [
-                io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
-                io.Int.Input("count", default=8, min=1, max=10000),
-                io.Combo.Input("count_is", options=["steps", "model calls"], default="steps", tooltip="model calls: connect the sampler."),
-                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="The last steps of a finer schedule."),
-                io.Float.Input("start", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Begin at this sigma."),
-                io.Combo.Input(
-                    "shift", options=[schedules.SCHEDULE_SHIFT, schedules.MODEL_SHIFT], default=schedules.SCHEDULE_SHIFT,
-                    tooltip="schedule: shift from the options and the size. model: shift of the connected model.",
-                ),
-                io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Pixels; a latent overrides it."),
-                io.Int.Input("height", default=1024, min=16, max=16384, step=8),
-                io.String.Input("options", default="", tooltip='JSON, such as {"shift": 3.0}.'),
-                io.String.Input("edits", default="", tooltip='JSON, applied in order: {"split_last": 2}.'),
-                io.Model.Input("model", optional=True),
-                io.Sampler.Input("sampler", optional=True),
-                io.Latent.Input("latent", optional=True),
-            ],
-            [io.Sigmas.Output(), io.String.Output(display_name="numbers")],
-        )  # fmt: skip
+    node_id, display_name = "FlowSchedule", "Flow Schedule"
+    inputs = (
+        io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
+        io.Int.Input("count", default=8, min=1, max=10000),
+        io.Combo.Input("count_is", options=["steps", "model calls"], default="steps", tooltip="model calls: connect the sampler."),
+        io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="The last steps of a finer schedule."),
+        io.Float.Input("start", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Begin at this sigma."),
+        io.Combo.Input(
+            "shift", options=[schedules.SCHEDULE_SHIFT, schedules.MODEL_SHIFT], default=schedules.SCHEDULE_SHIFT,
+            tooltip="schedule: shift from the options and the size. model: shift of the connected model.",
+        ),
+        io.Int.Input("width", default=1024, min=16, max=16384, step=8, tooltip="Pixels; a latent overrides it."),
+        io.Int.Input("height", default=1024, min=16, max=16384, step=8),
+        io.String.Input("options", default="", tooltip='JSON, such as {"shift": 3.0}.'),
+        io.String.Input("edits", default="", tooltip='JSON, applied in order: {"split_last": 2}.'),
+        io.Model.Input("model", optional=True),
+        io.Sampler.Input("sampler", optional=True),
+        io.Latent.Input("latent", optional=True),
+    )  # fmt: skip
+    outputs = (io.Sigmas.Output(), io.String.Output(display_name="numbers"))
 
     @classmethod
     def validate_inputs(cls, options: str, edits: str) -> bool | str:
@@ -262,19 +258,12 @@ def numbers(sigmas: Tensor, of: dict[str, Any]) -> str:
     return f"{what}\n{listed}"
 
 
-class FlowInspect(io.ComfyNode):
-    """Node: sample, and record every model call."""
+class FlowInspect(Node):
+    """Sample, and record sigma, dt and the root mean squares of x and of the velocity at every model call."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """The inputs and outputs."""
-        return schema(
-            "FlowInspect",
-            "Flow Inspect",
-            "Sample, and record sigma, dt and the root mean squares of x and of the velocity at every model call.",
-            [*model_inputs(), io.Sampler.Input("sampler"), io.Sigmas.Input("sigmas")],
-            [io.Latent.Output(), io.String.Output(display_name="table"), io.Image.Output(display_name="plot")],
-        )
+    node_id, display_name = "FlowInspect", "Flow Inspect"
+    inputs = (*model_inputs(), io.Sampler.Input("sampler"), io.Sigmas.Input("sigmas"))
+    outputs = (io.Latent.Output(), io.String.Output(display_name="table"), io.Image.Output(display_name="plot"))
 
     @classmethod
     def execute(cls, sampler: Any, sigmas: Tensor, **given: Any) -> Any:
@@ -298,27 +287,24 @@ def finished(model: Any, latent: Any, x: Tensor, end: float = 0.0) -> dict[str, 
     return {**kept, "samples": samples.to(comfy.model_management.intermediate_device())}
 
 
-class FlowStudy(io.ComfyNode):
-    """Node: measure error against model calls, for the connected model and conditioning."""
+class FlowStudy(Node):
+    """Compare samplers at equal numbers of model calls with an accurate reference, whose own error is shown."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """The inputs and outputs."""
-        return schema(
-            "FlowStudy",
-            "Flow Study",
-            "Compare samplers at equal numbers of model calls with an accurate reference, whose own error is shown.",
-            [
-                *model_inputs(),
-                io.Vae.Input("vae"),
-                io.String.Input("samplers", default="euler, heun, ab2, dpmpp_2m"),
-                io.String.Input("calls", default="4, 8, 16"),
-                io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
-                io.Int.Input("budget", default=400, min=60, max=100000, tooltip="Largest number of model calls, including the reference."),
-            ],
-            [io.Image.Output(display_name="plot"), io.Image.Output(display_name="grid"), io.String.Output(display_name="result")],
-            is_output_node=True,
-        )  # fmt: skip
+    node_id, display_name = "FlowStudy", "Flow Study"
+    inputs = (
+        *model_inputs(),
+        io.Vae.Input("vae"),
+        io.String.Input("samplers", default="euler, heun, ab2, dpmpp_2m"),
+        io.String.Input("calls", default="4, 8, 16"),
+        io.Combo.Input("schedule", options=schedule_menu(), default="diffusers / flux2"),
+        io.Int.Input("budget", default=400, min=60, max=100000, tooltip="Largest number of model calls, including the reference."),
+    )  # fmt: skip
+    outputs = (
+        io.Image.Output(display_name="plot"),
+        io.Image.Output(display_name="grid"),
+        io.String.Output(display_name="result"),
+    )
+    is_output_node = True
 
     @classmethod
     def validate_inputs(cls, samplers: str, calls: str, schedule: str, budget: int) -> bool | str:
@@ -351,19 +337,12 @@ def planned(samplers: str, calls: str, schedule: str, budget: int, tokens: int) 
     return work.plan(names, counts, lambda steps: fs.get_schedule(name, steps, **options), budget)
 
 
-class FittedSolver(io.ComfyNode):
-    """Node: a fitted solver from its file, as SAMPLER and SIGMAS."""
+class FittedSolver(Node):
+    """A solver from a file of the command flowsamplers fit or the node Fit. Use its sampler and its sigmas together."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """The inputs and outputs."""
-        return schema(
-            "FlowFittedSolver",
-            "Fitted Solver",
-            "A solver from a file of the command flowsamplers fit or the node Fit. Use its sampler and its sigmas together.",
-            [io.String.Input("path", default="", tooltip="The JSON file of the solver.")],
-            [io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
-        )
+    node_id, display_name = "FlowFittedSolver", "Fitted Solver"
+    inputs = (io.String.Input("path", default="", tooltip="The JSON file of the solver."),)
+    outputs = (io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about"))
 
     @classmethod
     def validate_inputs(cls, path: str) -> bool | str:
@@ -389,25 +368,18 @@ def solver_outputs(solver: fs.Solver) -> tuple[Any, Tensor, str]:
     return comfy_sampler(solver.sampler, host.OWN), torch.tensor(solver.grid.sigmas, dtype=torch.float32), about
 
 
-class FlowFit(io.ComfyNode):
-    """Node: fit a solver to the connected model and conditioning."""
+class FlowFit(Node):
+    """Fit the sigmas and weights of a solver to this model. The latent's batch gives the starts; use some dozens."""
 
-    @classmethod
-    def define_schema(cls) -> Any:
-        """The inputs and outputs."""
-        return schema(
-            "FlowFit",
-            "Fit",
-            "Fit the sigmas and weights of a solver to this model. The latent's batch gives the starts; use some dozens.",
-            [
-                *model_inputs(),
-                io.Int.Input("calls", default=8, min=1, max=100, tooltip="Model calls of the solver."),
-                io.Int.Input("rounds", default=0, min=0, max=10, tooltip="Gauss-Newton rounds; 0 uses only the profile."),
-                io.Int.Input("max_batch", default=8, min=1, max=4096, tooltip="Images in one model call."),
-                io.String.Input("path", default="solver.json", tooltip="JSON file for the solver."),
-            ],
-            [io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about")],
-        )
+    node_id, display_name = "FlowFit", "Fit"
+    inputs = (
+        *model_inputs(),
+        io.Int.Input("calls", default=8, min=1, max=100, tooltip="Model calls of the solver."),
+        io.Int.Input("rounds", default=0, min=0, max=10, tooltip="Gauss-Newton rounds; 0 uses only the profile."),
+        io.Int.Input("max_batch", default=8, min=1, max=4096, tooltip="Images in one model call."),
+        io.String.Input("path", default="solver.json", tooltip="JSON file for the solver."),
+    )
+    outputs = (io.Sampler.Output(), io.Sigmas.Output(), io.String.Output(display_name="about"))
 
     @classmethod
     def execute(cls, calls: int, rounds: int, max_batch: int, path: str, **given: Any) -> Any:
