@@ -180,10 +180,10 @@ def options_of_step_are_honoured_or_refused(make: Factory) -> None:
         raise NotApplicable("its step has no s_churn")
     x1 = torch.ones(1, 4, 8)
     with seeded():
-        plain = run(scheduler, smooth_like, x1)
+        plain = run(scheduler, smooth, x1)
     try:
         with seeded():
-            churned = run(begin(make), smooth_like, x1, s_churn=1.0)
+            churned = run(begin(make), smooth, x1, s_churn=1.0)
     except (ValueError, NotImplementedError):
         return
     assert not torch.equal(plain, churned), "s_churn=1.0 is accepted and ignored"
@@ -211,7 +211,7 @@ def results_do_not_depend_on_the_global_generator(make: Factory) -> None:
     outs: list[Tensor] = []
     for seed in (1, 2):
         with seeded(seed):
-            outs.append(run(begin(make), smooth_like, x1))
+            outs.append(run(begin(make), smooth, x1))
     assert torch.equal(*outs), "noise comes from the global generator"
 
 
@@ -219,12 +219,12 @@ def runs_repeat_and_copies_agree(make: Factory) -> None:
     """A scheduler that is set up twice gives the same result twice. A deepcopy between two calls continues as the original does."""
     x, scheduler = torch.ones(1, 4, 8), begin(make)
     with seeded():
-        first = run(scheduler, smooth_like, x)
+        first = run(scheduler, smooth, x)
     with seeded():
         again = begin(lambda **_: scheduler)
         for t in again.timesteps:
             again = copy.deepcopy(again)
-            x = call(again, smooth_like, x, t)
+            x = call(again, smooth, x, t)
     assert torch.equal(first, x), "a second run, copied between its calls, differs"
 
 
@@ -232,15 +232,15 @@ def another_number_of_rows_is_another_run(make: Factory) -> None:
     """If a callback keeps one image of three, the run continues with that image as a new run would, without the old rows."""
     scheduler, x1 = begin(make), torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     half = len(scheduler.timesteps) // 2
-    x = run(scheduler, smooth_like, x1, slice(half))[[2]]
+    x = run(scheduler, smooth, x1, slice(half))[[2]]
     anew = begin(make)
     if not hasattr(anew, "set_begin_index"):
         raise NotApplicable("it does not begin inside its schedule")
     anew.set_begin_index(half)
     with seeded():
-        out = run(scheduler, smooth_like, x, slice(half, None))
+        out = run(scheduler, smooth, x, slice(half, None))
     with seeded():
-        expected = run(anew, smooth_like, x, slice(half, None))
+        expected = run(anew, smooth, x, slice(half, None))
     assert out.shape == x.shape, f"one row of three comes back as {tuple(out.shape)}"
     assert torch.allclose(out, expected, rtol=0, atol=1e-5), "the run of one row of three is not the run that begins with it"
 
@@ -274,7 +274,7 @@ def tensors_belong_to_who_made_them(make: Factory) -> None:
         scheduler, x, out = begin(make), torch.ones(1, 4, 8), torch.empty(1, 4, 8)
 
         def network(x: Tensor, sigma: Tensor) -> Tensor:
-            return out.copy_(smooth_like(x, sigma)) if buffers else smooth_like(x, sigma)
+            return out.copy_(smooth(x, sigma)) if buffers else smooth(x, sigma)
 
         with seeded():
             for i, t in enumerate(scheduler.timesteps):
@@ -311,7 +311,7 @@ def noise_comes_from_the_generator_of_each_call(make: Factory) -> None:
         made, x = begin(make), x1
         half = len(made.timesteps) // 2
         for part, g in zip((slice(half), slice(half, None)), generators, strict=True):
-            x = run(made, smooth_like, x, part, generator=g)
+            x = run(made, smooth, x, part, generator=g)
         return x
 
     state = torch.get_rng_state()
@@ -334,8 +334,8 @@ def a_cut_sample_cuts_the_graph(make: Factory) -> None:
         with seeded():
             *times, end = scheduler.timesteps
             for t in times:
-                x = call(scheduler, lambda x, sigma: early * smooth_like(x, sigma), x, t).detach()
-            return call(scheduler, lambda x, sigma: last * smooth_like(x, sigma), x, end).double().sum()
+                x = call(scheduler, lambda x, sigma: early * smooth(x, sigma), x, t).detach()
+            return call(scheduler, lambda x, sigma: last * smooth(x, sigma), x, end).double().sum()
 
     last, early = torch.ones((), requires_grad=True), torch.ones((), requires_grad=True)
     here, before = torch.autograd.grad(ends(last, early), (last, early), allow_unused=True)
@@ -349,7 +349,7 @@ def a_cut_sample_cuts_the_graph(make: Factory) -> None:
 def nothing_is_held_after_the_last_call(make: Factory) -> None:
     """After the last call, the scheduler holds no tensor of the size of the latents."""
     scheduler, x1 = begin(make), torch.ones(3, 5, 7)
-    run(scheduler, smooth_like, x1)
+    run(scheduler, smooth, x1)
     held, seen, level = list[str](), set[int](), [scheduler.__dict__]
     for _ in range(6):
         level = [
@@ -418,11 +418,6 @@ class DiffusersSchedulerConformance:
         if self.stochastic:
             pytest.skip("it draws noise")
         the_dt_applied_sum_to_minus_1(factory, dtype)
-
-
-def smooth_like(x: Tensor, sigma: Tensor) -> Tensor:
-    """Compute the nonlinear velocity field of the laws, in the dtype of x."""
-    return smooth(x, sigma.to(x))
 
 
 def _uniform(steps: int) -> list[float]:

@@ -34,7 +34,7 @@ def indices(times: Any, entries: Tensor, calls: Sequence[Evaluation], train: int
         [1, 2]
     """
     places = [_place(t, entries) for t in times]
-    if None not in places:
+    if None not in places:  # without a wait for the device
         return [place for place in places if place is not None]
     listed = entries.tolist()
     first: dict[float, int] = {}
@@ -43,8 +43,8 @@ def indices(times: Any, entries: Tensor, calls: Sequence[Evaluation], train: int
         if t not in first or (begins and first[t] > 0 and calls[first[t]].stage > 0):
             first[t] = i
     values: list[float] = times.tolist() if isinstance(times, Tensor) else [float(t) for t in times]
-    found = {t: _nearest(t, first, train) for t in {*values}}
-    return [first[found[t]] for t in values]
+    both = zip(values, places, strict=True)
+    return [first[_nearest(t, first, train)] if place is None else place for t, place in both]
 
 
 def place_of_slice(part: list[float], whole: list[float]) -> int | None:
