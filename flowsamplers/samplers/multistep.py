@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from flowsamplers._accepted import one_of
 from flowsamplers.registry import register
 from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator
 from flowsamplers.samplers.interpolation import PREDICTIONS, moments, polynomial_weights, positions
-from flowsamplers.samplers.policies import LastStep, Multistep
+from flowsamplers.samplers.policies import LastStep, Multistep, with_first_velocity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["DEIS", "IPNDM", "Adams", "AdamsBashforth2", "AdamsBashforth3", "AdamsBashforth4", "FireFlow", "GradientEstimation"]
+
+
+Memory: TypeAlias = "tuple[tuple[float, Tensor], ...]"
+"""Sigmas and predictions, the newest first."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class LinearMultistep(Multistep):
 
     $$ x' = x + h\,v + \sum_j w_j\,(P_j - P) $$
 
-    A subclass gives the prediction and the weights.
+    A subclass gives the prediction and the weights. It may correct the end of a step with the evaluation that the next step needs anyway.
     """
 
     prediction: ClassVar[str] = "velocity"
@@ -38,21 +42,49 @@ class LinearMultistep(Multistep):
         """Take the step for a constant prediction: Euler's."""
         return x + at.h * v
 
-    def advance(self, x: Tensor, at: Step, state: State) -> StepGenerator:
+    def reach(self, at: Step, index: int) -> int:
+        """Return how many earlier predictions the step with this index may use."""
+        return self.memory
+
+    @property
+    def kept(self) -> int:
+        """Number of predictions that a step remembers."""
+        return self.memory - 1
+
+    def correcting_offset(self, memory: Memory, at: Step, new: Tensor) -> Tensor | None:
+        """Return the corrected minus the predicted end of the step that ended at ``at.s0``, for methods with a corrector."""
+        return None
+
+    @property
+    def evaluates_again(self) -> bool:
+        """Whether the corrected point is evaluated too (PECE)."""
+        return False
+
+    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
         """See `Sampler.step`."""
         v = yield Evaluate(x, at.s0)
         p = PREDICTIONS[self.prediction](x, v, at.s0)
-        weights = self.weights(at.s0, at.s1, tuple(s for s, _ in state or ()))
-        return combined(self.constant(x, v, at), weights, state or (), p), self.remember(state, x, v, at)
-
-    def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
-        """Add the newest prediction, with its sigma, in front."""
-        p = PREDICTIONS[self.prediction](x, v, at.s0)
-        return ((at.s0, p), *(state or ()))[: self.memory - 1]
+        memory, predicted = state or ((), False)
+        offset = self.correcting_offset(memory, at, p) if predicted else None
+        if offset is not None:
+            x, v = x + offset, v + offset / at.s0  # the prediction, not the velocity, is that of the corrected point
+            if self.evaluates_again:
+                v = yield Evaluate(x, at.s0)
+                p = PREDICTIONS[self.prediction](x, v, at.s0)
+        other = self.other(at)
+        if other is not None:
+            end, _ = yield from with_first_velocity(other.step(x, at, other.init(x)), v)
+        else:
+            past = tuple(s for s, _ in memory)[: self.reach(at, at.index)]
+            end = combined(self.constant(x, v, at), self.weights(at.s0, at.s1, past), memory, p)
+        return end, (((at.s0, p), *memory)[: self.kept], other is None)
 
     def translate(self, state: State, by: Tensor) -> State:
         """See `Sampler.translate`: predictions of data and of noise are places."""
-        return state if self.prediction == "velocity" else tuple((s, p + by) for s, p in state or ())
+        if state is None or self.prediction == "velocity":
+            return state
+        memory, predicted = state
+        return tuple((s, p + by) for s, p in memory), predicted
 
 
 def combined(x: Tensor, weights: Sequence[float], past: Sequence[tuple[float, Tensor]], p: Tensor) -> Tensor:

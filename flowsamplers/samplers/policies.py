@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from flowsamplers.registry import get_sampler
-from flowsamplers.sampler import Evaluate, Running, Sampler, SamplerLike, State, Step, StepGenerator
+from flowsamplers.sampler import Running, Sampler, SamplerLike, State, Step, StepGenerator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,19 +95,6 @@ class Multistep(LastStep):
         """See `LastStep.other`."""
         starting = self.startup != RAMP and at.index < max(1, self.memory - 2) and not at.last
         return get_sampler(self.startup) if starting else super().other(at)
-
-    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        other = self.other(at)
-        if other is None:
-            return (yield from self.advance(x, at, state))
-        v = yield Evaluate(x, at.s0)
-        end, _ = yield from with_first_velocity(other.step(x, at, other.init(x)), v)
-        return end, self.remember(state, x, v, at)
-
-    def remember(self, state: State, x: Tensor, v: Tensor, at: Step) -> State:
-        """Return the state after a step that began at ``x`` with velocity ``v``."""
-        raise NotImplementedError
 
 
 def with_first_velocity(work: StepGenerator, v: Tensor) -> StepGenerator:

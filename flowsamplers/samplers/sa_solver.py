@@ -114,7 +114,7 @@ class SASolver(PredictorCorrector):
 
     @property
     def evaluates_again(self) -> bool:
-        """See `PredictorCorrector`."""
+        """See `LinearMultistep`."""
         return self.pece
 
     def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:

@@ -8,10 +8,10 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
+from flowsamplers.sampler import Step
 from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, moments, off_noise, polynomial_weights, positions, regular
-from flowsamplers.samplers.multistep import LinearMultistep, combined
-from flowsamplers.samplers.policies import RAMP, with_first_velocity
+from flowsamplers.samplers.multistep import LinearMultistep, Memory, combined
+from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.sde import SDE
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ __all__ = ["UniPC", "UniPC2", "UniPC3"]
 InVariable: TypeAlias = Literal["lambda", "neg_log_sigma", "sigma"]
 Base: TypeAlias = Literal["bh1", "bh2"]
 Solve: TypeAlias = Literal["shortcut", "full"]
-
-Memory: TypeAlias = "tuple[tuple[float, Tensor], ...]"
-"""The state: sigmas and data predictions, the newest first."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,6 @@ class PredictorCorrector(LinearMultistep):
         """Whether there is a corrector."""
         return True
 
-    @property
-    def evaluates_again(self) -> bool:
-        """Whether the corrected point is evaluated too (PECE)."""
-        return False
-
     def weights(self, s0: float, s1: float, past: tuple[float, ...], *, new: bool = False) -> list[float]:
         """Compute weights of (D_j - D): for the prediction at s1, if ``new``, and for the earlier ones."""
         raise NotImplementedError
@@ -59,37 +51,15 @@ class PredictorCorrector(LinearMultistep):
         """Return how many earlier predictions the step with this index may use; on a run to data, the last two steps use one."""
         return max(1, at.count - index - 1) if at.grid.end == 0 else self.memory
 
-    def step(self, x: Tensor, at: Step, state: State) -> StepGenerator:
-        """See `Sampler.step`."""
-        v = yield Evaluate(x, at.s0)
-        d = x - at.s0 * v
-        memory: Memory = ()
-        predicted = False
-        if state is not None:
-            memory, predicted = state
-        if predicted and self.corrects:
-            offset = self._correction(memory, at, d)
-            x, v = x + offset, v + offset / at.s0  # the prediction D, not the velocity, is that of the corrected point
-            if self.evaluates_again:
-                v = yield Evaluate(x, at.s0)
-                d = x - at.s0 * v
-        other = self.other(at)
-        if other is not None:
-            end, _ = yield from with_first_velocity(other.step(x, at, other.init(x)), v)
-        else:
-            past = _sigmas(memory)[: self.reach(at, at.index)]
-            end = combined(self.constant(x, v, at), self.weights(at.s0, at.s1, past), memory, d)
-        return end, (((at.s0, d), *memory)[: self.memory], other is None)
+    @property
+    def kept(self) -> int:
+        """See `LinearMultistep`."""
+        return self.memory
 
-    def translate(self, state: State, by: Tensor) -> State:
-        """See `Sampler.translate`."""
-        if state is None:
+    def correcting_offset(self, memory: Memory, at: Step, new: Tensor) -> Tensor | None:
+        """See `LinearMultistep`: an offset, so that an edit made from outside survives."""
+        if not self.corrects:
             return None
-        memory, predicted = state
-        return tuple((s, d + by) for s, d in memory), predicted
-
-    def _correction(self, memory: Memory, at: Step, new: Tensor) -> Tensor:
-        """Corrected minus predicted end of the step that ended at s0: an offset, so that an edit made from outside survives."""
         (s0, d), *older = memory
         s1, past = at.s0, tuple(s for s, _ in older)[: self.reach(at, at.index - 1)]
         before = self.weights(s0, s1, past)
@@ -145,10 +115,6 @@ class UniPC(PredictorCorrector):
         """See `PredictorCorrector`."""
         used = past[: self.memory - 1]
         return unipc_weights(self.variable, self.base, self.solve, s0, s1, used, new=new, corrects=self.corrector)
-
-
-def _sigmas(memory: Memory) -> tuple[float, ...]:
-    return tuple(s for s, _ in memory)
 
 
 @lru_cache(maxsize=8192)
