@@ -10,7 +10,7 @@ import re
 import tomllib
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Here(NamedTuple):
@@ -26,22 +26,27 @@ class Here(NamedTuple):
 
 
 @cache
+def data() -> dict[str, Any]:
+    """Read ``elsewhere.toml``."""
+    return tomllib.loads((files("flowsamplers") / "elsewhere.toml").read_text("utf-8"))
+
+
+@cache
 def names() -> dict[str, dict[str, Here]]:
-    """Read the names of samplers by their program, and the names of schedules.
+    """List the names of samplers by their program, and the names of schedules.
 
     Examples:
         >>> list(names()), names()["RES4LYF"]["ralston_2s"].spec
         (['ComfyUI', 'RES4LYF', 'diffusers', 'others', 'schedules'], 'ralston')
     """
-    found = tomllib.loads((files("flowsamplers") / "elsewhere.toml").read_text("utf-8"))
-    notes = found.pop("notes")
     return {
         program: {
-            name: Here(*(text.format(**notes) for text in texts or [name]))
+            name: Here(*(text.format(**data()["notes"]) for text in texts or [name]))
             for many, texts in known.items()
             for name in many.split()
         }
-        for program, known in found.items()
+        for program, known in data().items()
+        if program not in ("notes", "webui", "formulas")
     }
 
 
@@ -58,20 +63,6 @@ def sampler_elsewhere(name: str) -> str:
     return _both(name)
 
 
-WEBUI_SCHEDULES = {
-    "karras": "karras_comfy",
-    "exponential": "exponential_comfy",
-    "polyexponential": "polyexponential_comfy",
-    "beta": "beta_comfy",
-    "simple": "simple",
-    "normal": "normal",
-    "sgm uniform": "sgm_uniform",
-}
-"""Schedules that AUTOMATIC1111's WebUI appends to a sampler's name, as in "DPM++ 2M Karras"."""
-WEBUI_SAMPLERS = {"dpm2": "dpm_2", "dpm2_a": "dpm_2_ancestral"}
-"""Samplers that it spells in another way."""
-
-
 def _both(name: str) -> str:
     """Answer a name that joins a sampler and a schedule.
 
@@ -79,12 +70,13 @@ def _both(name: str) -> str:
         >>> _both("DPM++ 2M Karras")
         "a sampler and a schedule in one name: here they are 'dpmpp_2m' and 'karras_comfy'. "
     """
-    found = re.fullmatch(rf"(.+?)[ _]({'|'.join(WEBUI_SCHEDULES)})", name, re.IGNORECASE)
+    samplers, schedules = (data()["webui"][kind] for kind in ("samplers", "schedules"))
+    found = re.fullmatch(rf"(.+?)[ _]({'|'.join(schedules)})", name, re.IGNORECASE)
     if found is None:
         return ""
     sampler = re.sub(r"[\s-]+", "_", found[1].lower().replace("++", "pp"))
-    schedule = WEBUI_SCHEDULES[found[2].lower()]
-    return f"a sampler and a schedule in one name: here they are {WEBUI_SAMPLERS.get(sampler, sampler)!r} and {schedule!r}. "
+    schedule = schedules[found[2].lower()]
+    return f"a sampler and a schedule in one name: here they are {samplers.get(sampler, sampler)!r} and {schedule!r}. "
 
 
 def schedule_elsewhere(name: str) -> str:

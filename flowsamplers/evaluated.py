@@ -93,7 +93,5 @@ def batch_of(x1: Tensor, max_batch: int | None = None) -> int:
 
 def chunks(rows: int, size: int, done: int = 0) -> Iterator[slice]:
     """The rows in batches."""
-    if size < 1:
-        raise ValueError(f"max_batch={size}: a model call needs at least 1 row")
-    for lo in range(done, rows, size):
+    for lo in range(done, rows, integer("max_batch", size, 1)):
         yield slice(lo, min(lo + size, rows))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowsamplers._accepted import as_declared, flag, refused
+from flowsamplers._accepted import flag, integer, refused
 from flowsamplers.engine import Velocity
 from flowsamplers.evaluated import RowVelocity, batch_of, chunks, row_velocity
 from flowsamplers.fitting_families import BEGIN, LARGEST, Learned, OfMethod
@@ -238,11 +238,7 @@ class Rows(RowsWithEnds):
         self, nfe: int, *, method: SamplerLike | None = None, rounds: int = ROUNDS, validate: bool = True, tokens: int = 4096
     ) -> Solver:
         """See `fit`."""
-        nfe, rounds = as_declared("nfe", nfe, "int"), as_declared("rounds", rounds, "int")
-        if rounds < 0:
-            raise ValueError(f"rounds={rounds}: must not be negative; 0 uses the profile alone")
-        if nfe < 1:
-            raise ValueError(f"nfe={nfe}: a solver makes at least 1 model call")
+        nfe, rounds = integer("nfe", nfe, 1), integer("rounds", rounds, 0)
         nodes = len(self.profile.sigmas) - 1
         if nfe > nodes:
             raise ValueError(

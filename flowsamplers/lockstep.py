@@ -155,12 +155,8 @@ def run_tasks(
         ValueError: ``max_batch`` or ``window`` is below 1, or a velocity has another shape than its ``x``.
         Halt: the flow raised it.
     """
-    if max_batch < 1:
-        raise ValueError(f"max_batch={max_batch}: a model call needs at least 1 row")
-    if window is not None and window < 1:
-        raise ValueError(f"window={window}: at least 1 row is on its way")
-    caller = _Caller(flow, dtype, max_batch, on_call, on_error is not None)
-    room = sum(t.rows for t in tasks) if window is None else window
+    caller = _Caller(flow, dtype, integer("max_batch", max_batch, 1), on_call, on_error is not None)
+    room = sum(t.rows for t in tasks) if window is None else integer("window", window, 1)
     with torch.no_grad():
         _Rounds(tasks, on_done, on_error, room).drive(caller)
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 from flowsamplers._accepted import as_declared, literal, number, refused
 from flowsamplers.grid import SigmaGrid
 
-if TYPE_CHECKING:  # schedules and the lists of the command line do without torch
+if TYPE_CHECKING:  # schedules, and the names and options of samplers, are read without torch
     from torch import Tensor
 
     from flowsamplers.noise import Interval, Noise
+else:
+    Tensor = Interval = Any
 
 
 class Evaluate(NamedTuple):

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from flowsamplers._elsewhere import data
 from flowsamplers.benchmark import recommend
 from flowsamplers.engine import Velocity, largest_steps, nfe, sample
 from flowsamplers.evaluated import RowVelocity, chunks
@@ -27,17 +28,6 @@ Run: TypeAlias = Callable[[Velocity, Tensor], Tensor]
 
 JUDGE = 3
 """The fold of rows for the validation."""
-FORMULAS = {
-    "FlowMatchEuler": "euler",
-    "FlowMatchHeun": "heun",
-    "UniPC-2": "unipc",
-    "UniPC-3": "unipc_3",
-    "DPM++ 2M": "dpmpp_2m",
-    "DPM++ 3M": "dpmpp_3m",
-    "DPM++ 2S": "dpmpp_2s:nodes=grid",
-    "DPM++ 3S": "dpmpp_3s:nodes=grid",
-}
-"""The samplers that correspond to diffusers' schedulers."""
 MANY = 50
 """Steps of FLUX.2's pipelines."""
 
@@ -142,7 +132,7 @@ def _stock(calls: int, grid_of: Callable[[int], SigmaGrid]) -> Iterator[tuple[st
             if steps > 1 and not stock.stochastic:
                 grid = grid_of(steps)
                 yield f"diffusers' {name}", stock.calls(steps), lambda v, x, n=name, g=grid: real.run(n, v, x, g)
-    for name, sampler in FORMULAS.items():
+    for name, sampler in data()["formulas"].items():
         steps = largest_steps(sampler, calls, grid_of)
         if steps:
             grid = grid_of(steps)

@@ -204,7 +204,7 @@ def test_every_name_finds_the_thing_that_lists_it(registry: Registry) -> None:
 
 
 def test_a_name_that_joins_a_sampler_and_a_schedule_is_answered_with_both() -> None:
-    from flowsamplers._elsewhere import WEBUI_SCHEDULES
+    from flowsamplers._elsewhere import data
 
     for name, sampler in {
         "DPM++ 2M": "dpmpp_2m",
@@ -214,7 +214,7 @@ def test_a_name_that_joins_a_sampler_and_a_schedule_is_answered_with_both() -> N
         "Euler": "euler",
     }.items():
         assert fs.sampler_info(sampler)
-        for schedule, here in WEBUI_SCHEDULES.items():
+        for schedule, here in data()["webui"]["schedules"].items():
             assert fs.schedule_info(here)
             with pytest.raises(ValueError, match=rf"in one name: here they are '{sampler}' and '{here}'\. Accepted"):
                 fs.get_sampler(f"{name} {schedule.title()}")

@@ -114,7 +114,7 @@ def test_dpmpp_3m_with_kappa_2_is_res_3m() -> None:
     )
     assert (a.states[1] - b.states[1]).abs().max() == 0
     third, res = fs.get_sampler("dpmpp_3m", kappa=2.0), fs.get_sampler("res_3m", variable="lambda")
-    assert third.integrals(0.45, 0.2, (-0.5, -1.0)) == res.integrals(0.45, 0.2, (-0.5, -1.0))
+    assert third.integrals("lambda", 0.45, 0.2, (-0.5, -1.0)) == res.integrals("lambda", 0.45, 0.2, (-0.5, -1.0))
 
 
 def test_dpmpp_3s_is_res_3s_with_its_nodes() -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from flowsamplers._accepted import integer
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.runge_kutta import linear_combination
 from flowsamplers.samplers.tableaux import PAIRS, Pair
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["Adaptive", "DPMAdaptive"]
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.policies import LastStep
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["DPM2", "HeunPP2"]
 

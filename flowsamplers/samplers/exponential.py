@@ -9,12 +9,12 @@ moments stay finite.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from flowsamplers._accepted import one_of
 from flowsamplers.registry import register
-from flowsamplers.sampler import SamplerLike, converted
+from flowsamplers.sampler import SamplerLike
 from flowsamplers.samplers.interpolation import Variable, regular
 from flowsamplers.samplers.multistep import Adams
 
@@ -38,15 +38,9 @@ class ExponentialAdams(Adams):
     affine: ClassVar[bool] = False
     order_to_data: ClassVar[int] = 2
 
-    @property
-    def interpolates_in(self) -> str:
-        """See `Adams`."""
-        return self.variable
-
-    def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
+    def variable_on(self, s0: float, s1: float, past: Sequence[float]) -> str:
         """See `Adams` and `regular`."""
-        variable = regular(self.variable, s0, s1, past)
-        return self if variable == self.variable else replace(self, variable=variable)
+        return regular(self.variable, s0, s1, past)
 
 
 @register(
@@ -137,9 +131,9 @@ class DPMSolverPP2M(ExponentialAdams):
     order: ClassVar[int] = 2
     memory: ClassVar[int] = 2
 
-    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+    def integrals(self, variable: str, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """Use $M_0 / 2$ for the correction, in place of the exact $M_1$."""
-        return tuple(m / 2 for m in self.moments(s0, s1, 1)[: len(thetas)])
+        return tuple(m / 2 for m in self.moments(variable, s0, s1, 1)[: len(thetas)])
 
 
 @register(
@@ -183,9 +177,9 @@ class DPMSolverPP3M(ExponentialAdams):
             self._set(order=3)
         super().__post_init__()
 
-    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+    def integrals(self, variable: str, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """With two predictions, those of `DPMSolverPP2M`."""
-        m0, m1, m2 = self.moments(s0, s1, 3)
+        m0, m1, m2 = self.moments(variable, s0, s1, 3)
         return (m1, self.kappa / 2 * m2) if len(thetas) > 1 else (m0 / 2,)[: len(thetas)]
 
 
@@ -227,21 +221,6 @@ class DEISLogRho(Adams):
         self._set(memory=predictions, order=predictions)
         super().__post_init__()
 
-    @property
-    def interpolates_in(self) -> str:
-        """See `Adams`."""
-        return "lambda"
-
-    def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
+    def variable_on(self, s0: float, s1: float, past: Sequence[float]) -> str:
         """See `Adams` and `regular`."""
-        regularly = regular("lambda", s0, s1, past) == "lambda"
-        return self if regularly else converted(self, _DEISFromNoise)
-
-
-class _DEISFromNoise(DEISLogRho):
-    """The step after one from ``sigma = 1``."""
-
-    @property
-    def interpolates_in(self) -> str:
-        """See `Adams`."""
-        return "neg_log_sigma"
+        return regular("lambda", s0, s1, past)

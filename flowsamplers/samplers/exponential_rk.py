@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from flowsamplers._accepted import number
 from flowsamplers.registry import get_sampler, register
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.interpolation import VARIABLES, half_log_snr, off_noise, phi
 from flowsamplers.samplers.policies import LastStep, with_first_velocity
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["ETDRK4", "RES2S", "RES3S", "DPMSolverPP2S", "DPMSolverPP3S", "ExponentialRungeKutta", "Krogstad"]
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from flowsamplers._accepted import number
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, converted
+from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, Tensor, converted
 from flowsamplers.samplers.exponential_rk import RES2S, DPMSolverPP2S, DPMSolverPP3S, ExponentialRungeKutta
 from flowsamplers.samplers.policies import LastStep
 from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise
 from flowsamplers.samplers.wrappers import WithNoise
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["SEEDS", "SEEDS2", "SEEDS3", "AncestralStep"]
 

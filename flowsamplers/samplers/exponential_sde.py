@@ -17,18 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from flowsamplers.registry import register
-from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
+from flowsamplers.sampler import Sampler, SamplerLike, Step, Tensor, converted
 from flowsamplers.samplers.exponential import RES2M, RES3M, DPMSolverPP2M, DPMSolverPP3M, ExponentialAdams
 from flowsamplers.samplers.interpolation import Variable, moments
-from flowsamplers.samplers.multistep import Adams
 from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.sde import SDE, Rule, exact_step, fresh_noise
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["ERSDE", "DPMSolverPP2MSDE", "DPMSolverPP3MSDE", "StochasticAdams"]
 
@@ -65,13 +61,13 @@ class StochasticAdams(ExponentialAdams):
         """Strength and rule of the noise."""
         return SDE(self.eta)
 
-    def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
+    def variable_on(self, s0: float, s1: float, past: Sequence[float]) -> str:
         """See `Adams`; with noise a run from ``sigma = 1`` stays the limit of runs from below."""
-        return self if self.draws_noise else super().on(s0, s1, past)
+        return self.variable if self.draws_noise else super().variable_on(s0, s1, past)
 
-    def moments(self, s0: float, s1: float, count: int) -> tuple[float, ...]:
+    def moments(self, variable: str, s0: float, s1: float, count: int) -> tuple[float, ...]:
         """See `Adams`."""
-        return moments(self.prediction, self.variable, s0, s1, count, self.sde)
+        return moments(self.prediction, variable, s0, s1, count, self.sde)
 
     def constant(self, x: Tensor, v: Tensor, at: Step) -> Tensor:
         """See `Adams`."""
@@ -118,9 +114,11 @@ class DPMSolverPP2MSDE(StochasticAdams, DPMSolverPP2M):
         """See `Sampler.without_noise`."""
         return converted(self, DPMSolverPP2M if self.correction == "midpoint" else RES2M)
 
-    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+    def integrals(self, variable: str, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """See `Adams`."""
-        return super().integrals(s0, s1, thetas) if self.correction == "midpoint" else self.moments(s0, s1, len(thetas) + 1)[1:]
+        if self.correction == "midpoint":
+            return super().integrals(variable, s0, s1, thetas)
+        return self.moments(variable, s0, s1, len(thetas) + 1)[1:]
 
 
 @register(
@@ -156,10 +154,10 @@ class DPMSolverPP3MSDE(StochasticAdams, DPMSolverPP3M):
         """See `Sampler.without_noise`."""
         return converted(self, DPMSolverPP3M) if self.correction == "midpoint" else None
 
-    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+    def integrals(self, variable: str, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """See `Adams`."""
         integral = self.correction == "heun" and len(thetas) == 1
-        return self.moments(s0, s1, 2)[1:] if integral else super().integrals(s0, s1, thetas)
+        return self.moments(variable, s0, s1, 2)[1:] if integral else super().integrals(variable, s0, s1, thetas)
 
 
 @register(
@@ -232,7 +230,7 @@ class ERSDE(StochasticAdams):
             return None
         return converted(self, RES2M if self.stages == 2 else RES3M) if self.stages > 1 else None
 
-    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+    def integrals(self, variable: str, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         r"""Shipped, the first derivative is the last difference, $d_1 + \theta_1 d_2$, not $d_1$."""
-        m = super().integrals(s0, s1, thetas)
+        m = super().integrals(variable, s0, s1, thetas)
         return (m[0], m[1] + thetas[0] * m[0]) if self.form == "shipped" and len(m) > 1 else m

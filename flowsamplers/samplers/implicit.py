@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.policies import LastStep
 from flowsamplers.samplers.runge_kutta import linear_combination, node
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["FixedPoint", "GaussLegendre2", "RadauIIA2"]
 

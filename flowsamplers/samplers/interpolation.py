@@ -20,14 +20,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+from flowsamplers.sampler import Tensor
 from flowsamplers.samplers.sde import SDE
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Prediction: TypeAlias = Literal["velocity", "data", "noise"]
 Variable: TypeAlias = Literal["lambda", "neg_log_sigma", "sigma", "ve_sigma"]

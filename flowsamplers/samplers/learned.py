@@ -8,16 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from flowsamplers._accepted import number
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import get_sampler, register
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.policies import METHOD, LastStep
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["NSSolver", "OnItsGrid", "ParallelMidpoints"]
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from flowsamplers._accepted import one_of
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, SamplerLike, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.interpolation import PREDICTIONS, moments, polynomial_weights, positions
 from flowsamplers.samplers.policies import LastStep, Multistep, with_first_velocity
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["DEIS", "IPNDM", "Adams", "AdamsBashforth2", "AdamsBashforth3", "AdamsBashforth4", "FireFlow", "GradientEstimation"]
 
@@ -102,22 +99,17 @@ class Adams(LinearMultistep):
     predictions.
     """
 
-    @property
-    def interpolates_in(self) -> str:
-        """The variable of the polynomial."""
+    def variable_on(self, s0: float, s1: float, past: Sequence[float]) -> str:
+        """Return the variable of the polynomial in a step from s0 to s1 with these earlier nodes."""
         return "sigma"
 
-    def moments(self, s0: float, s1: float, count: int) -> tuple[float, ...]:
+    def moments(self, variable: str, s0: float, s1: float, count: int) -> tuple[float, ...]:
         r"""$M_k = \int K \theta^k du$ for k from 0 to ``count - 1``; empty for Euler's step."""
-        return moments(self.prediction, self.interpolates_in, s0, s1, count)
+        return moments(self.prediction, variable, s0, s1, count)
 
-    def on(self, s0: float, s1: float, past: Sequence[float]) -> Adams:
-        """Return the method for a step from s0 to s1 with these earlier nodes; it may differ in its variable."""
-        return self
-
-    def integrals(self, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
+    def integrals(self, variable: str, s0: float, s1: float, thetas: Sequence[float]) -> tuple[float, ...]:
         """Return the method's values for $M_k$, k from 1 to the number of earlier predictions, which lie at ``thetas``."""
-        return self.moments(s0, s1, len(thetas) + 1)[1:]
+        return self.moments(variable, s0, s1, len(thetas) + 1)[1:]
 
     def weights(self, s0: float, s1: float, past: tuple[float, ...]) -> Sequence[float]:
         """See `LinearMultistep`."""
@@ -126,11 +118,11 @@ class Adams(LinearMultistep):
 
 @lru_cache(maxsize=8192)
 def _weights(method: Adams, s0: float, s1: float, past: tuple[float, ...]) -> list[float]:
-    method = method.on(s0, s1, past)
-    if not method.moments(s0, s1, 1):
+    variable = method.variable_on(s0, s1, past)
+    if not method.moments(variable, s0, s1, 1):
         return []
-    thetas = positions(method.interpolates_in, s0, s1, past)
-    return polynomial_weights(thetas, method.integrals(s0, s1, thetas))
+    thetas = positions(variable, s0, s1, past)
+    return polynomial_weights(thetas, method.integrals(variable, s0, s1, thetas))
 
 
 @register(
@@ -263,8 +255,7 @@ class DEIS(Adams):
         self._set(memory=one_of("max_order", self.max_order, (2, 3)))
         super().__post_init__()
 
-    @property
-    def interpolates_in(self) -> str:
+    def variable_on(self, s0: float, s1: float, past: Sequence[float]) -> str:
         """See `Adams`."""
         return "vp_time"
 

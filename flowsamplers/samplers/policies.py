@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from flowsamplers.registry import get_sampler
-from flowsamplers.sampler import Running, Sampler, SamplerLike, State, Step, StepGenerator
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from flowsamplers.sampler import Running, Sampler, SamplerLike, State, Step, StepGenerator, Tensor
 
 __all__ = ["LastStep", "Multistep"]
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.policies import LastStep
 from flowsamplers.samplers.tableaux import ButcherTableau, low_storage
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = [
     "RK4",

@@ -7,17 +7,14 @@ start-up takes its steps without noise, see `exponential_sde`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from flowsamplers._accepted import number, one_of
 from flowsamplers.registry import register
-from flowsamplers.sampler import Sampler, SamplerLike, Step, converted
+from flowsamplers.sampler import Sampler, SamplerLike, Step, Tensor, converted
 from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.sde import SDE, exact_step, fresh_noise
 from flowsamplers.samplers.unipc import PredictorCorrector, UniPC2, UniPC3, unipc_weights
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["SASolver"]
 

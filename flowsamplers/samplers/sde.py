@@ -15,17 +15,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from flowsamplers._accepted import number, unknown
-from flowsamplers.sampler import Step
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from flowsamplers.noise import Interval
+from flowsamplers.sampler import Interval, Step, Tensor
 
 Rule: TypeAlias = Literal["reverse_time", "er_sde"]
 """The rules that depend on sigma only through lambda, as exponential integrators need."""

@@ -20,18 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from flowsamplers._accepted import number, unknown
 from flowsamplers.grid import SigmaGrid
 from flowsamplers.registry import register
-from flowsamplers.sampler import Evaluate, Sampler, State, Step, StepGenerator, steps_of
+from flowsamplers.sampler import Evaluate, Interval, Sampler, State, Step, StepGenerator, Tensor, steps_of
 from flowsamplers.samplers.sde import SDE, AnyRule
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from flowsamplers.noise import Interval
 
 __all__ = ["DDIMEta", "EulerAncestral", "EulerSDE", "FlowSDE", "Renoise"]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from flowsamplers.registry import register
-from flowsamplers.sampler import Step
+from flowsamplers.sampler import Step, Tensor
 from flowsamplers.samplers.interpolation import NO_NOISE, VARIABLES, moments, off_noise, polynomial_weights, positions, regular
 from flowsamplers.samplers.multistep import LinearMultistep, Memory, combined
 from flowsamplers.samplers.policies import RAMP
 from flowsamplers.samplers.sde import SDE
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["UniPC", "UniPC2", "UniPC3"]
 

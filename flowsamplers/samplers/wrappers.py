@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from flowsamplers._accepted import integer, number
 from flowsamplers.registry import get_sampler, register
-from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator
+from flowsamplers.sampler import Evaluate, Sampler, SamplerLike, State, Step, StepGenerator, Tensor
 from flowsamplers.samplers.policies import memoryless, with_first_velocity
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["Churn", "Restart", "Richardson"]
 
