@@ -142,13 +142,14 @@ def measure_family() -> None:
 
 
 def measure(names: list[str]) -> None:
-    """Run what is named."""
+    """Run what is named, or both."""
     sys.path.insert(0, str(ROOT / "tests"))
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    for name in names:
-        {"pipelines": measure_pipelines, "family": measure_family}[name]()
+    kinds = {"pipelines": measure_pipelines, "family": measure_family}
+    for name in names or kinds:
+        kinds[name]()
 
 
 def page() -> str:
