@@ -16,7 +16,7 @@ import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from flowsamplers_diffusers import FlowSamplerScheduler
-from flowsamplers_diffusers.hosts import Order, t_start
+from flowsamplers_diffusers.pipelines import Order, t_start
 from klein_family import MEMBERS, Bar, Member, pipeline
 from klein_family import run as run_member
 from relatives import RELATIVES, build

@@ -33,9 +33,9 @@ from flowsamplers.sampler import Sampler
 from flowsamplers.samplers import Euler, Renoise
 from flowsamplers.schedules import explicit, flow_match_euler, pipeline_sigmas
 from flowsamplers.solver import load_solver
-from flowsamplers_diffusers.carried import CARRIES, CallNoise, CarriedRun, Carry, contents
-from flowsamplers_diffusers.foreign import sigmas_of, translated
-from flowsamplers_diffusers.hosts import Order, mean_velocity_model, skipped_layers
+from flowsamplers_diffusers.other_schedulers import sigmas_of, translated
+from flowsamplers_diffusers.pipelines import Order, mean_velocity_model, skipped_layers
+from flowsamplers_diffusers.run import CARRIES, CallNoise, Carry, PipelineRun, contents
 from flowsamplers_diffusers.timesteps import indices, place_of_slice
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         self._calls: tuple[Evaluation, ...] = ()
         self._first = 0
         """Index of the first of ``_calls`` in the run on ``grid``: above 0 if the host cut the schedule."""
-        self._run: CarriedRun | None = None
+        self._run: PipelineRun | None = None
         self._noised = False
         self._warnings = set[str]()
         self._listed: tuple[list[float], list[float]] = ([], [])
@@ -496,7 +496,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         if per_token_timesteps is not None or (self._is_stock and isinstance(self._method, Euler)):
             given = {"per_token_timesteps": per_token_timesteps, "return_dict": return_dict}
             return super().step(model_output, timestep, sample, **given)  # pyright: ignore[reportArgumentType]
-        take = self._renoised if self._is_stock else self._carried
+        take = self._renoised if self._is_stock else self._sampled
         out = take(index, model_output, sample, generator)
         self._step_index = index + 1
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=out) if return_dict else (out,)  # pyright: ignore[reportArgumentType]
@@ -508,14 +508,14 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
         noise.use(generator)
         return ((1.0 - s1) * (x - s0 * v) + s1 * noise(x, i, 0)).to(v.dtype)
 
-    def _carried(self, index: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
+    def _sampled(self, index: int, v: Tensor, sample: Tensor, generator: Any) -> Tensor:
         """One call of the run. At another call than the next one, or with another shape, a new run begins."""
         run, call = self._run, self._first + index
         if run is None or run.next_call != call or run.shape != sample.shape:
             assert self.grid is not None
             self._check_beginning(index, sample)
             carry, seed = self.config.carry, self.config.seed
-            run = self._run = CarriedRun(self._method, self.grid, sample, begin=call, carry=carry, seed=seed)
+            run = self._run = PipelineRun(self._method, self.grid, sample, begin=call, carry=carry, seed=seed)
         out = run.take(-v if self.config.invert_sigmas else v, sample, generator)
         if index + 1 == len(self._calls):
             self._run = None

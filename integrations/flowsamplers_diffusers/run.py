@@ -48,7 +48,7 @@ class CallNoise:
         return self._stored[step, draw]
 
 
-class CarriedRun:
+class PipelineRun:
     r"""One run of a sampler in a pipeline's loop.
 
     The master copy has the dtype ``dtype``; the pipeline gets copies in its model's dtype. Elements that the pipeline returns
@@ -140,7 +140,7 @@ class CarriedRun:
         """A node of the graph cannot be pickled."""
         return {**self.__dict__, "_origin": None}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CarriedRun:
+    def __deepcopy__(self, memo: dict[int, Any]) -> PipelineRun:
         """A run of its own that goes on from the same sample, in the same graph."""
         copied = memo[id(self)] = type(self).__new__(type(self))
         copied.__dict__.update({**copy.deepcopy({**self.__dict__, "_origin": None}, memo), "_origin": self._origin})
