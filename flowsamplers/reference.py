@@ -464,7 +464,7 @@ def dithered(work: Work, size: float, time: float, generator: torch.Generator) -
 def _heard(
     work: Work, hear: Callable[[Any, Tensor], None] = lambda *_: None, ask: Callable[[Any], Any] = lambda request: request
 ) -> Work:
-    """The same run; ``ask`` may change its requests, and ``hear`` is told them with the velocities."""
+    """The same run; ``ask`` may change its requests, and ``hear`` gets each request with its velocity."""
     run = Running(work)
     while (request := run.request) is not None:
         v = yield ask(request)

@@ -31,6 +31,7 @@ OPTIONS = (
     click.option("--full-time", is_flag=True, default=None, help="Time conditioning in full precision (matters in bfloat16)."),
 )
 LOADING = ("guidance_scale", "guidance_interval", "batched_guidance", "dtype", "device", "offload", "full_time")
+"""The options that go to the loader of a model by their names."""
 
 
 def model_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

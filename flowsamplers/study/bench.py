@@ -17,6 +17,7 @@ from flowsamplers.lockstep import Task, run_tasks
 from flowsamplers.reference import Path, relative_error
 from flowsamplers.registry import METRICS, to_config
 from flowsamplers.sampler import Sampler, Step, steps_of
+from flowsamplers.study.cost import Meter
 from flowsamplers.study.distances import NOTHING, Errors, psnr, ssim
 from flowsamplers.study.rows import Key, Row, changed_options, key
 from flowsamplers.study.truth import Truth
@@ -48,13 +49,13 @@ class Bench:
 
     Args:
         study: the study.
-        flow: its model.
+        flow: its model, metered.
         seconds: seconds for one evaluation of one row on its own.
         origin: device, dtype and versions, for the rows.
     """
 
     study: Study
-    flow: Any
+    flow: Meter
     seconds: float
     origin: dict[str, Any]
     _images: dict[tuple[str | None, int], Tensor | None] = field(
