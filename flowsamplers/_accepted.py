@@ -113,8 +113,8 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
     """Convert a value to its declared type, if that is a number or a tuple of numbers; return others unchanged.
 
     Raises:
-        ValueError: the value has the wrong type, or is not in a declared ``Literal``; the message names the option, the value, and
-            what is accepted.
+        ValueError: the value has the wrong type, is not finite, or is not in a declared ``Literal``; the message names the option,
+            the value, and what is accepted.
 
     Examples:
         >>> as_declared("shift", 3, "float | None"), as_declared("shift", None, "float | None")
@@ -131,19 +131,8 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
     optional, kind = kind.endswith(" | None"), kind.removesuffix(" | None")
     if optional and value is None:
         return None
-    if kind in ("Sequence[float]", "Values", "tuple[float, float]") or (
-        kind == "str | Sequence[float]" and not isinstance(value, str)
-    ):
-        try:
-            if isinstance(value, str | Mapping):
-                raise TypeError
-            many = [float(v) for v in value]
-            if kind == "tuple[float, float]" and len(many) != 2:
-                raise TypeError
-        except (TypeError, ValueError):
-            told = "two numbers" if kind == "tuple[float, float]" else "numbers, such as [1, 0.5, 0.1]"
-            raise ValueError(f"{option}={value!r}: accepted are {told}") from None
-        return value
+    if kind in SEQUENCES or (kind == "str | Sequence[float]" and not isinstance(value, str)):
+        return _several(option, value, two=kind == "tuple[float, float]")
     kinds: dict[str, tuple[type, type, str]] = {
         "bool": (bool, bool, "true or false"),
         "int": (Integral, int, "a whole number"),
@@ -154,7 +143,23 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
     accepted, make, words = kinds[kind]
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
         raise refused(option, value, words)
+    if isinstance(value, Real) and not math.isfinite(value):
+        raise refused(option, value, f"a finite {words.removeprefix('a ')}")
     return make(value)
+
+
+SEQUENCES = ("Sequence[float]", "Values", "tuple[float, float]")
+"""Declared types of several numbers."""
+
+
+def _several(option: str, value: Any, *, two: bool) -> Any:
+    try:
+        if isinstance(value, str | Mapping) or len([float(v) for v in value]) != (2 if two else len(value)):
+            raise TypeError
+    except (TypeError, ValueError):
+        accepted = "two numbers" if two else "numbers, such as [1, 0.5, 0.1]"
+        raise ValueError(f"{option}={value!r}: accepted are {accepted}") from None
+    return value
 
 
 def literal(declared: Any, names: Mapping[str, Any]) -> Any:

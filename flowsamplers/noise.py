@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -134,7 +134,7 @@ class GeneratorNoise:
         several: Any = [generator] if generator is None or isinstance(generator, torch.Generator) else generator
         if not isinstance(several, list | tuple) or not all(g is generator or isinstance(g, torch.Generator) for g in several):
             raise refused("generator", generator, "a torch.Generator, a list with one for each row, or None")
-        self.generator = generator
+        self.generator = list(generator) if isinstance(generator, list | tuple) else generator
         self._step = -1
         self._drawn: dict[int, Tensor] = {}
 
@@ -155,18 +155,17 @@ class GeneratorNoise:
 
     def __getstate__(self) -> dict[str, Any]:
         """A ``torch.Generator`` does not pickle; its device and state do."""
-        generators = self.generator
-        if isinstance(generators, torch.Generator):
-            packed: Any = _pack(generators)
-        else:
-            packed = None if generators is None else [_pack(g) for g in generators]
-        return {"generator": packed, "step": self._step, "drawn": dict(self._drawn)}
+        return {"generator": _each(_pack, self.generator), "step": self._step, "drawn": dict(self._drawn)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the generators where they stood."""
-        packed = state["generator"]
-        self.generator = [_unpack(p) for p in packed] if isinstance(packed, list) else packed and _unpack(packed)
+        self.generator = _each(_unpack, state["generator"])
         self._step, self._drawn = state["step"], state["drawn"]
+
+
+def _each(change: Callable[[Any], Any], generator: Any) -> Any:
+    """A change of one generator, of all in a list, or of none."""
+    return [change(g) for g in generator] if isinstance(generator, list) else generator and change(generator)
 
 
 def as_noise(seed: Seeds | Noise | None) -> Noise | None:

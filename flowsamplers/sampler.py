@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
-from flowsamplers._accepted import as_declared, literal, number, refused
+from flowsamplers._accepted import as_declared, literal, refused
 from flowsamplers.grid import SigmaGrid
 
 if TYPE_CHECKING:  # schedules, and the names and options of samplers, are read without torch
@@ -347,8 +347,7 @@ def _check_option(field: dataclasses.Field[Any], value: Any, declared: Any) -> N
     """See `Sampler`."""
     if isinstance(field.default, str) and field.type not in POLICIES and not isinstance(value, str):
         raise refused(field.name, value, "a name")
-    if isinstance(as_declared(field.name, value, declared), float):
-        number(field.name, value)
+    as_declared(field.name, value, declared)
 
 
 def grid_from_noise(sampler: Sampler) -> SigmaGrid | None:

@@ -119,7 +119,7 @@ def returns(value):
         ({"flow": Bare(), "shape": (0,)}, r"shape=\(0,\): give the shape"),
         ({"shape": (2,)}, "given as flow="),
         ({"flow": returns(lambda x: x.sum(1)), "shape": (2,)}, r"shape \(2,\) for x of shape \(2, 2\)"),
-        ({"flow": returns(lambda x: x.numpy()), "shape": (2,)}, "velocity gave a ndarray"),
+        ({"flow": returns(lambda x: x.numpy()), "shape": (2,)}, "velocity returned ndarray"),
         ({"flow": returns(lambda x: x / 0), "shape": (2,)}, "is not finite"),
         ({"flow": Bare(), "prompts": ("a cat",)}, "takes no condition; leave the prompts out"),
         ({"flow": Bare(), "flow_options": {"dtype": "bfloat16"}}, "opened by name, not for flow="),

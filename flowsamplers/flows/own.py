@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowsamplers._accepted import listed, refused, shown, text
+from flowsamplers.engine import check_velocity
 from flowsamplers.noise import normal
 
 __all__ = ["OwnFlow", "check_flow", "completed"]
@@ -148,13 +149,9 @@ def check_flow(flow: Any, condition: Any = None) -> None:
         raise TypeError(str(refused("flow", flow, "an object with velocity and noise, see completed")))
     x = flow.noise([0, 1])
     v = flow.velocity(x, x.new_full((2,), 0.5, dtype=torch.promote_types(x.dtype, torch.float32)), [condition] * 2)
-    if not isinstance(v, Tensor):
-        raise ValueError(f"flow: velocity gave a {type(v).__name__}; it must give a tensor shaped like x, {tuple(x.shape)}")
-    if v.shape != x.shape or not v.is_floating_point():
-        raise ValueError(
-            f"flow: velocity gave {v.dtype} of shape {tuple(v.shape)} for x of shape {tuple(x.shape)}; "
-            "it must give real numbers shaped like x"
-        )
+    check_velocity(v, x)
+    if not v.is_floating_point():
+        raise ValueError(f"velocity returned {v.dtype}: a velocity is a floating tensor")
     if not bool(torch.isfinite(v).all()):
         raise ValueError("flow: its velocity at the noise and sigma = 0.5 is not finite")
 

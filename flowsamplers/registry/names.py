@@ -82,9 +82,7 @@ class Registry(Generic[T]):
         for name in thing.names:
             other = self._names.get(name, thing)
             if other.target != thing.target:
-                raise ValueError(
-                    f"{self.what} name {name!r} is claimed twice: by {other} and by {thing}; one needs another name"
-                )
+                raise self._claimed_twice(name, other, thing)
         self._things[thing.names[0]] = thing
         self._names.update(dict.fromkeys(thing.names, thing))
 
@@ -142,22 +140,16 @@ class Registry(Generic[T]):
         package = entry.dist.name if entry.dist is not None else entry.module.partition(".")[0]
         try:
             target = entry.load()
-        except Exception as error:
-            raise self._failed(entry, package, error) from error
-        other = self._names.get(entry.name)
-        if other is None:
-            try:
+            other = self._names.get(entry.name)
+            if other is None:
                 self._register(entry.name, target)
-            except Exception as error:
-                raise self._failed(entry, package, error) from error
-        elif other.target != target:  # two bound methods of one class are equal and not the same
-            raise ValueError(
-                f"{self.what} name {entry.name!r} is claimed twice: by {other} and by {entry.value} of package {package!r}; "
-                "one needs another name"
-            )
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ImportError(
+                f"{self.what} {entry.name!r} of package {package!r} (entry point {entry.value!r}) cannot be loaded: {reason}"
+            ) from error
+        if other is not None and other.target != target:  # two bound methods of one class are equal and not the same
+            raise self._claimed_twice(entry.name, other, f"{entry.value} of package {package!r}")
 
-    def _failed(self, entry: EntryPoint, package: str, error: Exception) -> ImportError:
-        reason = f"{type(error).__name__}: {error}"
-        return ImportError(
-            f"{self.what} {entry.name!r} of package {package!r} (entry point {entry.value!r}) cannot be loaded: {reason}"
-        )
+    def _claimed_twice(self, name: str, one: object, another: object) -> ValueError:
+        return ValueError(f"{self.what} name {name!r} is claimed twice: by {one} and by {another}; one needs another name")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -134,8 +133,6 @@ def _checking(builder: Builder) -> Builder:
         except (ZeroDivisionError, OverflowError) as error:
             values = ", ".join(f"{k}={v!r}" for k, v in given.arguments.items())
             raise ValueError(f"{values}: no schedule can be computed with these values ({error})") from None
-        except ValueError as error:
-            raise _infinite(given.arguments, error) from None
 
     def checked(*args: Any, **kwargs: Any) -> SigmaGrid:
         return call(args, kwargs)
@@ -143,12 +140,6 @@ def _checking(builder: Builder) -> Builder:
     # With the builder's globals, as if it stood in its module: doctest looks there for its examples.
     placed = FunctionType(checked.__code__, home, closure=checked.__closure__)
     return cast(Builder, update_wrapper(placed, builder))
-
-
-def _infinite(given: Mapping[str, Any], error: ValueError) -> ValueError:
-    """The same error; or a better one, where it does not name the option that is not finite."""
-    bad = [f"{k}={v}: a finite number" for k, v in given.items() if isinstance(v, float) and not math.isfinite(v)]
-    return ValueError(bad[0]) if bad and bad[0].partition("=")[0] not in str(error) else error
 
 
 def _add_schedule(name: str, loaded: Any) -> None:
