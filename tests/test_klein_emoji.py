@@ -187,7 +187,8 @@ def test_the_tools_train_save_and_distil_a_model_that_loads(few_emoji: Path, mon
         "--out": few_emoji / "student",
         "--paths": 2,
         "--batch": 2,
-        "--steps": 3,
+        "--steps": 2,
+        "--rounds": 2,
     }
     run_tool(monkeypatch, "distil_klein", "klein-emoji", *[x for pair in options.items() for x in pair])
     for folder, distilled in ((teacher, False), (few_emoji / "student", True)):

@@ -18,7 +18,7 @@ from flowsamplers_diffusers import FlowSamplerScheduler, full_precision_time
 from klein_family import MEMBERS, mask, pipeline, run
 
 WITH_CALLBACKS = [m for m in MEMBERS if not m.modular]
-INPAINTING = [m for m in MEMBERS if m.inpaints]
+INPAINTING = next(m for m in MEMBERS if m.inpaints)
 KINDS = ["euler", "heun", "dpmpp_2m", "unipc", "fireflow", "lcm"]
 """One stage and two, memories of velocities and of data, a corrector, a first request beside the sample, noise."""
 STRENGTHS = (0.05, 0.3, 0.55, 0.8, 1.0)
@@ -204,11 +204,10 @@ def test_stocks_multistep_schedulers_take_an_edit_for_a_derivative(name) -> None
 
 @every_kind
 @pytest.mark.parametrize("strength", STRENGTHS)  # the drivers' tests begin at every call, with every sampler
-@pytest.mark.parametrize("member", INPAINTING[:1], ids=lambda m: m.name)
-def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, member) -> None:
+def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength) -> None:
     """With a constant velocity all that is applied is the distance from the first sigma to 0; a slice may begin inside a step."""
-    pipe = pipeline(member, ours(sampler=name, seed=0))
-    record = run(member, pipe, steps=3, velocity=torch.ones_like, strength=strength, mask_image=mask(64))
+    pipe = pipeline(INPAINTING, ours(sampler=name, seed=0))
+    record = run(INPAINTING, pipe, steps=3, velocity=torch.ones_like, strength=strength, mask_image=mask(64))
     calls = len(pipe.scheduler.timesteps)
     begin = calls - len(record.latents)
     node = pipe.scheduler.grid.sigmas[int(3 - 3 * strength)]  # stock's arithmetic: whole steps are left out
@@ -223,15 +222,14 @@ def test_inpainting_ends_at_sigma_0_wherever_its_slice_begins(name, strength, me
 
 
 @every_kind
-@pytest.mark.parametrize("member", INPAINTING[:1], ids=lambda m: m.name)
-def test_what_the_mask_keeps_is_kept(name, member) -> None:
+def test_what_the_mask_keeps_is_kept(name) -> None:
     """The black part of the mask is the image's own latents in the end, to the bit, though every call's sample was edited.
 
     After every call before, between stages too, it is the image at the noise level of the call that comes next.
     """
-    stock = run(member, pipeline(member), strength=0.4).latents[-1]
-    pipe = pipeline(member, ours(sampler=name, seed=0))
-    record = run(member, pipe, strength=0.7)
+    stock = run(INPAINTING, pipeline(INPAINTING), strength=0.4).latents[-1]
+    pipe = pipeline(INPAINTING, ours(sampler=name, seed=0))
+    record = run(INPAINTING, pipe, strength=0.7)
     assert torch.equal(record.latents[-1][:, :8], stock[:, :8])
     assert record.latents[-1][:, 8:].isfinite().all()
     levels = pipe.scheduler.sigmas[-1 - len(record.latents) :]
