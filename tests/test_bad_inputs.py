@@ -103,6 +103,10 @@ CASES: list[Case] = [
     *each(lambda d: sample(velocity=lambda x, s: x.to(d)), "a velocity is real", (torch.complex64, torch.complex128)),
     (partial(sample, velocity=ends), "velocity raised StopIteration at step 0, stage 0, sigma 1.0"),
     *each(lambda v: sample(velocity=lambda x, s: x * v, check="finite"), "not finite at step 0", (NAN, INF, -INF)),
+    (
+        partial(sample, velocity=lambda x, s: x.where(s[:, None] >= 0.3, NAN), grid=fs.schedules.linear(4), check="finite"),
+        "step 3, stage 0, sigma 0.25",
+    ),
     *options(sample, on_step=(1, "show", True)),
     *each(lambda v: sample(on_step=lambda end: v), "on_step returned", (1.0, True, "stop", X[:1], X[None])),
     *options(sample, "unknown sampler {v!r}", sampler=("huen", "", "DPM 2")),

@@ -154,10 +154,9 @@ def test_the_form_fills_table_and_copies_with_the_library_s_numbers(page: Any, i
 )
 def test_width_and_height_become_tokens_on_either_side_of_the_jump(page: Any, width: int, height: int, tokens: int) -> None:
     choose(page, "flux2", steps=4, width=width, height=height)
-    assert f"{tokens:,} tokens" in page.inner_text(".explorer-facts").replace("\n", " ")
-    assert f"{fs.schedules.empirical_mu(tokens=tokens, steps=4):.4f} mu" in page.inner_text(".explorer-facts").replace(
-        "\n", " "
-    )
+    facts = page.inner_text(".explorer-facts").replace("\n", " ")
+    assert f"{tokens:,} tokens" in facts
+    assert f"{fs.schedules.empirical_mu(tokens=tokens, steps=4):.4f} mu" in facts
     np.testing.assert_allclose(table(page), fs.schedules.flux2(4, tokens=tokens).sigmas, rtol=0, atol=SHOWN)
 
 
@@ -208,12 +207,8 @@ def test_every_preset_shows_what_its_copied_python_gives(page: Any) -> None:
 
 def test_the_first_preset_is_the_experiment_this_project_grew_from(page: Any) -> None:
     page.click("text=FLUX.2 1024x1024, 4 steps")
-    assert page.eval_on_selector_all("tbody td:nth-child(4)", "cells => cells.map(c => c.textContent)")[:4] == [
-        "-0.0326160",
-        "-0.0592401",
-        "-0.1409440",
-        "-0.7672000",
-    ]
+    shown = page.eval_on_selector_all("tbody td:nth-child(4)", "cells => cells.map(c => c.textContent)")
+    assert shown[:4] == ["-0.0326160", "-0.0592401", "-0.1409440", "-0.7672000"]
 
 
 @pytest.mark.parametrize("steps", ["0", "-3", "", "2.5", "1001"])
@@ -265,18 +260,7 @@ def test_it_fits_a_screen_of_400_pixels_and_follows_a_turn_of_it(browser: Any, s
 
 
 def test_dark_and_light_draw_in_the_theme_s_colours(browser: Any, site: str) -> None:
-    seen = []
-    for scheme in ("light", "dark"):
-        page = Tab(browser, site, scheme=scheme).open("explorer/")
-        colour = "([selector, property]) => getComputedStyle(document.querySelector(selector))[property]"
-        seen.append(
-            tuple(
-                page.evaluate(colour, what)
-                for what in (
-                    ["#explorer polyline", "stroke"],
-                    ["#explorer select", "backgroundColor"],
-                    ["#explorer text", "fill"],
-                )
-            )
-        )
-    assert all(light != dark for light, dark in zip(*seen, strict=True))
+    looks = [["#explorer polyline", "stroke"], ["#explorer select", "backgroundColor"], ["#explorer text", "fill"]]
+    colours = "looks => looks.map(([selector, property]) => getComputedStyle(document.querySelector(selector))[property])"
+    light, dark = (Tab(browser, site, scheme=s).open("explorer/").evaluate(colours, looks) for s in ("light", "dark"))
+    assert all(one != other for one, other in zip(light, dark, strict=True))

@@ -43,15 +43,8 @@ def test_read_by_diffusers_itself_without_a_dtype_it_computes_in_float32(model: 
     assert {p.dtype for part in (pipe.transformer, pipe.vae, pipe.text_encoder) for p in part.parameters()} == {torch.float32}
     mine = load_klein(model, device="cpu")
     pipe.set_progress_bar_config(disable=True)
-    call = {
-        "prompt": "pizza",
-        "num_inference_steps": 1,
-        "height": 64,
-        "width": 64,
-        "max_sequence_length": 16,
-        "output_type": "pt",
-    }
-    pictures = [p(**call, generator=torch.Generator().manual_seed(0)).images for p in (pipe, mine)]
+    call = {"prompt": "pizza", "num_inference_steps": 1, "height": 64, "width": 64, "max_sequence_length": 16}
+    pictures = [p(**call, output_type="pt", generator=torch.Generator().manual_seed(0)).images for p in (pipe, mine)]
     assert pictures[0].dtype == torch.float32
     assert torch.equal(*pictures)
 
@@ -181,16 +174,8 @@ def test_the_tools_train_save_and_distil_a_model_that_loads(few_emoji: Path, mon
 
     texts = distilling.Subject(["pizza", "bento box"], training.GUIDANCE, 16, training.CARD_DATA)
     monkeypatch.setattr(distilling, "subjects", lambda: {"klein-emoji": texts})
-    options = {
-        "--source": teacher,
-        "--work": few_emoji,
-        "--out": few_emoji / "student",
-        "--paths": 2,
-        "--batch": 2,
-        "--steps": 2,
-        "--rounds": 2,
-    }
-    run_tool(monkeypatch, "distil_klein", "klein-emoji", *[x for pair in options.items() for x in pair])
+    places = ["--source", teacher, "--work", few_emoji, "--out", few_emoji / "student"]
+    run_tool(monkeypatch, "distil_klein", "klein-emoji", *places, *["--paths", "2", "--batch", "2", "--steps", "2", "--rounds", "2"])
     for folder, distilled in ((teacher, False), (few_emoji / "student", True)):
         flow = KleinFlow.load(str(folder), prompt="pizza", device="cpu", dtype="float32")
         assert (flow.is_distilled, flow.tokens) == (distilled, 64)

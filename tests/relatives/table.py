@@ -110,17 +110,13 @@ def mask(side: int = 32) -> Image.Image:
     return Image.fromarray((torch.arange(side).expand(side, side) >= side // 2).mul(255).to(torch.uint8).numpy())
 
 
-DYNAMIC = {
-    "use_dynamic_shifting": True,
-    "base_shift": 0.5,
-    "max_shift": 1.15,
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 4096,
-}
+DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+DYNAMIC |= {"base_image_seq_len": 256, "max_image_seq_len": 4096}
 MASKED = texts(prompt_embeds=(1, 7, 32), prompt_attention_mask=(1, 7))
 """Embeddings of a prompt and of a negative one, with their masks."""
 EMBEDDED = texts(prompt_embeds=(1, 7, 32))
 """The same without masks."""
+CONTROL = {"control_image": picture}
 IMAGE = {"image": picture, "strength": 0.6}
 INPAINT = {"image": picture, "mask_image": mask, "strength": 0.7}
 UNSENT, NEGATED = {"note": "no sigmas passed"}, {"note": "passes -v"}
@@ -135,10 +131,10 @@ relative("Flux img2img", "FluxImg2ImgPipeline", "flux", {**FLUX, **IMAGE}, shift
 relative("Flux inpaint", "FluxInpaintPipeline", "flux", {**FLUX, **INPAINT}, shift=3.0, **DYNAMIC)
 relative("Flux Kontext", "FluxKontextPipeline", "flux", {**FLUX, **KONTEXT}, **DYNAMIC)
 relative("Flux Fill", "FluxFillPipeline", "flux fill", {**FLUX, "image": picture, "mask_image": mask}, **DYNAMIC)
-relative("Flux Control", "FluxControlPipeline", "flux control", {**FLUX, "control_image": picture}, **DYNAMIC)
+relative("Flux Control", "FluxControlPipeline", "flux control", {**FLUX, **CONTROL}, **DYNAMIC)
 relative("Flux Control img2img", "FluxControlImg2ImgPipeline", "flux control", CONTROLLED, **DYNAMIC)
 relative("Flux Control inpaint", "FluxControlInpaintPipeline", "flux control", {**CONTROLLED, "mask_image": mask}, **DYNAMIC)
-relative("Flux ControlNet", "FluxControlNetPipeline", "flux controlnet", {**FLUX, "control_image": picture}, **DYNAMIC)
+relative("Flux ControlNet", "FluxControlNetPipeline", "flux controlnet", {**FLUX, **CONTROL}, **DYNAMIC)
 relative("Flux ControlNet img2img", "FluxControlNetImg2ImgPipeline", "flux controlnet", CONTROLLED, **DYNAMIC)
 relative(
     "Flux ControlNet inpaint", "FluxControlNetInpaintPipeline", "flux controlnet", {**CONTROLLED, "mask_image": mask}, **DYNAMIC
@@ -154,7 +150,7 @@ relative("SD3 img2img", "StableDiffusion3Img2ImgPipeline", "sd3", {**SD3, **IMAG
 relative("SD3 inpaint", "StableDiffusion3InpaintPipeline", "sd3", {**SD3, **INPAINT}, shift=3.0)
 relative("SD3 PAG", "StableDiffusion3PAGPipeline", "sd3 pag", SD3, shift=3.0)
 relative("SD3 PAG img2img", "StableDiffusion3PAGImg2ImgPipeline", "sd3 pag", {**SD3, **IMAGE}, shift=3.0)
-relative("SD3 ControlNet", "StableDiffusion3ControlNetPipeline", "sd3 controlnet", {**SD3, "control_image": picture}, shift=3.0)
+relative("SD3 ControlNet", "StableDiffusion3ControlNetPipeline", "sd3 controlnet", {**SD3, **CONTROL}, shift=3.0)
 relative(
     "SD3 ControlNet inpaint",
     "StableDiffusion3ControlNetInpaintingPipeline",
@@ -172,9 +168,7 @@ relative("FLUX.2", "Flux2Pipeline", "flux2", {"prompt_embeds": normal(1, 7, 16)}
 relative("Qwen-Image", "QwenImagePipeline", "qwen", QWEN_TEXT, **QWEN)
 relative("Qwen-Image img2img", "QwenImageImg2ImgPipeline", "qwen", {**QWEN_TEXT, **IMAGE}, **QWEN)
 relative("Qwen-Image inpaint", "QwenImageInpaintPipeline", "qwen", {**QWEN_TEXT, **INPAINT}, **QWEN)
-relative(
-    "Qwen-Image ControlNet", "QwenImageControlNetPipeline", "qwen controlnet", {**QWEN_TEXT, "control_image": picture}, **QWEN
-)
+relative("Qwen-Image ControlNet", "QwenImageControlNetPipeline", "qwen controlnet", {**QWEN_TEXT, **CONTROL}, **QWEN)
 
 # Z-Image
 
@@ -197,7 +191,7 @@ relative(
     "Z-Image ControlNet",
     "ZImageControlNetPipeline",
     lambda: z_image("z-image controlnet"),
-    {**Z_IMAGE, "control_image": picture},
+    {**Z_IMAGE, **CONTROL},
     shift=3.0,
     **NEGATED,
 )
@@ -226,9 +220,7 @@ relative(
     note="passes sigmas and timesteps; reads scheduler.sigmas; linear shift",
     **COGVIEW_SHIFT,
 )
-relative(
-    "CogView4 Control", "CogView4ControlPipeline", "cogview4 control", {**EMBEDDED, "control_image": picture}, **COGVIEW_SHIFT
-)
+relative("CogView4 Control", "CogView4ControlPipeline", "cogview4 control", {**EMBEDDED, **CONTROL}, **COGVIEW_SHIFT)
 relative("Sana", "SanaPipeline", "sana", SANA, shift=3.0)
 relative("Sana PAG", "SanaPAGPipeline", "sana pag", SANA, shift=3.0)
 relative("HiDream", "HiDreamImagePipeline", "hidream", HIDREAM, shift=3.0, **NEGATED)
