@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import flowsamplers as fs
+from flowsamplers.sampler import Running
 from flowsamplers_diffusers import FlowSamplerScheduler
 
 DATA = Path(__file__).parent.parent / "docs" / "reference" / "full-size.json"
@@ -100,6 +101,8 @@ def held(scheduler: FlowSamplerScheduler) -> int:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
+    elif isinstance(value, Running):
+        yield from _tensors(vars(value))
     elif isinstance(value, dict):
         for v in value.values():
             yield from _tensors(v)
