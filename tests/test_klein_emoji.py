@@ -175,7 +175,9 @@ def test_the_tools_train_save_and_distil_a_model_that_loads(few_emoji: Path, mon
     texts = distilling.Subject(["pizza", "bento box"], training.GUIDANCE, 16, training.CARD_DATA)
     monkeypatch.setattr(distilling, "subjects", lambda: {"klein-emoji": texts})
     places = ["--source", teacher, "--work", few_emoji, "--out", few_emoji / "student"]
-    run_tool(monkeypatch, "distil_klein", "klein-emoji", *places, *["--paths", "2", "--batch", "2", "--steps", "2", "--rounds", "2"])
+    run_tool(
+        monkeypatch, "distil_klein", "klein-emoji", *places, *["--paths", "2", "--batch", "2", "--steps", "2", "--rounds", "2"]
+    )
     for folder, distilled in ((teacher, False), (few_emoji / "student", True)):
         flow = KleinFlow.load(str(folder), prompt="pizza", device="cpu", dtype="float32")
         assert (flow.is_distilled, flow.tokens) == (distilled, 64)
