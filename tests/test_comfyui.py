@@ -375,6 +375,12 @@ def test_an_inspected_run_is_the_run(sampler, noise_scale, calls):
     assert work.plot_inspection(found).shape[-1] == 3
 
 
+@pytest.mark.parametrize("nothing", [torch.empty(0), torch.tensor([0.5]), torch.tensor([0.5, 0.5])])
+def test_a_run_without_a_step_is_refused_before_its_calls_are_counted(nothing):
+    with pytest.raises(ValueError, match="at least two different sigmas"):
+        work.calls_of("heun", nothing)
+
+
 def test_a_study_keeps_its_budget_and_its_numbers_are_errors():
     noise = normal((2, 8))
     guider = Guider()

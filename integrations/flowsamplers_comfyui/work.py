@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,12 +75,13 @@ def inspect(
 def calls_of(sampler: SamplerLike, sigmas: Tensor, last: str = AUTO) -> int:
     """Count the model calls of a run for a progress bar; an adaptive sampler counts one for each step.
 
+    Raises:
+        ValueError: there are fewer than two different sigmas, or see `host.with_end`.
+
     Examples:
         >>> calls_of("heun", torch.tensor([1.0, 0.5, 0.0])), calls_of("dopri5", torch.tensor([1.0, 0.5, 0.0]))
         (3, 3)
     """
-    if len(sigmas) < 2:
-        return 0
     parts = with_end(sampler, grid_of(sigmas)[0], last)
     return sum(grid.steps if method.adaptive else fs.nfe(method, grid) for method, grid in parts)
 
@@ -270,7 +272,4 @@ def _image(figure: Any) -> Tensor:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    width, height = canvas.get_width_height()
-    return (
-        torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8).reshape(1, height, width, 4)[..., :3].float() / 255
-    )
+    return torch.from_numpy(np.array(canvas.buffer_rgba()))[None, ..., :3].float() / 255
