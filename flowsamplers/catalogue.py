@@ -10,28 +10,23 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from flowsamplers.orders import OrderVerdict
 from flowsamplers.registry import SamplerInfo, get_sampler, list_samplers, sampler_info
 
 
 @dataclass(frozen=True)
-class Observed:
-    """A measured order of a stochastic sampler.
+class Observed(OrderVerdict):
+    """A measured order of a stochastic sampler, without its window.
 
     Attributes:
-        verdict: see `flowsamplers.orders.OrderVerdict`.
-        order: the slope in its window, None without one.
-        bar: upper bound of its Monte Carlo standard error; None for orders measured without Monte Carlo.
         errors: for a weak order on a mixture, the errors at numbers of steps that double.
         bars: standard errors of ``errors``.
 
     Examples:
-        >>> str(Observed("confirmed", 1.07, 0.08)), str(Observed("pre-asymptotic", None, None, [2e-2, 4e-3], [1e-4, 3e-4]))
+        >>> str(Observed("confirmed", 1.07, bar=0.08)), str(Observed("pre-asymptotic", errors=[2e-2, 4e-3], bars=[1e-4, 3e-4]))
         ('1.07 ± 0.08', '2.3 ± 0.1')
     """
 
-    verdict: str
-    order: float | None
-    bar: float | None
     errors: Sequence[float] = ()
     bars: Sequence[float] = ()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowsamplers.catalogue import Entry
-    from flowsamplers.registry import SamplerInfo, ScheduleInfo
+    from flowsamplers.registry import ScheduleInfo
 
 WIDTH = 80
+MEASURED = ("verdict", "order", "bar", "errors", "bars")
 
 
 @click.command("list", cls=Command)
@@ -103,8 +103,8 @@ def sampler_row(entry: Entry) -> dict[str, Any]:
         **_of(info, "stochastic", "adaptive"),
         "strong_order": info.strong_order if info.stochastic else None,
         "weak_order": info.weak_order if info.stochastic else None,
-        "measured_strong": {key: asdict(o) for key, o in entry.strong.items()},
-        "measured_weak": {key: asdict(o) for key, o in entry.weak.items()},
+        "measured_strong": {key: _of(o, *MEASURED) for key, o in entry.strong.items()},
+        "measured_weak": {key: _of(o, *MEASURED) for key, o in entry.weak.items()},
         **_of(info, "keeps_marginals", "keeps_noise_level", "options", "advice", "reference"),
     }
 
@@ -115,7 +115,7 @@ def schedule_row(info: ScheduleInfo) -> dict[str, Any]:
     return _of(info, *names, "reference")
 
 
-def _of(info: SamplerInfo | ScheduleInfo, *names: str) -> dict[str, Any]:
+def _of(info: object, *names: str) -> dict[str, Any]:
     return {name: getattr(info, name) for name in names}
 
 

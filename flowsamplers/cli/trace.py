@@ -51,11 +51,8 @@ def trace(
     about = {k: v for k, v in flow.describe().items() if k in ("is_distilled", "guidance_scale", "tokens")}
     click.echo("  ".join(f"{k}={v}" for k, v in about.items()))
     click.echo(f"\n{'step':>4} {'stage':>5} {'sigma':>10} {'timestep':>10} {'dt of step':>11} {'rms x':>9} {'rms v':>9}")
-    for r in rows:
-        click.echo(
-            f"{r['step']:>4} {r['stage']:>5} {r['sigma']:>10.7f} {r['timestep']:>10.4f} {r['dt']:>11.7f} "
-            f"{r['x_rms']:>9.5f} {r['v_rms']:>9.5f}"
-        )
+    line = "{step:>4} {stage:>5} {sigma:>10.7f} {timestep:>10.4f} {dt:>11.7f} {x_rms:>9.5f} {v_rms:>9.5f}"
+    click.echo("\n".join(line.format(**row) for row in rows))
     lost = next((r for r in rows if not math.isfinite(r["v_rms"])), None)
     if lost is not None:
         raise FloatingPointError(f"the velocity at sigma {lost['sigma']:g} in step {lost['step']} is not finite")
