@@ -92,6 +92,10 @@ class Judges:
         """Those of a sampler on a grid."""
         return self.squares(lambda velocity, x: fs.sample(velocity, x, grid, sampler))
 
+    def stock(self, cell: Measured) -> np.ndarray:
+        """Those of a scheduler of diffusers."""
+        return self.squares(lambda velocity, x: stock.run(cell.sampler["name"], velocity, x, schedule(cell)))
+
     def error(self, squares: np.ndarray) -> tuple[float, float]:
         """The relative error over all rows, and half of its 95 % interval by the jackknife."""
         return ratio(squares, self.x0.flatten(1).square().sum(1).numpy())
@@ -141,13 +145,13 @@ def measure_flow(subject: Subject) -> dict[str, Any]:
         condition = [(held if i % FOLDS == FOLDS - 1 else given)[i // FOLDS % 3] for i in range(subject.fitting)]
     begun = time.perf_counter()
     rows = Rows.of(source, x1, condition=condition, nodes=subject.nodes)
-    told: dict[str, Any] = {
-        "rows": subject.fitting,
-        "intervals": subject.nodes,
-        "rounds": subject.rounds,
+    told: dict[str, Any] = {"rows": subject.fitting, "intervals": subject.nodes, "rounds": subject.rounds}
+    told |= {
         "torch": torch.__version__,
+        "path_error": rows.profile.error,
+        "seconds of the paths": time.perf_counter() - begun,
+        "prompts": list(given),
     }
-    told |= {"path_error": rows.profile.error, "seconds of the paths": time.perf_counter() - begun, "prompts": list(given)}
     told |= {"other prompts": list(held), **subject.options}
 
     def judges(prompts: Sequence[Any], seed: int) -> Judges:
@@ -155,6 +159,13 @@ def measure_flow(subject: Subject) -> dict[str, Any]:
         velocity = RowVelocity(source, noise.dtype, [prompts[i % len(prompts)] for i in range(len(noise))] if prompts else None)
         exact = ends(velocity, noise, path_nodes(subject.nodes * (1 if prompts else 2)), batch_of(noise))
         return Judges(velocity, noise, exact)
+
+    def best_of(
+        cells: Sequence[Measured], calls: int, mine: np.ndarray, run: Callable[[Measured], np.ndarray]
+    ) -> dict[str, Any]:
+        ran = {f"{cell.label} on {cell.schedule}": run(cell) for cell in likely(cells, subject.name, calls)}
+        best = min(ran, key=lambda name: ran[name].sum())
+        return {"name": best, "error": other.error(ran[best]), "ratio": ratio(mine, ran[best])}
 
     other = judges(held, SEED)
     same = judges(given, SEED + subject.judging) if given else None
@@ -174,26 +185,10 @@ def measure_flow(subject: Subject) -> dict[str, Any]:
         found["lost by ab2"] = of_other_rows(other.error(other.solve(known, "ab2")), seen.error(seen.solve(known, "ab2")))
         if same is not None:
             found["on the prompts that were fitted to"] = same.error(same.solve(solver.grid, solver.sampler))
-        runs = {
-            f"{c.sampler['name']} on {c.schedule}": other.squares(
-                lambda v, x, c=c: stock.run(c.sampler["name"], v, x, schedule(c))
-            )
-            for c in likely(measured_stock(), subject.name, calls)
-        }
-        catalogue = {
-            f"{c.label} on {c.schedule}": other.solve(schedule(c), c.sampler) for c in likely(measured(), subject.name, calls)
-        }
-        for kind, candidates in (("stock", runs), ("catalogue", catalogue)):
-            best = min(candidates, key=lambda n: candidates[n].sum())
-            found[kind] = {"name": best, "error": other.error(candidates[best]), "ratio": ratio(mine, candidates[best])}
+        found["stock"] = best_of(measured_stock(), calls, mine, other.stock)
+        found["catalogue"] = best_of(measured(), calls, mine, lambda cell: other.solve(schedule(cell), cell.sampler))
         told["calls"][str(calls)] = found
-        print(
-            subject.name,
-            calls,
-            {k: v for k, v in found.items() if k in ("fitted", "on fitting rows")},
-            found["stock"],
-            flush=True,
-        )
+        print(subject.name, calls, found["fitted"], found["on fitting rows"], found["stock"], flush=True)
     if not given:
         told["nodes alone"] = {method: nodes_for(method, rows, other) for method in METHODS}
         print(subject.name, told["nodes alone"], flush=True)

@@ -503,20 +503,13 @@ def fitting(place: Place) -> Cells:
     known: Row = {}
 
     def profiled() -> Row:
-        def work() -> None:
-            known["profile"] = fs.profile(flow, x1, nodes=nodes)
-
-        seconds, _ = place.seconds(work)
+        seconds, _ = place.seconds(lambda: known.update(profile=fs.profile(flow, x1, nodes=nodes)))
         found = known["profile"]
         return {"seconds": seconds, "rows": rows, "evaluations": found.evaluations, "of the ends": found.error}
 
     def fitted() -> Row:
-        before = flow.forward_passes
-
-        def work() -> None:
-            known["solver"] = fs.fit(flow, x1, calls, profile=known["profile"], rounds=rounds, validate=False)
-
-        seconds, _ = place.seconds(work)
+        before, options = flow.forward_passes, {"profile": known["profile"], "rounds": rounds, "validate": False}
+        seconds, _ = place.seconds(lambda: fs.fit(flow, x1, calls, **options))
         known["evaluations"] = flow.forward_passes - before + known["profile"].evaluations
         return {"seconds": seconds, "calls": calls, "rows": rows, "evaluations": known["evaluations"]}
 
@@ -539,12 +532,8 @@ def tests(place: Place) -> Cells:
             report = Path(folder) / "junit.xml"
             order = ["-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
             path = os.pathsep.join([str(ROOT), str(ROOT / "integrations"), os.environ.get("PYTHONPATH", "")])
-            subprocess.run(
-                [sys.executable, *order, f"--junitxml={report}"],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": path},
-                check=False,
-            )
+            command, environment = [sys.executable, *order, f"--junitxml={report}"], {**os.environ, "PYTHONPATH": path}
+            subprocess.run(command, cwd=ROOT, env=environment, check=False)
             cases = list(ET.parse(report).iter("testcase"))
         bad = {kind: [c for c in cases if c.find(kind) is not None] for kind in ("failure", "error", "skipped")}
         why = {c.get("name"): str(c.find(k).get("message", ""))[:300] for k in ("failure", "error") for c in bad[k]}  # type: ignore[union-attr]
