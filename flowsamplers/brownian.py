@@ -97,19 +97,19 @@ def _path(seed: int, time: float, shape: torch.Size) -> Tensor:
     generator = torch.Generator("cpu")
     normals = torch.empty(shape, dtype=torch.float32, device="cpu")
 
-    def drawn(node: int) -> Tensor:
+    def normals_of(node: int) -> Tensor:
         generator.manual_seed(fold(seed, node))
         return normals.normal_(generator=generator)
 
     low = torch.zeros(shape, dtype=torch.float64, device="cpu")
-    high = math.sqrt(_LATEST) * drawn(_bits(_LATEST)).double()
+    high = math.sqrt(_LATEST) * normals_of(_bits(_LATEST)).double()
     if time == _LATEST:
         return high
     middle = torch.empty_like(low)
     for a, m, b in _halvings(_bits(time)):
         ta, tm, tb = _time(a), _time(m), _time(b)
         share = (tm - ta) / (tb - ta)
-        torch.lerp(low, high, share, out=middle).add_(drawn(m), alpha=math.sqrt(share * (tb - tm)))
+        torch.lerp(low, high, share, out=middle).add_(normals_of(m), alpha=math.sqrt(share * (tb - tm)))
         if m <= _bits(time):
             low, middle = middle, low
         else:

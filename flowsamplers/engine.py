@@ -145,23 +145,23 @@ class _Watched:
 
     def __init__(self, sampler: Sampler, on_step: OnStep) -> None:
         self.sampler, self.on_step, self.edits = sampler, on_step, Edits(draws_noise=sampler.draws_noise)
-        self.answers = list[tuple[Request, Tensor]]()
+        self.calls = list[tuple[Request, Tensor]]()
 
     def begins(self, x: Tensor, state: State) -> None:
-        self.start, self.memory, self.answers = x, remembered(state), []
+        self.start, self.memory, self.calls = x, remembered(state), []
 
     def record(self, request: Request, v: Tensor) -> Tensor:
-        self.answers = [*self.answers[:1], (request, v)]
+        self.calls = [*self.calls[:1], (request, v)]
         return v
 
     def ends(self, at: Step, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The state and what is remembered, as edited."""
-        (begun, first), (request, last) = self.answers[0], self.answers[-1]
+        (begun, first), (request, last) = self.calls[0], self.calls[-1]
         if self.edits.pending:
             x = x + self.edits.settled(x, self.start + at.h * first, self.memory, step_ends=True)
             self.edits.forget(remembered(state))
         self.edits.moves(at.h, first)
-        if begun.sigma == at.s0 and (self.memory or len(self.answers) > 1):
+        if begun.sigma == at.s0 and (self.memory or len(self.calls) > 1):
             self.edits.stepped(self.start, x, at.h, first)
         given = self.on_step(StepEnd(x.clone(), at.s1, at.index, at.count, (request.x, request.sigma, last)))
         if given is None:

@@ -22,9 +22,9 @@ from flowsamplers.sampler import Evaluate, Running, SamplerLike, State, steps_of
 class Stepper:
     """Run a sampler from a loop that calls the model itself.
 
-    Read `point` and `sigma`, call the model there, pass its velocity to `tell`, and repeat until `done`. Between any two model calls
-    a Stepper can be deep-copied or pickled. It stores ``x`` at the start of the step, the sampler's state, the velocities of this
-    step, and the edits. The generator is rebuilt by replaying the step.
+    Read `point` and `sigma`, call the model there, pass its velocity to `tell`, and repeat until `done`. Optuna and CMA-ES call such
+    an interface ask-and-tell. Between any two model calls a Stepper can be deep-copied or pickled. It stores ``x`` at the start of
+    the step, the sampler's state, the velocities of this step, and the edits. The generator is rebuilt by replaying the step.
 
     Every tensor that is passed in is copied, so the caller may reuse its buffers.
 
