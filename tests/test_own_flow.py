@@ -48,11 +48,6 @@ def test_a_velocity_and_a_shape_are_enough(tmp_path) -> None:
         assert row.error == pytest.approx(true, rel=1e-4, abs=2 * row.reference_error)
 
 
-@pytest.mark.parametrize("flow", [GaussianFlow([1.0, -1.0], std=0.5), MixtureFlow.four_gaussians()])
-def test_flows_of_this_library_can_be_given_as_objects(flow, tmp_path) -> None:
-    assert len(small(flow).run(tmp_path).rows) == 8
-
-
 def test_a_function_and_a_network_are_flows() -> None:
     class Network(torch.nn.Linear):
         def forward(self, x, sigma):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import shutil
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +26,11 @@ from diffusers import (
     schedulers,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors.torch import load_file
 
 import flowsamplers as fs
 from fields import every_fixed_variant
-from flowsamplers_diffusers import FlowSamplerScheduler
+from flowsamplers_diffusers import FlowSamplerScheduler, load_klein
 from klein import latents, pipeline
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -204,6 +208,16 @@ def test_a_saved_pipeline_opens_with_the_scheduler_it_was_saved_with_or_another_
     given = DiffusionPipeline.from_pretrained(tmp_path, scheduler=other)
     assert (type(given), given.scheduler) == (Flux2KleinPipeline, other)
     assert [x.isfinite().all() for x in latents(saved, steps=2)] == [True] * 3
+
+
+def test_pickled_weights_are_refused_unless_asked(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(str(files("flowsamplers_diffusers").joinpath("klein_digits")), folder)
+    (weights,) = (folder / "transformer").glob("*.safetensors")
+    torch.save(load_file(weights), folder / "transformer" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_klein(folder, device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of numpy, for what diffusers does

@@ -99,18 +99,6 @@ def test_schedulers_stepped_in_turns_do_not_disturb_each_other(name) -> None:
         assert all(torch.equal(x, run[i]) if x is not None else i >= len(run) for x, run in zip(pair, alone, strict=True))
 
 
-@SOME
-def test_a_pipeline_called_in_the_middle_of_another_that_shares_its_networks_disturbs_neither(sampler) -> None:
-    outer, inner = (pipeline(scheduler=FlowSamplerScheduler(sampler=s, seed=3, shift=3.0)) for s in (sampler, "heun"))
-    alone, inner_alone = latents(outer), latents(inner, steps=2, guidance=1.0)[-1]
-
-    def call_the_other(*_) -> dict:
-        assert torch.equal(latents(inner, steps=2, guidance=1.0)[-1], inner_alone)
-        return {}
-
-    assert all(torch.equal(a, b) for a, b in zip(latents(outer, callback=call_the_other), alone, strict=True))
-
-
 THREADS_MAY_SHARE_TEXT = int(transformers.__version__.partition(".")[0]) >= 5
 """transformers 4.57 patches the layers of a text encoder to collect its hidden states, which other threads then see."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -100,18 +99,6 @@ def test_er_sde_with_the_reverse_time_rule_and_two_stages_is_dpmpp_2m_sde_heun_i
     b = fs.get_sampler("dpmpp_2m_sde", correction="heun", variable="ve_sigma", eta=0.6)
     x, y = (fs.sample(smooth, start(), IRREGULAR, s, seed=0) for s in (a, b))
     assert torch.equal(x, y)
-
-
-def test_an_ancestral_step_of_eulers_method_is_the_first_order_sampler() -> None:
-    """ComfyUI's euler_ancestral for rectified flows, written out."""
-    noise, x, eta = fs.KeyedNoise(2), start(), 0.8
-    for i, (s, t) in enumerate(pairwise(IRREGULAR.sigmas)):
-        down = t * (1 + eta * (t / s - 1))
-        euler = x + (down - s) * at(x, s)
-        scale = (1 - t) / (1 - down)
-        x = scale * euler + math.sqrt(t**2 - (down * scale) ** 2) * noise(x, i, 0)
-    sampler = fs.get_sampler("dpmpp_2s_ancestral", base="euler", eta=eta)
-    torch.testing.assert_close(fs.sample(smooth, start(), IRREGULAR, sampler, seed=noise), x, rtol=1e-12, atol=1e-12)
 
 
 # The kernel
