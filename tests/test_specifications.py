@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
 import flowsamplers as fs
+from flowsamplers.registry.schedules import _checking
 from flowsamplers_diffusers import FlowSamplerScheduler
+
+Kind = Literal["one", "two"]
+
+
+@dataclass(frozen=True)
+class Chosen(fs.Sampler):
+    kind: Kind = "one"
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class ChosenAgain(Chosen):
+    last: fs.Sampler | str = "euler"
+
+
+def chosen(steps: int, *, kind: Kind = "one", share: float = 0.5) -> fs.SigmaGrid:
+    return fs.SigmaGrid([1.0, share, 0.0])
+
 
 SIGMAS = [1.0, 0.875, 0.5, 0.125, 0.0]
 """Exact in bfloat16."""
@@ -139,3 +160,26 @@ def test_a_study_reads_specifications() -> None:
     study = fs.study.Study("mixture:four-gaussians", prompts=(None,), samplers=(SPEC, "unipc"), nfe=(8,))
     assert study.settings()["samplers"][0] == {**fs.to_config(fs.get_sampler(SPEC))}
     assert [(p.grid.steps, p.nfe) for p in study.runs(tokens=8)] == [(6, 8), (8, 8)]
+
+
+@pytest.mark.parametrize("make", [Chosen, ChosenAgain, lambda **options: _checking(chosen)(2, **options)])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "tow"}, "unknown kind 'tow': did you mean 'two'. Accepted: one, two"),
+        ({"share": "x"}, "share='x': accepted is a number"),
+        ({"share": float("inf")}, "share=inf: accepted is a finite number"),
+    ],
+)
+def test_options_of_anybodys_sampler_and_schedule_are_checked_by_their_annotations(make, options, message: str) -> None:
+    assert make(kind="two")
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"), [(0, "steps=0: a schedule needs"), (2.0, r"steps=2\.0: steps is a whole"), (10**6, "at most 100000")]
+)
+def test_the_steps_of_anybodys_schedule_are_checked(steps, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _checking(chosen)(steps)
