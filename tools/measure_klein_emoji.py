@@ -21,6 +21,10 @@ from building import DOCS, ROOT, build, drawn, load, rendered, save, table, with
 from distil_klein import card as student_card
 from distil_klein import subjects
 from PIL import Image, ImageDraw, ImageFont
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
 from torch import Tensor
 from train_klein_emoji import COMMON_PROMPTS, FLIPPED, GUIDANCE, SETS, Data, emoji, folder, load_data, picture
 from train_klein_emoji import card as teacher_card
@@ -163,6 +167,7 @@ def measure(given: list[str]) -> None:
     found: dict[str, Any] = {"prompts": prompts, "common": len(COMMON_PROMPTS), "runs": RUNS, "training": training(work)}
     found["data"] = {"emoji": len(data.prompts), "pictures": len(data.images)}
     found["psnr"] = reconstruction(data)
+    found["category"] = categories(work, prompts, images)
     found["prompt"] = recognised(work, data, prompts, images)
     found["copies"] = copies(work, data, prompts, images)
     found["distribution"] = distribution(work, prompts, images)
@@ -184,6 +189,27 @@ def reconstruction(data: Data) -> dict[str, float]:
     vae = models()["student"].pipe.vae
     listed = torch.tensor([kind != "rest" for kind in data.kinds])[data.labels]
     return {"listed": psnr(vae, data.images[listed]), "all": psnr(vae, data.images[::7])}
+
+
+def categories(work: Path, prompts: list[str], images: dict[str, Tensor]) -> dict[str, Any]:
+    """A classifier of the category, asked about emoji that it was not fitted on."""
+    pictures, there, names, kinds = originals(work)
+    real, of = pictures[there], torch.nonzero(there)[:, 1]
+    known, number = labels_of(names, names)
+    flat, kind, groups = features(real).numpy(), np.array(kinds)[of], known[of].numpy()
+    classifier = make_pipeline(PCA(64, random_state=0), SVC(C=10.0))
+    right = torch.tensor(cross_val_predict(classifier, flat, kind, groups=groups, cv=GroupKFold(5)) == kind)
+    wanted = np.array([number[p] for p in prompts])
+    told: dict[str, Any] = {"held_out": share(right), "same_prompts": share(right[torch.tensor(np.isin(groups, wanted))])}
+    meant = np.array([kinds[names.index(p)] for p in prompts])
+    for name, mine in images.items():
+        said = np.empty(len(prompts), dtype=object)
+        for train, _ in GroupKFold(5).split(flat, kind, groups):
+            out = ~np.isin(wanted, groups[train])
+            if out.any():
+                said[out] = classifier.fit(flat[train], kind[train]).predict(features(mine[out]).numpy())
+        told[name] = share(torch.tensor(said == meant))
+    return told
 
 
 def recognised(work: Path, data: Data, prompts: list[str], images: dict[str, Tensor]) -> dict[str, Any]:
@@ -294,6 +320,7 @@ def rows_of(found: dict[str, Any]) -> list[list[str]]:
     """What was measured, for the teacher and the student."""
     by, copied, near = found["prompt"], found["copies"], found["distribution"]
     return [
+        ["Category recognized", *(percent(found["category"][name]) for name in RUNS)],
         *(
             [f"Prompt is the nearest, {label} prompts", *(percent(by[f"{name}, {part}"]) for name in RUNS)]
             for part, label in (("common", "common"), ("others", "other"))
@@ -334,6 +361,7 @@ def facts(found: dict[str, Any], name: str) -> str:
         steps=RUNS[name],
         guidance=f" with guidance {GUIDANCE:g}" if name == "teacher" else "",
         rows=[(row[0], row[1 + list(RUNS).index(name)]) for row in rows_of(found)],
+        real=percent(found["category"]["same_prompts"]),
         near=percent(found["copies"][f"{name}, closer than half of what is between the sets"]),
     )
 
@@ -358,8 +386,8 @@ def page() -> str:
     by, near = found["prompt"]["one set among the other"], found["distribution"]["one set to the other"]
     part = f"""{table(" | `klein-emoji`, 50 steps: | `klein-emoji-distilled`, 4 steps:", rows_of(found))}
 
-For scale: {percent(by)} of the Twemoji pictures have the right Noto picture as the nearest. The Twemoji and the Noto picture of one emoji
-are {found["copies"]["between the sets"][1]:.3f} apart, at the median. The energy distance of the two sets is {near[0]:.4f}. [All values](klein-emoji.json).
+For scale: the classifier of the category is right for {percent(found["category"]["same_prompts"])} of the real pictures of these prompts.
+{percent(by)} of the Twemoji pictures have the right Noto picture as the nearest. The Twemoji and the Noto picture of one emoji are {found["copies"]["between the sets"][1]:.3f} apart, at the median. The energy distance of the two sets is {near[0]:.4f}. [All values](klein-emoji.json).
 
 {fitted()}"""
     return with_measured(PAGE.read_text(), "measure_klein_emoji.py", part)
