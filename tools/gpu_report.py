@@ -427,6 +427,8 @@ def studies(place: Place) -> Cells:
     small: Row = {"prompts": ("a",), **few, "max_batch": 4, "reference_evaluations": 256}
     yield {"what": "the probe's estimate, klein-4B"}, lambda: _estimated(place, Study(seeds=(0, 1), **small))
     yield {"what": "a batch out of memory is halved"}, partial(_halved, place)
+    wide = place.flow_of(place.thin, "two blocks, random")
+    yield {"what": "a study of two blocks"}, lambda: _studied(place, Study(flow=wide, seeds=(0,), **small))
 
 
 def _studied(place: Place, study: Study) -> Row:
@@ -509,9 +511,16 @@ def fitting(place: Place) -> Cells:
 
     def fitted() -> Row:
         before, options = flow.forward_passes, {"profile": known["profile"], "rounds": rounds, "validate": False}
-        seconds, _ = place.seconds(lambda: fs.fit(flow, x1, calls, **options))
+        seconds, _ = place.seconds(lambda: known.update(solver=fs.fit(flow, x1, calls, **options)))
         known["evaluations"] = flow.forward_passes - before + known["profile"].evaluations
         return {"seconds": seconds, "calls": calls, "rows": rows, "evaluations": known["evaluations"]}
+
+    def judged() -> Row:
+        fresh = flow.noise(list(range(1000, 1000 + rows)))
+        solver, grid = known["solver"], fs.schedules.flux2(calls, tokens=flow.tokens)
+        truth = fs.sample(flow.velocity, fresh, fs.schedules.flux2(8 * calls, tokens=flow.tokens), "rk4")
+        runs = {"fitted": (solver.grid, solver.sampler), "ab2": (grid, "ab2"), "euler": (grid, "euler")}
+        return {k: float((fs.sample(flow.velocity, fresh, g, s) - truth).norm() / truth.norm()) for k, (g, s) in runs.items()}
 
     def at_full_size() -> Row:
         sigma = torch.full((1,), 0.5, device=place.device)
@@ -521,6 +530,7 @@ def fitting(place: Place) -> Cells:
 
     yield {"what": "a profile of klein-digits"}, profiled
     yield {"what": "the same solver, fitted"}, fitted
+    yield {"what": "errors on other rows"}, judged
     yield {"what": "the same fit at full size"}, at_full_size
 
 
