@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -15,6 +15,41 @@ from flowsamplers._accepted import refused, unknown
 __all__ = ["Registered", "Registry"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the descriptions of samplers and of schedules have in common.
+
+    Attributes:
+        name: its name.
+        aliases: other names of exactly the same.
+        presets: names of the same with other options, and these options.
+        family: its family, which is the module that contains it.
+        reference: the paper or program it comes from.
+        advice: when to use it, in one line.
+        origin: the package that registered it.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    presets: Mapping[str, Mapping[str, Any]]
+    family: str
+    reference: str
+    advice: str
+    origin: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, aliases and presets."""
+        return (self.name, *self.aliases, *self.presets)
+
+
+def described(target: Any, name: str, presets: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    """The attributes of a `Description` that follow from where a class or function is defined."""
+    module: str = target.__module__
+    origin, family = module.partition(".")[0], module.rpartition(".")[2]
+    return {"name": name, "presets": dict(presets or {}), "family": family, "origin": origin}
 
 
 @dataclass(frozen=True)

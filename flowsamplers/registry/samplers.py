@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from flowsamplers._accepted import flag, text
 from flowsamplers._elsewhere import sampler_elsewhere
-from flowsamplers.registry.names import Registered, Registry
+from flowsamplers.registry.names import Description, Registered, Registry, described
 from flowsamplers.registry.specifications import options_of, parse_specification
 from flowsamplers.sampler import Claims, Sampler, SamplerLike, configuration
 
@@ -27,30 +27,16 @@ def _claim(read: Callable[[Claims], _T]) -> _T:
 
 
 @dataclass(frozen=True)
-class SamplerInfo:
+class SamplerInfo(Description):
     """The description of a registered sampler.
 
     Attributes:
-        name: its name.
-        aliases: other names of the same method.
-        presets: names of the method with other options, and these options.
-        family: its family, which is the module that contains it.
-        reference: the paper or program it comes from.
-        advice: when to use it, in one line.
         factory: the class; called with the options.
-        origin: the package that registered it.
         needs: the option that must be given; empty for a sampler that runs without options.
         preset: the requested preset, whose properties and options these are; empty for the method with its defaults.
     """
 
-    name: str
-    aliases: tuple[str, ...]
-    presets: Mapping[str, Mapping[str, Any]]
-    family: str
-    reference: str
-    advice: str
     factory: type[Sampler]
-    origin: str
     needs: str = ""
     preset: str = ""
 
@@ -81,11 +67,6 @@ class SamplerInfo:
     """Order of means over the results of a stochastic sampler; 0 if they do not converge."""
     strong_order = _claim(lambda claims: claims.strong_order)
     """Order of each path of a stochastic sampler; 0 if paths do not converge."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The sampler's name, aliases and presets."""
-        return (self.name, *self.aliases, *self.presets)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -126,17 +107,8 @@ def register(
     text("name", name)
 
     def add(cls: _S) -> _S:
-        info = SamplerInfo(
-            name=name,
-            aliases=aliases,
-            presets=dict(presets or {}),
-            family=cls.__module__.rpartition(".")[2],
-            reference=reference,
-            advice=advice,
-            factory=cls,
-            origin=cls.__module__.partition(".")[0],
-            needs=needs,
-        )
+        common = described(cls, name, presets)
+        info = SamplerInfo(**common, aliases=aliases, reference=reference, advice=advice, factory=cls, needs=needs)
         SAMPLERS.add(Registered(info.names, cls, info, info.origin))
         cls.registered_as = name
         return cls

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from flowsamplers._accepted import as_declared, literal, text, unknown
 from flowsamplers._elsewhere import schedule_elsewhere
 from flowsamplers.grid import SigmaGrid, at_least_one
-from flowsamplers.registry.names import Registered, Registry
+from flowsamplers.registry.names import Description, Registered, Registry, described
 from flowsamplers.registry.specifications import parse_specification
 
 __all__ = ["SCHEDULES", "ScheduleInfo", "get_schedule", "list_schedules", "register_schedule", "schedule_info"]
@@ -21,43 +21,24 @@ Builder: TypeAlias = Callable[..., SigmaGrid]
 
 
 @dataclass(frozen=True)
-class ScheduleInfo:
+class ScheduleInfo(Description):
     """The description of a registered schedule.
 
     Attributes:
-        name: its name.
-        aliases: other names of the same schedule.
-        presets: names of the schedule with other options, and these options.
-        family: its family, which is the module that contains it.
         options: its options with their defaults.
         summary: first line of its docstring.
         builder: the function; called as ``builder(steps, **options)``.
         form: the program it follows, if programs mean different schedules by this name.
         complete: whether it runs from 1 to 0; otherwise it begins below 1.
         exact_steps: whether it always has the requested number of steps.
-        reference: the paper or program it comes from.
-        advice: when to use it, in one line.
-        origin: the package that registered it.
     """
 
-    name: str
-    aliases: tuple[str, ...]
-    presets: Mapping[str, Mapping[str, Any]]
-    family: str
     options: dict[str, Any]
     summary: str
     builder: Builder
     form: str
     complete: bool
     exact_steps: bool
-    reference: str
-    advice: str
-    origin: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The schedule's name, aliases and presets."""
-        return (self.name, *self.aliases, *self.presets)
 
 
 _B = TypeVar("_B", bound=Builder)
@@ -95,19 +76,16 @@ def register_schedule(
         builder = cast(_B, _checking(written))
         parameters = list(inspect.signature(builder).parameters.values())[1:]
         info = ScheduleInfo(
-            name=name,
+            **described(builder, name, presets),
             aliases=aliases,
-            presets=dict(presets or {}),
-            family=builder.__module__.rpartition(".")[2],
+            reference=reference,
+            advice=advice,
             options={p.name: p.default for p in parameters},
             summary=(builder.__doc__ or "").strip().split("\n")[0],
             builder=builder,
             form=form,
             complete=complete,
             exact_steps=exact_steps,
-            reference=reference,
-            advice=advice,
-            origin=builder.__module__.partition(".")[0],
         )
         SCHEDULES.add(Registered(info.names, builder, info, info.origin))
         return builder
