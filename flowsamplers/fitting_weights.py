@@ -73,7 +73,7 @@ def fit_ns_solver(
         v = velocity(x.to(x1.dtype), x1.new_full((len(x1),), grid.sigmas[i]))
         past = [v.double(), *past][:memory]
         rows.append(_nearest(past, (path[i + 1] - x) / grid.dt[i]))
-        x = x + grid.dt[i] * _sum(rows[-1], past)
+        x = x + grid.dt[i] * sum((w * v for w, v in zip(rows[-1], past, strict=True)), torch.zeros_like(x))
     return NSSolver(last=last, table=tuple(rows))
 
 
@@ -88,7 +88,3 @@ def _nearest(past: list[Tensor], wanted: Tensor) -> tuple[float, ...]:
     found = torch.linalg.lstsq(a, b, rcond=CUTOFF, driver="gelsd").solution
     weights = (found[:, 0] / sizes.cpu()).tolist()
     return 1 - sum(weights), *weights
-
-
-def _sum(weights: tuple[float, ...], past: list[Tensor]) -> Tensor:
-    return sum((w * v for w, v in zip(weights, past, strict=True)), torch.zeros_like(past[0]))

@@ -53,7 +53,7 @@ class RowsWithEnds:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, raised inside diffusers
             gaps = [
-                run(partial(_one_sigma, self.velocity, rows), self.x1[rows]).double() - self.x0[rows]
+                run(lambda x, sigma, rows=rows: self.velocity(x, sigma[0].item(), rows), self.x1[rows]).double() - self.x0[rows]
                 for rows in chunks(len(self.x1), self.max_batch)
             ]
         return Score(name, calls, *_error(torch.cat(gaps), self.x0))
@@ -116,10 +116,6 @@ def _cut(grid: SigmaGrid, start: float) -> SigmaGrid:
 def _last_steps(grid_of: Callable[[int], SigmaGrid], steps: int, start: float) -> SigmaGrid:
     """The schedule of so many steps from a sigma: the part below it of one with more steps from 1."""
     return next(cut for n in count(steps) if (cut := _cut(grid_of(n), start)).steps >= steps)
-
-
-def _one_sigma(velocity: RowVelocity, rows: slice, x: Tensor, sigma: Tensor) -> Tensor:
-    return velocity(x, sigma[0].item(), rows)
 
 
 def _stock(calls: int, grid_of: Callable[[int], SigmaGrid]) -> Iterator[tuple[str, int, Run]]:

@@ -46,11 +46,6 @@ class DataFlow(VectorFlow):
         points = self.points.to(x)
         s = column(sigma, x)
         held = s.clamp(min=self.floor)
-        square = _squares(x, s, points)
+        square = ((x[:, None, :] - (1 - s)[:, :, None] * points) ** 2).sum(-1)  # |x - (1 - s) p|^2 for each row and point
         weights = torch.softmax(-square / (2 * held**2), dim=1)
         return (x - weights @ points) / held
-
-
-def _squares(x: Tensor, s: Tensor, points: Tensor) -> Tensor:
-    """``|x - (1 - s) p|^2`` for each row and point."""
-    return ((x[:, None, :] - (1 - s)[:, :, None] * points) ** 2).sum(-1)
