@@ -9,8 +9,8 @@ W(m) \mid W(a), W(b) \;\sim\; N\Big(W(a) + \tfrac{m - a}{b - a}\,(W(b) - W(a)),\
 $$
 
 The first bisections split exponents, the later ones mantissas, so the relative resolution is the same at all times. The normal
-numbers of a node come from a generator seeded by the node, so earlier calls change nothing. One time needs at most 63 bisections
-and the memory of four tensors.
+numbers of a node come from a generator seeded by the node, so earlier calls change nothing. The path at one time is a weighted sum
+of these normal numbers. It needs at most 63 bisections and the memory of two tensors.
 """
 
 from __future__ import annotations
@@ -93,28 +93,32 @@ class BrownianNoise:
 
 
 def _path(seed: int, time: float, shape: torch.Size) -> Tensor:
-    """W(time) in float64: down the tree, holding the two ends of the present interval and no more."""
+    """W(time) in float64: the weighted sum of the normal numbers of the nodes above it, one node at a time."""
     generator = torch.Generator("cpu")
     normals = torch.empty(shape, dtype=torch.float32, device="cpu")
-
-    def normals_of(node: int) -> Tensor:
+    total = torch.zeros(shape, dtype=torch.float64, device="cpu")
+    for node, weight in _weights(time):
         generator.manual_seed(fold(seed, node))
-        return normals.normal_(generator=generator)
+        total.add_(normals.normal_(generator=generator), alpha=weight)
+    return total
 
-    low = torch.zeros(shape, dtype=torch.float64, device="cpu")
-    high = math.sqrt(_LATEST) * normals_of(_bits(_LATEST)).double()
-    if time == _LATEST:
-        return high
-    middle = torch.empty_like(low)
-    for a, m, b in _halvings(_bits(time)):
+
+def _weights(time: float) -> list[tuple[int, float]]:
+    """The nodes of which W(time) is made, and their weights; those that rounding would lose are left out."""
+    target = _bits(time)
+    halvings = _halvings(target)
+    low, high = np.zeros((2, 1 + len(halvings)))  # the ends of the present interval, as weights of all nodes
+    high[0] = math.sqrt(_LATEST)
+    for i, (a, m, b) in enumerate(halvings, start=1):
         ta, tm, tb = _time(a), _time(m), _time(b)
         share = (tm - ta) / (tb - ta)
-        torch.lerp(low, high, share, out=middle).add_(normals_of(m), alpha=math.sqrt(share * (tb - tm)))
-        if m <= _bits(time):
-            low, middle = middle, low
-        else:
-            high, middle = middle, high
-    return low
+        middle = low + share * (high - low)
+        middle[i] = math.sqrt(share * (tb - tm))
+        low, high = (middle, high) if m <= target else (low, middle)
+    nodes = [_bits(_LATEST), *(m for _, m, _ in halvings)]
+    weights = (high if time == _LATEST else low).tolist()
+    least = sys.float_info.epsilon / 64 * math.sqrt(time)
+    return [(node, weight) for node, weight in zip(nodes, weights, strict=True) if abs(weight) > least]
 
 
 def _halvings(target: int) -> list[tuple[int, int, int]]:

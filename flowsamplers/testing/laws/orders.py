@@ -27,15 +27,15 @@ def order_is_the_declared_one(case: Case, tolerance: float = 0.2) -> None:
     x, truth = start_at(), solution(start, end)
     steps = [16, 32, 64] if subject.order > 4 else [32, 64, 128]
     errors = [distance(subject.run(smooth, x, between(start, end, n)), truth) for n in steps]
-    seen: float | None = None
+    seen = math.nan
     while True:
         seen = judge(steps[-3:], errors[-3:], declared=subject.order, floor=1e-14).order or seen
-        off = math.nan if seen is None else seen - subject.order
+        off = seen - subject.order
         if abs(off) <= tolerance or steps[-1] >= (2048 if off > 0 else 512):  # one rough step at the start shows late
             break
         steps.append(2 * steps[-1])
         errors.append(distance(subject.run(smooth, x, between(start, end, steps[-1])), truth))
-    measured = f"{subject.name} declares order {subject.order}; measured {seen}, errors {errors} at {steps} steps"
+    measured = f"{subject.name} declares order {subject.order}; measured {seen:.2f}, errors {errors} at {steps} steps"
     assert off >= -tolerance, measured
     assert off <= tolerance, f"{measured}: declare what it delivers"
 
