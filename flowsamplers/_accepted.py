@@ -113,7 +113,7 @@ def as_declared(option: str, value: Any, declared: Any) -> Any:
     """Convert a value to its declared type, if that is a number or a tuple of numbers; return others unchanged.
 
     Raises:
-        ValueError: the value has the wrong type, is not finite, or is not in a declared ``Literal``; the message names the option,
+        ValueError: the value has the wrong type, is not finite, or is not in a declared ``Literal``. The message names the option,
             the value, and what is accepted.
 
     Examples:

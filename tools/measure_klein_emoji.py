@@ -387,7 +387,8 @@ def page() -> str:
     part = f"""{table(" | `klein-emoji`, 50 steps: | `klein-emoji-distilled`, 4 steps:", rows_of(found))}
 
 For scale: the classifier of the category is right for {percent(found["category"]["same_prompts"])} of the real pictures of these prompts.
-{percent(by)} of the Twemoji pictures have the right Noto picture as the nearest. The Twemoji and the Noto picture of one emoji are {found["copies"]["between the sets"][1]:.3f} apart, at the median. The energy distance of the two sets is {near[0]:.4f}. [All values](klein-emoji.json).
+Of the Twemoji pictures, {percent(by)} have the right Noto picture as the nearest. The Twemoji and the Noto picture of one emoji
+are {found["copies"]["between the sets"][1]:.3f} apart, at the median. The energy distance of the two sets is {near[0]:.4f}. [All values](klein-emoji.json).
 
 {fitted()}"""
     return with_measured(PAGE.read_text(), "measure_klein_emoji.py", part)

@@ -24,7 +24,7 @@ PIXELATED = 256
 
 @dataclass(frozen=True)
 class Image:
-    """What made one image of a grid.
+    """One image of a grid, and what made it.
 
     Attributes:
         sampler: its label: name and options.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Description:
-    """What the descriptions of samplers and of schedules have in common.
+    """Base of the descriptions of samplers and of schedules.
 
     Attributes:
         name: its name.

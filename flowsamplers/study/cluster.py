@@ -26,7 +26,7 @@ PATHS = 4
 
 
 class Task(NamedTuple):
-    """What a worker's ``measure`` is called with.
+    """One call of a worker's ``measure``.
 
     Attributes:
         arguments: its arguments, or references to them in Ray's store.

@@ -26,7 +26,7 @@ from flowsamplers.study.store import write_atomically
 DITHER_STEPS = 16
 """Steps of the two midpoint-rule runs whose distance is the noise floor: 32 evaluations each."""
 NUMBERS = ("error", "noise_floor", "evaluations", "steps", "method")
-"""What a file holds beside tensors."""
+"""The metadata of a file, beside its tensors."""
 
 
 @dataclass(frozen=True)
