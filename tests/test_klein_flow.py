@@ -302,6 +302,9 @@ def test_bad_input_is_named(tmp_path) -> None:
         load_klein("klein-digit")
     with pytest.raises(ValueError, match="unknown dtype 'float23': did you mean 'float"):
         load_klein(dtype="float23")
+    for neither in (0, "", [torch.float32]):  # diffusers would take float32 and go on
+        with pytest.raises(ValueError, match=r"unknown dtype .*Accepted: float32, bfloat16"):
+            load_klein(dtype=neither)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="unknown offload"):
         load_klein(offload="modell")
     with pytest.raises(

@@ -116,6 +116,7 @@ def test_refining_keeps_the_nodes() -> None:
         (lambda: schedules.normal(4, shift=0.0), "shift=0.0: accepted is a finite number, above 0"),
         (lambda: schedules.beta_comfy(4, alpha=0.0), "alpha=0.0: accepted is a finite number, above 0"),
         (lambda: schedules.karras_ve(4, sigma_min=2.0, sigma_max=1.0), "sigma_min=2.0, sigma_max=1.0"),
+        (lambda: schedules.beta_comfy(4, beta="e", alpha="d", points="c", mu="b", shift="a"), "^alpha='d'"),
         (lambda: schedules.kl_optimal_rf(4, c=-1.0), "c=-1.0: accepted is a finite number, above 0"),
         (lambda: schedules.laplace(4, mu=math.inf), "mu=inf"),
         (lambda: schedules.linear_quadratic(4, threshold=1.0), "threshold=1.0"),

@@ -101,8 +101,9 @@ def _checking(builder: Builder) -> Builder:
 
     def call(args: Any, kwargs: Any) -> SigmaGrid:
         given = signature.bind(*args, **kwargs)
-        for option in declared.keys() & given.arguments.keys():
-            given.arguments[option] = as_declared(option, given.arguments[option], declared[option])
+        for option, value in given.arguments.items():
+            if option in declared:
+                given.arguments[option] = as_declared(option, value, declared[option])
         steps = given.arguments.get(first.name, first.default)
         if steps is not first.default:
             at_least_one("steps", steps)

@@ -67,10 +67,10 @@ def load_klein(
         raise unknown("offload", offload, ["model", "sequential"])
     device = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     source, bundled = _resolve(str(name_or_path))
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
+    if not isinstance(dtype, torch.dtype | None):
+        if str(dtype) not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
-        dtype = DTYPES[dtype]
+        dtype = DTYPES[str(dtype)]
     dtype = dtype or (torch.float32 if bundled else torch.bfloat16)
     if offload == "sequential" and device.type == "cpu":
         raise ValueError(f"offload='sequential': device={str(device)!r} is where the weights are kept; it needs an accelerator")
