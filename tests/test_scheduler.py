@@ -106,6 +106,15 @@ def stock_keeps_timesteps() -> bool:
     return stock.timesteps.tolist() == given
 
 
+@pytest.mark.parametrize("spacing", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+@pytest.mark.parametrize("switch", [0, 1])
+def test_a_respacing_may_be_switched_by_0_and_1_as_in_stock(spacing: str, switch: int) -> None:
+    ours, stock = (s(**{spacing: switch}) for s in (FlowSamplerScheduler, FlowMatchEulerDiscreteScheduler))
+    for scheduler in (ours, stock):
+        scheduler.set_timesteps(5)
+    assert torch.equal(ours.sigmas, stock.sigmas)
+
+
 @pytest.mark.parametrize("spacing", [None, "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
 def test_every_option_of_the_configuration_reaches_the_schedule(spacing) -> None:
     """Sigmas and timesteps of the drop-in, bit for bit stock's, on every way of calling set_timesteps.

@@ -580,6 +580,10 @@ BAD = {
     "integer sample": (lambda s: s.step(X1, s.timesteps[0], X1.long()), "sample of dtype torch.int64"),
     "another shape": (lambda s: s.step(X1[:, :3], s.timesteps[0], X1), r"model_output of shape \(4, 3\)"),
     "seed of text": (lambda s: FlowSamplerScheduler(sampler="lcm", seed="12"), "seed='12'"),
+    "seed of 65 bits": (
+        lambda s: FlowSamplerScheduler(sampler="lcm", seed=2**64),
+        "seed=18446744073709551616.*at most 64 bits",
+    ),
     "seed of a float": (lambda s: FlowSamplerScheduler(sampler="lcm", seed=1.5), "seed=1.5"),
     "check": (lambda s: FlowSamplerScheduler(check="finit"), "unknown check 'finit'"),
     "carry": (lambda s: FlowSamplerScheduler(carry=torch.int64), "unknown carry"),

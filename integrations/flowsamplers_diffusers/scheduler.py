@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 Budget = Literal["steps", "nfe"]
 _UNUSED = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}
 """Arguments of ``step`` that stock accepts and never uses, with their defaults."""
-_SEEDS = "an integer, a list with one for each image, or None"
+_SEEDS = "an integer of at most 64 bits, a list with one for each image, or None"
 _RESPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
-_OF_THE_SCHEDULE = ("num_train_timesteps", "use_dynamic_shifting", "shift_terminal", "time_shift_type", *_RESPACINGS)
+_OF_THE_SCHEDULE = ("num_train_timesteps", "use_dynamic_shifting", "shift_terminal", "time_shift_type")
 """Options that `flow_match_euler` takes as they are."""
 
 
@@ -301,6 +301,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             respaced_range=(config.get("sigma_max"), config.get("sigma_min")),
             arithmetic="stock",
             **{option: config[option] for option in _OF_THE_SCHEDULE},
+            **{option: bool(config[option]) for option in _RESPACINGS},
         )
 
     def _grid_within(self, calls: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
