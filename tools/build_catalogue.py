@@ -150,7 +150,8 @@ def page() -> str:
     rows: list[list[str]] = []
     for entry in cat.catalogue():
         i = entry.info
-        link, family = f"[`{i.name}`](samplers/{home(i.family)}.md)", heading(i.family).removeprefix("Stochastic: ")
+        link = f"[`{i.name}`](samplers/{home(i.family)}.md#flowsamplers.samplers.{i.family}.{i.factory.__name__})"
+        family = heading(i.family).removeprefix("Stochastic: ")
         rows.append([link, i.advice, entry.calls, f"{i.weak_order}, noise" if i.stochastic else str(i.order), family])
     return rendered("samplers.md", {"samplers": table("sampler | when to use it | calls for N steps | order | family", rows)})
 

@@ -282,7 +282,7 @@ def observed_weak_order(
         scrambles: number of sequences.
 
     Returns:
-        The verdict on the declared order with its Monte-Carlo error, and `weak_errors`.
+        The verdict on the declared order with its Monte-Carlo error, then the `weak_error` of every grid, and their standard errors.
     """
     method, field = get_sampler(name), _flow(flow, 1)
     declared = method.claims.weak_order
