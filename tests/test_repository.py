@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 
+import pytest
 import yaml
 
 import flowsamplers as fs
@@ -48,3 +51,10 @@ def test_nothing_promises_a_package_that_is_not_published() -> None:
     ):
         if path.suffix in (".py", ".md"):
             assert not re.search(r"pip install ['\"]?flowsamplers", path.read_text()), path
+
+
+@pytest.mark.parametrize("file", ["samplers/runge_kutta.py", "schedules/closed.py"])
+def test_the_examples_of_one_file_that_registers_names_run_alone(file: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"flowsamplers/{file}"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
