@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -301,7 +301,7 @@ class FlowSamplerScheduler(FlowMatchEulerDiscreteScheduler):
             respaced_range=(config.get("sigma_max"), config.get("sigma_min")),
             arithmetic="stock",
             **{option: config[option] for option in _OF_THE_SCHEDULE},
-            **{option: bool(config[option]) for option in _RESPACINGS},
+            **{option: cast(Any, bool(config[option])) for option in _RESPACINGS},
         )
 
     def _grid_within(self, calls: int | None, sigmas: Any, mu: float | None, timesteps: Any) -> SigmaGrid:
