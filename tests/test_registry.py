@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 import flowsamplers as fs
+from flowsamplers import samplers, schedules
 from flowsamplers.registry import SAMPLERS, SCHEDULES, Registered, Registry
 
 SOURCE = """
@@ -201,6 +202,12 @@ def test_every_name_finds_the_thing_that_lists_it(registry: Registry) -> None:
     assert len({n for t in things for n in t.names}) == sum(len(t.names) for t in things)
     for thing in things:
         assert all(registry.find(name) is thing for name in thing.names)
+
+
+def test_every_built_in_sampler_and_schedule_is_exported_by_its_package() -> None:
+    """A name that is missing in the ``__all__`` of its module cannot be imported."""
+    made = [(samplers, i.factory) for i in fs.list_samplers()] + [(schedules, i.builder) for i in fs.list_schedules()]
+    assert [thing.__name__ for room, thing in made if getattr(room, thing.__name__, None) is not thing] == []
 
 
 def test_a_name_that_joins_a_sampler_and_a_schedule_is_answered_with_both() -> None:

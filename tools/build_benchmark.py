@@ -463,6 +463,7 @@ def answer_page() -> str:
         "which-sampler.md",
         globals(),
         eight=benchmark.recommend("flux2", nfe=8),
+        sixteen=benchmark.recommend("flux2", nfe=16),
         last="unipc:last=ralston3",
         shifted=one_to_remember("flux2"),
         flat=one_to_remember("linear"),
