@@ -206,6 +206,25 @@ def test_generate_makes_the_experiments_grid_with_its_model_calls(tmp_path) -> N
     assert table == [["euler", "2", "2", "3"], ["euler", "4", "4", "7"], ["rk4", "1", "4", "6"]]  # sigma 1 is not guided
 
 
+def test_generate_runs_a_fitted_solver_on_its_own_schedule_whatever_the_budget(tmp_path) -> None:
+    grid = fs.SigmaGrid([1.0, 0.7, 0.3, 0.0])
+    solver = fs.Solver(grid, fs.samplers.OnItsGrid(method="euler", sigmas=grid.sigmas), {})
+    solver.save(tmp_path / "solver.json")
+    options = [
+        "--sampler",
+        str(tmp_path / "solver.json"),
+        "euler",
+        "--nfe",
+        "2",
+        "4",
+        "--out",
+        str(tmp_path / "grid.png"),
+        "--json",
+    ]
+    images = json.loads(run("generate", "--quiet", *options))["images"]
+    assert [image["nfe"] for image in images] == [3, 3, 2, 4]
+
+
 def test_generate_draws_the_pipelines_own_image(tmp_path) -> None:
     """Pixel for pixel, from the same seed: euler's is stock's, another sampler's that of the drop-in."""
     pipe = load_klein("klein-digits", device="cpu")

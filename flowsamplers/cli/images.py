@@ -75,8 +75,11 @@ def draw(
         return flux2(steps, tokens=flow.tokens, arithmetic="stock")
 
     def grid(m: Sampler, n: int) -> Any:
+        own = grid_from_noise(m)
+        if own is not None:
+            return own
         steps = largest_steps(m, n, grid_of) if by_nfe else n
-        return grid_from_noise(m) or (grid_of(steps) if steps or not by_nfe else None)
+        return grid_of(steps) if steps or not by_nfe else None
 
     places = {(m, n): g for m in methods for n in counts if (g := grid(m, n)) is not None}
     if not places:
