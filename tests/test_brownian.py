@@ -36,7 +36,7 @@ def test_a_time_costs_at_most_63_halvings_each_of_one_draw() -> None:
 
 
 def test_the_noise_of_a_FLUX_latent_takes_the_time_of_few_keyed_ones() -> None:  # noqa: N802
-    """Eleven to thirteen keyed draws are measured on a quiet core: about 58 nodes, each a fifth of a keyed draw."""
+    """A path has at most 63 nodes, each about a fifth of a keyed draw: 13 keyed draws. The rest is for a busy machine."""
     like = torch.zeros(1, 4096, 64)
 
     def seconds(noise: fs.Noise) -> float:
